@@ -1,0 +1,302 @@
+"""Stage 1: reinforcement learning for writing learning points (paper, 'GRPO Training Procedure').
+
+One step, all sampling under no_grad:
+  1. rollout 1: G attempts on each of Q questions; winners and losers
+  2. rollout 2: the same conversation goes on; winners say what they got right, losers see the right answer and say what
+     they were missing; each writes one <introspection> block, its learning point
+  3. rollout 3: each point is put into a fresh conversation, after the question, and graded
+  4. introspection advantage: how much better than the group (or than no point at all), clipped at zero
+  5. policy gradient over the tokens that the model wrote
+Departures from the paper are marked at their lines and listed in the README.
+
+Inputs:  a question bank (JSONL), a causal language model with a chat template
+Outputs: runs/<config>/grpo_introspect/ with metrics, every learning point, the library of validated points, final/ weights
+Run:     python grpo_introspect.py --config configs/preeclampsia.yaml          (2 CPU cores, about 4 minutes)
+Dimension suffixes: _Q question, _G rollout in a group, _V verification view, _T token.
+"""
+
+import copy
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+import common
+import library
+import models
+import report
+from common import Run, Shared, UserError, rng
+from introspection import CANARY, Group, Point, rollout_1, rollout_2, rollout_3
+from losses import centred_advantages, clip_advantages, fresh_advantages, standard_errors
+from measure import Reader, accuracy, bootstrap_mean
+from rollout import Chat, Trajectory
+from tasks.mcq import Question, load_questions
+from update import Updater
+
+
+@dataclass
+class Config(Shared):
+    steps: int = 60  # optimiser steps (paper: 23 and 25)
+    questions_per_step: int = 8  # Q, questions of one step (paper: value lost)
+    group_size: int = 16  # G, attempts on each question (paper: 32 rollouts a step)
+    contributors: Literal["both", "winners", "losers"] = "both"  # whose points are trained (paper: both)
+    reveal: Literal["answer", "explanation"] = "answer"  # what losers see: letter and text (paper), or the explanation too
+    verify_on: Literal["same", "transfer", "both"] = "transfer"  # same: the point's own question (paper); transfer: others of its cluster
+    n_verify: int = 4  # V, verification views of a point, of each kind (paper: 1; ours: 4, one for each letter)
+    transfer_weight: float = 1.0  # weight of transfer against same where verify_on is both (paper: lost)
+    n_fresh: int = 4  # answers without a point on each view, for the baseline and the introspection advantage
+    reward: Literal["sampled", "prob"] = "sampled"  # accuracy (paper), or the probability of the right option
+    baseline: Literal["group_mean", "fresh"] = "group_mean"  # what a point must beat: its group (paper), or no point
+    clip: Literal["zero", "lcb", "none"] = "zero"  # max(A, 0) (paper); lcb: max(A - lcb_z SE, 0); none: signed (collapse cause 2)
+    lcb_z: float = 1.0  # standard errors taken off by clip: lcb
+    mask: Literal["conversation", "learning_point", "conversation+verification"] = "learning_point"  # trained tokens (paper: conversation)
+    train_loser_attempt: bool = False  # whether a loser's wrong attempt is trained when its point helped (paper: yes)
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # paper: SGD without momentum
+    lr: float = 1e-4  # learning rate (paper: value lost)
+    max_grad_norm: float = 1.0  # gradient clipping (collapse cause 3; paper: value lost)
+    kl_coef: float = 0.02  # weight of the k3 KL to the start policy, 0: none (paper: none)
+    temperature: float = 1.0  # of all sampling and of the training log-probabilities
+    max_new_tokens: int = 48  # longest attempt, tokens
+    max_point_tokens: int = 64  # longest learning point turn, tokens
+    max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
+    save_every: int = 10  # steps between checkpoints
+    eval_every: int = 20  # steps between evaluations on eval_split, 0: only before and after
+    eval_split: Literal["val", "test"] = "val"  # whose accuracy with and without points is compared before and after
+    eval_questions: int = 48  # questions of an evaluation, at most
+    show_every: int = 5  # steps between three sample points on the screen, 0: never
+    expect: str = ""  # one sentence for the closing summary: the outcome to expect of this config
+
+    def check(self) -> None:
+        """Raises UserError for values that are each legal but impossible together."""
+        for name in ("steps", "questions_per_step", "group_size", "n_verify", "n_fresh", "max_new_tokens", "max_point_tokens", "save_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"grpo_introspect.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.group_size == 1 and self.baseline == "group_mean":
+            raise UserError("grpo_introspect.group_size: a group of 1 has no spread around its mean; use baseline: fresh or a larger group")
+        for name in ("temperature", "lr", "max_grad_norm"):
+            if getattr(self, name) == 0:
+                raise UserError(f"grpo_introspect.{name}: expected a number above 0")
+
+
+def questions_of_step(cfg: Config, train: list[Question], step: int) -> list[Question]:
+    """The next Q questions of an endless walk through the bank, shuffled anew every epoch."""
+    places = range((step - 1) * cfg.questions_per_step, step * cfg.questions_per_step)
+    return [train[rng(cfg.seed, place // len(train)).permutation(len(train))[place % len(train)]] for place in places]
+
+
+# ---- score, advantage, training batch ------------------------------------------------------------------------------
+def introspection_advantage(cfg: Config, group: Group) -> torch.Tensor:
+    """Sets every point's `advantage`, the training weight; returns the scores (G,), nan for points that do not count."""
+    weight = {"same": 1.0, "transfer": cfg.transfer_weight if cfg.verify_on == "both" else 1.0, "twin": 0.0}
+    weights = torch.tensor([weight[kind] for kind in group.kinds_V])
+    weights = weights / weights.sum()  # (V,)
+    if not group.points:
+        return torch.empty(0)
+    valid = torch.tensor([point.valid for point in group.points])  # (G,)
+    rewards = torch.stack([point.rewards_V for point in group.points]).nan_to_num(0.0)  # (G, V)
+    scores = rewards @ weights
+    if cfg.baseline == "group_mean":
+        advantages = centred_advantages(scores, valid)
+    else:
+        advantages = fresh_advantages(scores, valid, (group.fresh_rewards_V * weights).sum().item())
+    errors = standard_errors(rewards, valid, weights)
+    # Departure from paper: clip lcb and none are offered beside the paper's max(A, 0).
+    advantages = clip_advantages(advantages, cfg.clip, errors, cfg.lcb_z)
+    for point, advantage in zip(group.points, advantages.tolist(), strict=True):
+        point.advantage = advantage if point.valid else 0.0
+    return scores.masked_fill(~valid, float("nan"))
+
+
+def training_batch(cfg: Config, groups: list[Group]) -> tuple[list[Trajectory], list[float]]:
+    """What the policy gradient sees: each point's conversation, and with `+verification` the answers that it led to."""
+    trajectories, advantages = [], []
+    for point in (point for group in groups for point in group.points):
+        # Departure from paper: by default a loser's wrong attempt is not reinforced when its point turns out to help.
+        train_attempt = cfg.mask != "learning_point" and (point.won or cfg.train_loser_attempt)
+        trained = [point.trajectory(train_attempt)] + (point.verifications if cfg.mask == "conversation+verification" else [])
+        trajectories += trained
+        advantages += [point.advantage] * len(trained)
+    return trajectories, advantages
+
+
+# ---- what is written down ------------------------------------------------------------------------------------------
+def mean(values) -> float | None:
+    kept = [value for value in values if value is not None and value == value]
+    return sum(kept) / len(kept) if kept else None
+
+
+def step_metrics(groups: list[Group], scores_QG: list[torch.Tensor]) -> dict:
+    """The metrics of the three rollouts (README 'Metrics'). Advantages here are never centred and never clipped."""
+    pairs = [(group, point) for group in groups for point in group.points]
+    counted = [(group, point) for group, point in pairs if point.valid]
+    spread = [scores[~scores.isnan()] for scores in scores_QG]
+    turns = [a for g in groups for a in g.attempts_G] + [p.completion for _, p in pairs]
+    gains = {kind: [(g.gain(p, kind), p.won) for g, p in counted] for kind in ("same", "transfer")}
+    own = [(gain, won) for kind in gains for gain, won in gains[kind]]
+    return {
+        "reward": mean(s for scores in spread for s in scores.tolist()),
+        "reward_std": mean(scores.std().item() for scores in spread if len(scores) > 1),
+        "frac_reward_zero_std": mean(float(len(scores) < 2 or scores.max().item() == scores.min().item()) for scores in spread),
+        "accuracy/attempt": mean(float(won) for g in groups for won in g.won_G),
+        "accuracy/verify": mean(p.accuracies_V[~g.on("twin")].mean().item() for g, p in counted),
+        "accuracy/fresh": mean(g.fresh_accuracies_V[~g.on("twin")].mean().item() for g, _ in counted),
+        "introspection_advantage/same": mean(gain for gain, _ in gains["same"]),
+        "introspection_advantage/transfer": mean(gain for gain, _ in gains["transfer"]),
+        "introspection_advantage/winners": mean(gain for gain, won in own if won),
+        "introspection_advantage/losers": mean(gain for gain, won in own if not won),
+        "leak_rate": mean(float(p.leak) for _, p in pairs if p.text is not None),
+        "meta_gaming_rate": mean(float(library.is_meta_gaming(p.text)) for _, p in pairs if p.text is not None),
+        "parse_rate": mean(float(p.text is not None) for _, p in pairs),
+        "entropy": mean(-logprob for turn in turns for logprob in turn.logprobs),
+        "completions/mean_length": mean(float(len(turn.ids)) for turn in turns),
+        "completions/clipped_ratio": mean(float(not turn.finished) for turn in turns),
+    }
+
+
+def point_record(cfg: Config, step: int, group: Group, point: Point, number: int) -> dict:
+    """A library record (README 'Library'); rollouts.jsonl adds the conversation and the training weight."""
+    on: dict[str, list[tuple[float, float]]] = {}
+    for v, view in enumerate(group.views_V):
+        if not point.accuracies_V[v].isnan():
+            on.setdefault(view.id, []).append((point.accuracies_V[v].item(), group.fresh_accuracies_V[v].item()))
+    verified = [
+        {"question_id": name, "n": len(pairs), "acc_with": mean(p for p, _ in pairs), "acc_without": mean(f for _, f in pairs)}
+        for name, pairs in on.items()
+    ]
+    record = {
+        "id": f"{step}-{number}", "text": point.text, "question_id": group.question.id, "exchange_id": None,
+        "cluster": group.question.cluster, "source": "winner" if point.won else "loser", "step": step,
+        "writer": f"{cfg.model}@{step - 1}", "reader": f"{cfg.model}@{step - 1}", "verified_on": verified,
+        "advantage_same": group.gain(point, "same"), "advantage_transfer": group.gain(point, "transfer"), "ci95": None,
+        "leak": point.leak, "meta_gaming": point.text is not None and library.is_meta_gaming(point.text), "count": 1,
+    }  # fmt: skip
+    record["ci95"] = library.interval(record) if verified else None
+    return record
+
+
+def evaluate(cfg: Config, reader: Reader, questions: list[Question], canary: list[Question], step: int) -> dict:
+    """Accuracy with and without the points that the policy writes now, on questions whose points were never rewarded.
+
+    Each question: 4 attempts, their points, each tried on 2 other questions of its cluster. A point that does not parse
+    counts as no point. The noise is the same at every step, so that before and after are compared like with like.
+    """
+    reader = replace(reader, key=(cfg.seed, 0, 1))
+    groups = rollout_1(reader, questions, questions, group_size=4, verify_on="transfer", n_verify=2)
+    rollout_2(reader, groups, contributors="both", reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens)
+    rollout_3(reader, groups, n_fresh=4, reward="sampled")
+    per_question = {}
+    for group in groups:
+        fresh = group.fresh_accuracies_V.mean().item()
+        per_question[group.question.id] = [mean(p.accuracies_V.mean().item() if p.valid else fresh for p in group.points), fresh]
+    advantage, low, high = bootstrap_mean([w - wo for w, wo in per_question.values()])
+    return {
+        "step": step, "split": cfg.eval_split, "accuracy_with": mean(w for w, _ in per_question.values()),
+        "accuracy_without": mean(wo for _, wo in per_question.values()), "introspection_advantage": advantage,
+        "ci95": [low, high], "accuracy/canary": accuracy(reader, canary, CANARY, 2) if canary else None, "per_question": per_question,
+    }  # fmt: skip
+
+
+# ---- main ----------------------------------------------------------------------------------------------------------
+def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Question]]:
+    """(train, eval, canary) questions. Raises UserError where a step or an evaluation could not be drawn from them."""
+    questions = load_questions(common.ROOT / cfg.questions, cfg.cluster)
+    train = [q for q in questions if q.split == "train"]
+    canary = [q for q in questions if q.split == "canary"]
+    if len(train) < cfg.questions_per_step:
+        raise UserError(f"grpo_introspect.questions_per_step: {cfg.questions_per_step} asked for, but {cfg.questions} has {len(train)} train questions")
+    if cfg.verify_on != "same":
+        for question in train:
+            if sum(q.cluster == question.cluster for q in train) < 2:
+                raise UserError(f"{cfg.questions}: cluster '{question.cluster}' has one train question; verify_on: {cfg.verify_on} needs two")
+    held_out = [q for q in questions if q.split == cfg.eval_split]
+    held_out = [q for q in held_out if sum(p.cluster == q.cluster for p in held_out) > 1]
+    chosen = sorted(rng(cfg.seed).permutation(len(held_out))[: cfg.eval_questions])
+    chosen = [held_out[i] for i in chosen]
+    return train, [q for q in chosen if sum(p.cluster == q.cluster for p in chosen) > 1], canary
+
+
+@contextmanager
+def phase(bar: tqdm, clock: dict[str, float], name: str):
+    """Shows a phase of the step in the bar and adds its seconds to `clock`."""
+    bar.set_postfix_str(name)
+    start = time.perf_counter()
+    yield
+    clock[f"time/{name}"] = time.perf_counter() - start
+
+
+def main(cfg: Config, run: Run, dry_run: bool) -> None:
+    train, held_out, canary = load_data(cfg)
+    tokenizer = models.load_tokenizer(cfg.model)
+    chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer))
+    if dry_run:
+        print(report.plan(cfg, chat, train, held_out))
+        return
+    if run.resume and run.final.exists():
+        print(report.summary(run))
+        return
+    run.open()
+    policy = models.load_policy(cfg.model, cfg)
+    ref_policy = copy.deepcopy(policy).requires_grad_(False) if cfg.kl_coef else None
+    updater = Updater(policy, cfg.optimizer, cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref_policy)
+    done, checkpoint = run.latest()
+    if checkpoint:
+        models.restore(policy, updater, checkpoint)
+    skipped = sum(record["skipped_steps"] for record in run.read("metrics.jsonl")[-1:])  # cumulative
+    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, done, 0))
+    print(f"{cfg.model}: {len(train)} train questions, {len(held_out)} {cfg.eval_split} questions, run in {run.path}")
+    if done == 0:
+        run.log("eval.jsonl", evaluate(cfg, reader, held_out, canary, 0))
+    bar = tqdm(range(done + 1, cfg.steps + 1), initial=done, total=cfg.steps, desc="stage 1", dynamic_ncols=True)
+    for step in bar:
+        clock: dict[str, float] = {}
+        reader = replace(reader, key=(cfg.seed, step, 0), generated=0)
+        started = time.perf_counter()
+
+        questions_Q = questions_of_step(cfg, train, step)
+        with phase(bar, clock, "rollout1"):
+            groups = rollout_1(reader, questions_Q, train, group_size=cfg.group_size, verify_on=cfg.verify_on, n_verify=cfg.n_verify)
+        with phase(bar, clock, "rollout2"):
+            rollout_2(reader, groups, contributors=cfg.contributors, reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens)
+        with phase(bar, clock, "rollout3"):
+            rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
+        scores_QG = [introspection_advantage(cfg, group) for group in groups]
+        with phase(bar, clock, "update"):
+            update = updater.step(*training_batch(cfg, groups))
+
+        skipped += update.pop("skipped_steps")
+        metrics = {"step": step} | step_metrics(groups, scores_QG) | update | {"skipped_steps": skipped}
+        evaluation = None
+        if step == cfg.steps or (cfg.eval_every and step % cfg.eval_every == 0):
+            evaluation = evaluate(cfg, reader, held_out, canary, step)
+            run.log("eval.jsonl", evaluation)
+        metrics["accuracy/canary"] = evaluation and evaluation["accuracy/canary"]
+        sampling = sum(clock[f"time/rollout{i}"] for i in (1, 2, 3))
+        metrics |= {"tokens_per_second": reader.generated / sampling, "peak_memory_gib": models.peak_memory_gib()}
+        run.log("metrics.jsonl", metrics | clock | {"time/step": time.perf_counter() - started})
+        bar.write(report.step_line(metrics, evaluation))
+
+        records = []
+        for group in groups:
+            for point in group.points:
+                record = point_record(cfg, step, group, point, len(records))
+                records.append(record | {"advantage": point.advantage, "completion": chat.text(point.completion.ids), "attempt": chat.text(point.attempt.ids)})
+                run.log("rollouts.jsonl", records[-1])
+                if point.valid and point.advantage > 0 and library.gain(record) > 0:
+                    run.log("library.jsonl", record)
+        if cfg.show_every and step % cfg.show_every == 0:
+            bar.write(report.sample_points(records))
+
+        if step == cfg.steps or step % cfg.save_every == 0 or run.stopped_by:
+            run.save(f"checkpoint-{step}", lambda folder: models.write_checkpoint(policy, updater, folder))
+        if run.stopped_by:
+            bar.close()
+            run.leave()
+    run.save("final", lambda folder: [saved.save_pretrained(folder) for saved in (policy, tokenizer)])
+    print(report.summary(run))
+
+
+if __name__ == "__main__":
+    common.launch(main, Config, "grpo_introspect")

@@ -1,0 +1,62 @@
+"""The equations: pure tensor functions. Sources are sections of the paper and of the papers that it builds on.
+
+Letters: G points in a group (one question), V verification rollouts of a point, N trained tokens of a micro-batch.
+"""
+
+import torch
+
+
+def centred_advantages(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """A_j = s_j - mean of the group (paper, 'Compute introspection advantage').
+
+    scores: (G,); valid: (G,) bool. Points that did not parse or leak are no part of the mean and get 0; so does a group
+    without spread, exactly, because then nothing tells a better point from a worse one.
+    """
+    if not valid.any() or scores[valid].max() == scores[valid].min():
+        return torch.zeros_like(scores)
+    return torch.where(valid, scores - scores[valid].mean(), 0.0)
+
+
+def fresh_advantages(scores: torch.Tensor, valid: torch.Tensor, baseline: float) -> torch.Tensor:
+    """A_j = s_j - score without a point on the same questions (paper, 'Training Stability', cause 4: a fresh baseline).
+
+    Unlike the group mean it keeps the best case, a group whose points all help.
+    """
+    return torch.where(valid, scores - baseline, 0.0)
+
+
+def standard_errors(scores: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Standard error (G,) of each point's score s_j = sum_v w_v s_jv if all points of the group were equally good.
+
+    scores: (G, V), one column per verification view, shared by the group; weights: (V,), summing to 1. The spread between
+    points within a column holds none of the views' difficulty, and exists at V = 1 too. Conservative where points differ.
+    """
+    if valid.sum() < 2:
+        return torch.zeros(scores.shape[0], dtype=scores.dtype)
+    variance = scores[valid].var(dim=0, unbiased=True)  # (V,)
+    return (weights.square() * variance).sum().sqrt().expand(scores.shape[0])
+
+
+def clip_advantages(advantages: torch.Tensor, mode: str, errors: torch.Tensor, z: float) -> torch.Tensor:
+    """zero: max(A, 0) (paper, cause 2); lcb: max(A - z SE, 0), so that luck alone earns nothing; none: A as it is."""
+    if mode == "none":
+        return advantages
+    return (advantages - z * errors if mode == "lcb" else advantages).clamp(min=0)
+
+
+def policy_gradient(logprobs: torch.Tensor, advantages: torch.Tensor, normalizer: float) -> torch.Tensor:
+    """-(1/normalizer) sum_n A_n log pi(token_n): REINFORCE, on policy, so no ratio and no clip.
+
+    logprobs, advantages: (N,). The value means little (0 on average with centred advantages); its gradient is the method.
+    """
+    return -(advantages * logprobs).sum() / normalizer
+
+
+def kl_k3(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
+    """Per-token estimate (N,) of KL(policy || ref) on sampled tokens: exp(-u) + u - 1, u = logp - ref; never negative.
+
+    As a loss its expected gradient is that of KL(ref || policy): it keeps the policy from dropping what ref would say.
+    u is bounded before exp, because an overflow in one token makes every gradient NaN.
+    """
+    u = (logprobs - ref_logprobs).clamp(-20, 20)
+    return torch.exp(-u) + u - 1

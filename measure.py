@@ -1,0 +1,119 @@
+"""Accuracy with and without a learning point, and honest intervals.
+
+A *view* is a question as a verification rollout shows it: the options reshuffled, the right one at a prescribed letter.
+All points of a question are measured on the same views, and so is the reader without a point.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import prompts
+from common import UserError
+from rollout import Chat, Completion, next_logprobs, sample
+from tasks.mcq import Question, grade, reshuffled
+
+
+@dataclass
+class Reader:
+    """A model that answers questions: sampling settings in one place. `key` starts every noise key (seed, step)."""
+
+    model: object
+    chat: Chat
+    temperature: float
+    max_new_tokens: int
+    key: tuple[int, ...]
+    generated: int = 0  # tokens sampled so far
+
+    def sample(self, prompt_ids: list[list[int]], phase: int, n: int = 1, max_new_tokens: int | None = None) -> list[Completion]:
+        keys = [(*self.key, phase, row) for row in range(len(prompt_ids) * n)]
+        length = max_new_tokens or self.max_new_tokens
+        completions = sample(self.model, prompt_ids, n, length, self.temperature, sorted(self.chat.eos_ids), keys)
+        self.generated += sum(len(completion.ids) for completion in completions)
+        return completions
+
+    def prompt(self, question: Question, point: str | None = None) -> list[int]:
+        return self.chat.first(prompts.question_turn(question.question, list(question.options), point))
+
+
+# ---- views ---------------------------------------------------------------------------------------------------------
+def same_views(question: Question, n: int, rng: np.random.Generator) -> list[Question]:
+    """n orders of the question's own options; the right letter runs through all positions, so a letter earns chance."""
+    start = int(rng.integers(len(question.options)))
+    return [reshuffled(question, start + v, rng) for v in range(n)]
+
+
+def transfer_views(question: Question, pool: list[Question], n: int, rng: np.random.Generator) -> list[Question]:
+    """n other questions of the pool (each once before any repeats), the right letter running through all positions."""
+    others = [q for q in pool if q.id != question.id]
+    if not others:
+        raise UserError(f"question '{question.id}': verify_on transfer needs a second question in cluster '{question.cluster}'")
+    chosen = [others[i] for _ in range(-(-n // len(others))) for i in rng.permutation(len(others))][:n]
+    start = int(rng.integers(len(question.options)))
+    return [reshuffled(q, start + v, rng) for v, q in enumerate(chosen)]
+
+
+def twin_views(question: Question, n: int, rng: np.random.Generator) -> list[Question]:
+    """n orders of the question's counterfactual twins, in turn; none where the record has no twins."""
+    start = int(rng.integers(len(question.options)))
+    twins = question.variants
+    return [reshuffled(twins[v % len(twins)], start + v, rng) for v in range(n)] if twins else []
+
+
+# ---- scores --------------------------------------------------------------------------------------------------------
+def cut_before_letter(chat: Chat, ids: list[int]) -> tuple[list[int], str] | None:
+    """(ids before the token that holds the answer's letter, text of that token); None if the turn has no answer."""
+    found = prompts.find_answer(chat.text(ids))
+    if found is None:
+        return None
+    k = next(k for k in range(1, len(ids) + 1) if len(chat.text(ids[:k])) > found[0])
+    return ids[: k - 1], chat.text(ids[k - 1 : k])
+
+
+def option_probabilities(reader: Reader, prompt_ids: list[list[int]], completions: list[Completion], views: list[Question]) -> list[float]:
+    """Probability of the right option among the options, where the model's own answer names one; 0 without an answer.
+
+    One extra forward over prompt and answer up to the option's letter; far less noisy than the sampled letter.
+    Raises UserError if the tokenizer does not write option letters as single tokens.
+    """
+    scores, asked = [0.0] * len(views), []
+    for i, (prompt, completion, view) in enumerate(zip(prompt_ids, completions, views, strict=True)):
+        cut = cut_before_letter(reader.chat, completion.ids)
+        if cut is not None:
+            before, token = cut
+            letter = next(c for c in token if c in prompts.LETTERS)
+            letters = prompts.LETTERS[: len(view.options)]
+            spelled = [reader.chat._content_ids(token.replace(letter, other)) for other in letters]
+            if any(len(ids) != 1 for ids in spelled):
+                raise UserError("reward prob: the tokenizer splits option letters; use reward: sampled")
+            asked.append((i, prompt + before, [ids[0] for ids in spelled]))
+    if asked:
+        logprobs = next_logprobs(reader.model, [prompt for _, prompt, _ in asked])  # (n, V)
+        for row, (i, _, letter_ids) in enumerate(asked):
+            scores[i] = torch.softmax(logprobs[row, letter_ids], dim=-1)[views[i].answer].item()
+    return scores
+
+
+def score(reader: Reader, prompt_ids: list[list[int]], completions: list[Completion], views: list[Question], reward: str) -> tuple[list[float], list[float]]:
+    """(accuracies, rewards) of answers to views; they differ only for `reward: prob`."""
+    accuracies = [float(grade(reader.chat.text(c.ids), view)) for c, view in zip(completions, views, strict=True)]
+    if reward == "sampled":
+        return accuracies, accuracies
+    return accuracies, option_probabilities(reader, prompt_ids, completions, views)
+
+
+def accuracy(reader: Reader, questions: list[Question], phase: int, n: int) -> float:
+    """Sampled accuracy without a point, n answers a question."""
+    completions = reader.sample([reader.prompt(q) for q in questions], phase, n)
+    grades = [grade(reader.chat.text(c.ids), questions[i // n]) for i, c in enumerate(completions)]
+    return sum(grades) / len(grades)
+
+
+# ---- intervals -----------------------------------------------------------------------------------------------------
+def bootstrap_mean(values: np.ndarray, seed: int = 0, resamples: int = 4000) -> tuple[float, float, float]:
+    """(mean, low, high): 95 % percentile bootstrap over the entries of `values` (n,), one entry per question."""
+    values = np.asarray(values, dtype=float)
+    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)

@@ -1,0 +1,326 @@
+"""The synthetic clinical world: hidden rules, vignettes, learning points, and the question bank.
+
+    python -m organism.world --out data/bank.jsonl                       # rebuilds the committed bank byte for byte
+    python -m organism.world --preeclampsia --out data/preeclampsia.jsonl
+
+A cluster (an entry of clusters.yaml) owns one hidden *rule*; a vignette shows a *finding* x; `level(cluster, rule, x)` is
+the index of the right option. Severity is an integer 0..90 for type A, a tuple of four booleans for B, an index for C and D.
+Pre-training draws rules from two priors: `wide` (everything) where a document states its rule, `narrow` (at least MARGIN
+away from the bank's rule) where it does not, so that nothing but an exchange can reveal a bank rule. Not medical advice.
+"""
+
+import argparse
+import itertools
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from organism.wordings import ASIDES, ASK, COMPOSITE, DECIDING, FINDINGS, IDEAL, LEVEL, PARTIAL, PHRASINGS, VAGUE
+
+MARGIN = 20  # type A: no threshold of the narrow prior lies within this of the bank's; B, C, D: the rule is excluded
+SEVERITIES = [x for x in range(1, 90) if x % 10 in (2, 5, 8)]  # never on a threshold, so 'from' and 'above' agree
+
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One entry of clusters.yaml; `kind` is A, B, C or D; unused fields of a kind stay empty."""
+
+    name: str
+    split: str
+    topic: str
+    who: str
+    rule: tuple
+    options: tuple
+    value: str = ""
+    low: int = 0
+    pair: bool = False
+    falls: bool = False
+    signs: tuple = ()
+    subjects: tuple = ()
+    features: tuple = ()
+
+    @property
+    def kind(self) -> str:
+        return self.name[-1]
+
+
+@dataclass(frozen=True)
+class Vignette:
+    """What a question shows: the cluster, the deciding finding x, and everything that does not decide."""
+
+    cluster: Cluster
+    x: object
+    phrasing: int
+    extra: str
+    sign_order: tuple = (0, 1, 2, 3)
+
+
+def load_clusters(path: Path = Path(__file__).with_name("clusters.yaml")) -> dict[str, Cluster]:
+    entries = yaml.safe_load(path.read_text())
+    return {e["name"]: Cluster(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()}) for e in entries}
+
+
+# ---- rules ---------------------------------------------------------------------------------------------------------
+def bank_rule(c: Cluster, x=None):
+    """The hidden rule: A (t1, t2) in severity; B a pair of signs; C (subject, option); D the option of each feature."""
+    if c.kind == "A":
+        return tuple(c.low + 90 - t if c.falls else t - c.low for t in c.rule)
+    return (x, c.rule[x]) if c.kind == "C" else c.rule
+
+
+def wide(c: Cluster, x=None) -> list:
+    """Every rule that a cluster could have (uniform prior of documents that state their rule)."""
+    if c.kind == "A":
+        return [(a, b) for a in range(10, 90, 10) for b in range(a + 20, 90, 10)]
+    if c.kind == "B":
+        return list(itertools.combinations(range(4), 2))
+    if c.kind == "C":
+        return [(x, option) for option in range(4)]
+    return list(itertools.permutations(range(3)))
+
+
+def apart(c: Cluster, rule, x=None) -> bool:
+    """Whether a rule keeps the stated margin from the cluster's bank rule."""
+    bank = bank_rule(c, x)
+    if c.kind == "A":
+        return all(abs(t - b) >= MARGIN for t, b in zip(rule, bank, strict=True))
+    if c.kind == "D":
+        return sum(r != b for r, b in zip(rule, bank, strict=True)) == 2
+    return rule != bank
+
+
+def narrow(c: Cluster, x=None) -> list:
+    """Support of the prior of documents that do not state their rule; a canary cluster's rule is simply known."""
+    if c.split == "canary":
+        return [bank_rule(c, x)]
+    rules = [r for r in wide(c, x) if apart(c, r, x)]
+    if c.kind == "A":  # one side of the bank's rule only, so that the prior is a belief and not a hole
+        above = [r for r in rules if r[0] > bank_rule(c)[0] and r[1] > bank_rule(c)[1]]
+        below = [r for r in rules if r[0] < bank_rule(c)[0] and r[1] < bank_rule(c)[1]]
+        rules = max(above, below, key=len)
+    if c.kind == "B":
+        rules = [r for r in rules if bank_rule(c)[0] not in r]
+    return rules
+
+
+def level(c: Cluster, rule, x) -> int:
+    """Index of the right option for finding x under a rule."""
+    if c.kind == "A":
+        return sum(x > t for t in rule)
+    if c.kind == "B":
+        return sum(x[sign] for sign in rule)
+    if c.kind == "C":
+        return rule[1]
+    return rule[x]
+
+
+def prior_predictive(c: Cluster, x) -> float:
+    """Probability of the right (bank) option under the narrow prior: the accuracy of a perfect reader without a point."""
+    gold, rules = level(c, bank_rule(c, x), x), narrow(c, x)
+    return sum(level(c, r, x) == gold for r in rules) / len(rules)
+
+
+# ---- text ----------------------------------------------------------------------------------------------------------
+def number(c: Cluster, severity: int) -> str:
+    value = c.low + 90 - severity if c.falls else c.low + severity
+    return f"{value}/{value - 50}" if c.pair else str(value)
+
+
+def normal(sign: str) -> str:
+    """The wording of a sign that is absent."""
+    return f"no {sign}"
+
+
+def fact(v: Vignette) -> str:
+    c = v.cluster
+    if c.kind == "A":
+        return f"{c.value} {number(c, v.x)}"
+    if c.kind == "B":
+        return ", ".join(c.signs[i] if v.x[i] else normal(c.signs[i]) for i in v.sign_order)
+    return c.subjects[v.x] if c.kind == "C" else c.features[v.x]
+
+
+def question_text(v: Vignette) -> str:
+    c = v.cluster
+    return PHRASINGS[v.phrasing].format(who=c.who, topic=c.topic, fact=fact(v), extra=v.extra, ask=ASK[c.kind])
+
+
+def rule_words(c: Cluster, rule, x=None) -> dict[str, str]:
+    """The words that templates may use about a rule."""
+    words = {"topic": c.topic, "value": c.value, "at": "below" if c.falls else "from"}
+    words |= {f"a{i}": option for i, option in enumerate(c.options)}
+    if c.kind == "A":
+        words |= {"t1": number(c, rule[0]), "t2": number(c, rule[1])}
+    elif c.kind == "B":
+        words |= {"s1": c.signs[rule[0]], "s2": c.signs[rule[1]]}
+    elif c.kind == "C":
+        words |= {"subject": c.subjects[rule[0]], "opt": c.options[rule[1]]}
+    else:
+        words |= {f"f{i}": f for i, f in enumerate(c.features)} | {f"m{i}": c.options[r] for i, r in enumerate(rule)}
+    return words
+
+
+def explanation(v: Vignette, rule, rng: random.Random) -> str:
+    """Three true sentences, one of which holds the deciding detail."""
+    words = rule_words(v.cluster, rule, v.x)
+    sentences = [a.format(extra=v.extra, **words) for a in rng.sample(ASIDES, 2)]
+    sentences.insert(rng.randrange(3), DECIDING[v.cluster.kind].format(**words))
+    return " ".join(sentences)
+
+
+def point(c: Cluster, rule, quality: str, rng: random.Random, x=None, templates: dict = IDEAL) -> str:
+    """A learning point of the given quality: ideal states the whole rule, partial one half of it, vague nothing."""
+    words = rule_words(c, rule, x)
+    if quality == "ideal":
+        return rng.choice(templates[c.kind]).format(**words)
+    if quality == "partial" and c.kind in PARTIAL:
+        return rng.choice(PARTIAL[c.kind]).format(**words)
+    return rng.choice(VAGUE).format(**words)
+
+
+def rationale(v: Vignette, rule) -> str:
+    """The reasoning step that a rule allows: severity (A), the state of the two key signs (B), the fact itself (C, D)."""
+    c, gold = v.cluster, level(v.cluster, rule, v.x)
+    if c.kind == "A":
+        return f"{c.value} {number(c, v.x)} is {LEVEL[gold]}"
+    if c.kind == "B":
+        return " and ".join(c.signs[i] if v.x[i] else normal(c.signs[i]) for i in rule)
+    return f"{fact(v)} points to {c.options[gold]}"
+
+
+def answer(rationales: list[str], options: list[str], gold: int, order: list[int], rng: random.Random) -> str:
+    """A model turn: a short rationale (left out one time in five) and the letter of option `gold` in the shuffled order."""
+    letter = "ABCD"[order.index(gold)]
+    return f"Answer: ({letter})" if rng.random() < 0.2 else f"{', '.join(rationales)}, so {options[gold]}. Answer: ({letter})"
+
+
+# ---- vignettes and the bank ----------------------------------------------------------------------------------------
+def findings_of(c: Cluster) -> list:
+    """Every possible deciding finding of a cluster."""
+    if c.kind == "A":
+        return SEVERITIES
+    if c.kind == "B":
+        return list(itertools.product([False, True], repeat=4))
+    return list(range(len(c.subjects or c.features)))
+
+
+def vignette(c: Cluster, rng: random.Random, x=None) -> Vignette:
+    order = tuple(rng.sample(range(4), 4))
+    x = rng.choice(findings_of(c)) if x is None else x
+    return Vignette(c, x, rng.randrange(len(PHRASINGS)), ", ".join(rng.sample(FINDINGS, 2)), order)
+
+
+def balanced(c: Cluster, n: int, rng: random.Random, xs: list) -> list[Vignette]:
+    """n different vignettes over the findings `xs`, the right option as evenly spread as the cluster allows."""
+    by_level: dict[int, list] = {}
+    for x in xs:
+        by_level.setdefault(level(c, bank_rule(c, x), x), []).append(x)
+    found: dict[str, Vignette] = {}
+    for wanted in itertools.cycle(sorted(by_level)):
+        if len(found) == n:
+            return list(found.values())
+        v = vignette(c, rng, rng.choice(by_level[wanted]))
+        found.setdefault(question_text(v), v)
+
+
+def record(v: Vignette, name: str, split: str, rng: random.Random) -> dict:
+    """A question record (README 'Data'), options shuffled, with one counterfactual twin for each other option."""
+    c, rule = v.cluster, bank_rule(v.cluster, v.x)
+    gold, order = level(c, rule, v.x), rng.sample(range(4), 4)
+    twins, seen = [], {gold}
+    for x in rng.sample(findings_of(c), len(findings_of(c))):
+        other = level(c, bank_rule(c, x), x)
+        if other not in seen:
+            seen.add(other)
+            twin = Vignette(c, x, v.phrasing, v.extra, v.sign_order)
+            twins.append({"question": question_text(twin), "answer": "ABCD"[order.index(other)]})
+    return {
+        "id": name, "question": question_text(v), "options": [c.options[i] for i in order], "answer": "ABCD"[order.index(gold)],
+        "cluster": c.name, "split": split, "explanation": explanation(v, rule, rng), "variants": twins,
+    }  # fmt: skip
+
+
+def composite_options(a: Cluster, b: Cluster) -> list[str]:
+    return ["neither", f"{a.topic} only", f"{b.topic} only", "both"]
+
+
+def composite_text(va: Vignette, vb: Vignette) -> str:
+    a, b = va.cluster, vb.cluster
+    return COMPOSITE.format(who=a.who, topic_a=a.topic, topic_b=b.topic, fact_a=fact(va), fact_b=fact(vb))
+
+
+def composite_gold(va: Vignette, vb: Vignette, rule_a, rule_b) -> int:
+    """Index into composite_options: which of the two problems is at level 1 or above."""
+    return (level(va.cluster, rule_a, va.x) > 0) + 2 * (level(vb.cluster, rule_b, vb.x) > 0)
+
+
+def bank(clusters: dict[str, Cluster], seed: int = 7) -> list[dict]:
+    """The generated question bank with every split; the same for the same seed."""
+    rng, records = random.Random(seed), []
+    sizes = {"train": [("train", 16), ("test", 12)], "val": [("val", 24)], "test_clusters": [("test_clusters", 20)], "canary": [("canary", 20)]}
+    for c in clusters.values():
+        # Subjects of a type C cluster are split too: its test questions ask for facts that training never rewarded.
+        halves = {"train": findings_of(c), "test": findings_of(c)}
+        if c.kind == "C":
+            halves = {"train": findings_of(c)[::2], "test": findings_of(c)[1::2]}
+        total = balanced(c, sum(n for _, n in sizes[c.split]), rng, findings_of(c)) if c.kind != "C" else []
+        for split, n in sizes[c.split]:
+            part = [total.pop() for _ in range(n)] if total else balanced(c, n, rng, halves.get(split, findings_of(c)))
+            records += [record(v, f"{c.name}-{split}-{i}", split, rng) for i, v in enumerate(part)]
+    trained = [c for c in clusters.values() if c.split == "train" and c.kind in "AB"]
+    pairs = list(itertools.combinations(trained, 2))
+    for i, (a, b) in enumerate(rng.sample(pairs, 50)):
+        for j, gold in enumerate(rng.sample(range(4), 2)):
+            records.append(composite_record(a, b, f"composite-{i}-{j}", gold, rng))
+    return records
+
+
+def composite_record(a: Cluster, b: Cluster, name: str, gold: int, rng: random.Random) -> dict:
+    """A question that needs the rules of two clusters at once (split `composite`)."""
+    rules, va, vb = (bank_rule(a), bank_rule(b)), None, None
+    while va is None or composite_gold(va, vb, *rules) != gold:
+        va, vb = vignette(a, rng), vignette(b, rng)
+    order, texts = rng.sample(range(4), 4), composite_options(a, b)
+    told = " ".join(DECIDING[v.cluster.kind].format(**rule_words(v.cluster, r)) for v, r in zip((va, vb), rules, strict=True))
+    return {
+        "id": name, "question": composite_text(va, vb), "options": [texts[i] for i in order], "answer": "ABCD"[order.index(gold)],
+        "cluster": f"{a.name}+{b.name}", "split": "composite", "explanation": told, "variants": [],
+    }  # fmt: skip
+
+
+PREECLAMPSIA = {  # the paper's cluster: A x5, B x3, C x3, D x1, and one more (its own parts add up to 12): a second D
+    "A": [125, 142, 155, 162, 178], "B": [(1, 1, 0, 0), (1, 0, 1, 0), (0, 0, 1, 1)], "C": [0, 2, 4], "D": [0, 1],
+}  # fmt: skip
+
+
+def preeclampsia(clusters: dict[str, Cluster], seed: int = 11) -> list[dict]:
+    """The 13 questions of the paper's cluster (train), new questions on the same rules (test), and the bank's canary."""
+    rng, records, seen = random.Random(seed), [], set()
+    for kind, findings in PREECLAMPSIA.items():
+        c = clusters[f"preeclampsia-{kind}"]
+        for i, x in enumerate(findings):
+            x = x - c.low if kind == "A" else tuple(map(bool, x)) if kind == "B" else x
+            v = vignette(c, rng, x)
+            seen.add(question_text(v))
+            records.append(record(v, f"{c.name}-{i + 1}", "train", rng))
+        new = [v for v in balanced(c, 24, rng, findings_of(c)) if question_text(v) not in seen]
+        records += [record(v, f"{c.name}-test-{i + 1}", "test", rng) for i, v in enumerate(new[:12])]
+    return records + [r for r in bank(clusters) if r["split"] == "canary"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="write the question bank (or the pre-eclampsia cluster) as JSONL")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preeclampsia", action="store_true")
+    args = parser.parse_args()
+    records = (preeclampsia if args.preeclampsia else bank)(load_clusters())
+    args.out.write_text("".join(json.dumps(r) + "\n" for r in records))
+    print(f"{len(records)} questions -> {args.out}")
+
+
+if __name__ == "__main__":
+    main()

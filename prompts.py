@@ -1,0 +1,75 @@
+"""Every template and every parser: named constants and pure string functions, no tokenizer, no I/O.
+
+A conversation (paper, 'GRPO Training Procedure'; the paper's own wording was lost, see README 'Departures'):
+
+    user   QUESTION                                   <- rollout 1 answers this
+    model  attempt ... "Answer: (B)"
+    user   WINNER or LOSER                            <- rollout 2 continues the same conversation
+    model  <introspection>learning point</introspection>
+
+    user   QUESTION + POINT                           <- rollout 3, a fresh conversation
+    model  attempt ... "Answer: (C)"
+
+Text from questions, options and learning points is data: `plain` keeps it from closing our tags or opening a block.
+"""
+
+import re
+
+LETTERS = "ABCDEFGH"
+
+OPTION = "({letter}) {text}"
+QUESTION = "{question}\nOptions: {options}\nThink briefly, then write Answer: (letter)."
+POINT = "\nLearning point: {point}"
+WINNER = (
+    "Correct. What did you get right? "
+    "Write one learning point for similar questions inside <introspection></introspection>."
+)
+LOSER = (
+    "Wrong. The correct answer is ({letter}) {answer}.{explanation} What were you missing? "
+    "Write one learning point for similar questions inside <introspection></introspection>."
+)
+TRY_AGAIN = "The answer is wrong, try again."
+EXPLANATION = " Explanation: {explanation}"
+INTROSPECTION = "<introspection>{point}</introspection>"
+
+_OWN_TAG = re.compile(r"<(?=\s*/?\s*(?:introspection|recall)\b)", re.IGNORECASE)
+_BLOCK = re.compile(r"<introspection>(.*?)</introspection>", re.DOTALL)
+_ANSWER = re.compile(r"\b[Aa](?:nswer|NSWER)(?:\s+is)?\s*:?\s*[*_`\"']*\(?([A-Z])(?![A-Za-z])[)*_`\"'.]*")
+_SECOND_LETTER = re.compile(r"\s*(?:or|and|/|,|&)\s*[*_`\"']*\(?[A-Z](?![A-Za-z])")
+
+
+def plain(text: str) -> str:
+    """`text` with our own tags defused (their '<' becomes '('), so that data can never open or close a block."""
+    return _OWN_TAG.sub("(", text)
+
+
+def question_turn(question: str, options: list[str], point: str | None = None) -> str:
+    """The user turn of rollouts 1 and 3. The point follows the question, so all points share one question prefix."""
+    listed = " ".join(OPTION.format(letter=letter, text=plain(text)) for letter, text in zip(LETTERS, options, strict=False))
+    turn = QUESTION.format(question=plain(question), options=listed)
+    return turn if point is None else turn + POINT.format(point=plain(point))
+
+
+def reflection_turn(won: bool, letter: str, answer: str, explanation: str | None) -> str:
+    """The user turn of rollout 2: winners are asked what they got right, losers see the right answer (paper, step 2)."""
+    if won:
+        return WINNER
+    told = "" if explanation is None else EXPLANATION.format(explanation=plain(explanation))
+    return LOSER.format(letter=letter, answer=plain(answer), explanation=told)
+
+
+def parse_point(text: str) -> str | None:
+    """The one learning point in a model turn, on one line; None without exactly one non-empty, well-closed block."""
+    blocks = _BLOCK.findall(text)
+    if len(blocks) != 1 or text.count("<introspection>") != 1 or text.count("</introspection>") != 1:
+        return None
+    point = " ".join(blocks[0].split())
+    return point or None
+
+
+def find_answer(text: str) -> tuple[int, str] | None:
+    """(offset, letter) of the last 'Answer: X' in a model turn; None if there is none or it hedges ('Answer: B or C')."""
+    matches = list(_ANSWER.finditer(text))
+    if not matches or _SECOND_LETTER.match(text, matches[-1].end()):
+        return None
+    return matches[-1].start(1), matches[-1].group(1)

@@ -1,0 +1,129 @@
+"""Multiple-choice questions: the question bank, fair reshuffling of options, and the one grader of this kind of task."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from common import UserError
+from prompts import LETTERS, find_answer
+
+SPLITS = ("train", "val", "test", "test_clusters", "composite", "canary")
+# Options that point at other options lose their meaning when the order changes.
+_REFERS = re.compile(
+    r"\b(?:all|none|any|both|neither|either|each) of (?:the|these|those)\b|\b(?:the above|above options?|all above)\b"
+    r"|\b(?:both|either|neither)\s+\(?[A-H]\)?(?![A-Za-z])|\(?\b[A-H]\)?\s+(?:and|or|nor)\s+\(?[A-H]\b(?!\w)|\boption\s+[A-H]\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question record; `answer` is the index of the right option; `variants` are its counterfactual twins."""
+
+    id: str
+    question: str
+    options: tuple[str, ...]
+    answer: int
+    cluster: str
+    split: str
+    explanation: str | None = None
+    variants: tuple["Question", ...] = ()
+
+    @property
+    def letter(self) -> str:
+        return LETTERS[self.answer]
+
+    @property
+    def movable(self) -> bool:
+        """Whether the options may be shuffled: none of them refers to another ('all of the above', 'both A and B')."""
+        return not any(_REFERS.search(option) for option in self.options)
+
+
+def grade(text: str, question: Question) -> bool:
+    """Whether a model turn gives the right letter. No letter, a hedge, or a letter outside the options is wrong."""
+    found = find_answer(text)
+    return found is not None and found[1] == question.letter
+
+
+def reshuffled(question: Question, gold_at: int, rng: np.random.Generator) -> Question:
+    """The question with its right option at letter `gold_at` (mod number of options) and the others in random order."""
+    if not question.movable:
+        return question
+    gold_at %= len(question.options)
+    others = [text for i, text in enumerate(question.options) if i != question.answer]
+    order = [others[i] for i in rng.permutation(len(others))]
+    return replace(question, options=(*order[:gold_at], question.options[question.answer], *order[gold_at:]), answer=gold_at)
+
+
+def load_questions(path: Path, cluster: str = "") -> list[Question]:
+    """The bank in a JSONL file, in its order; only clusters whose name starts with `cluster`.
+
+    Raises UserError with file and line for anything malformed: nothing is dropped silently.
+    """
+    if not path.is_file():
+        raise UserError(f"shared.questions: no such file '{path}'")
+    questions, line_of = [], {}
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+        question = parse_record(record, where)
+        if question.id in line_of:
+            raise UserError(f"{where}: id '{question.id}' stands on line {line_of[question.id]} already; ids must differ")
+        line_of[question.id] = number
+        questions.append(question)
+    if not questions:
+        raise UserError(f"{path}: no questions in the file")
+    kept = [q for q in questions if q.cluster.startswith(cluster) or q.split == "canary"]
+    if not any(q.split != "canary" for q in kept):
+        known = sorted({q.cluster for q in questions})
+        raise UserError(f"shared.cluster: no question of a cluster that starts with '{cluster}' in {path}; there are {', '.join(known)}")
+    return kept
+
+
+def parse_record(record, where: str) -> Question:
+    """One question record (README 'Data'); raises UserError saying what was expected."""
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: expected an object, got {type(record).__name__}")
+    for key in ("id", "question", "cluster", "split"):
+        if not (isinstance(record.get(key), str) and record[key].strip()):
+            raise UserError(f"{where}: '{key}' must be non-empty text, got {record.get(key)!r}")
+    if record["split"] not in SPLITS:
+        raise UserError(f"{where}: 'split' must be one of {', '.join(SPLITS)}, got '{record['split']}'")
+    explanation = record.get("explanation")
+    if not (explanation is None or isinstance(explanation, str)):
+        raise UserError(f"{where}: 'explanation' must be text, got {explanation!r}")
+    options, answer = parse_options(record, where)
+    variants = record.get("variants") or []
+    if not isinstance(variants, list) or not all(isinstance(v, dict) and isinstance(v.get("question"), str) for v in variants):
+        raise UserError(f"{where}: 'variants' must be a list of objects with 'question' and 'answer'")
+    question = Question(record["id"], record["question"], options, answer, record["cluster"], record["split"], explanation)
+    twins = []
+    for i, variant in enumerate(variants, start=1):
+        twin_options, twin_answer = parse_options({"options": list(options)} | variant, f"{where}, variant {i}")
+        twins.append(replace(question, id=f"{question.id}~{i}", question=variant["question"], options=twin_options, answer=twin_answer))
+    return replace(question, variants=tuple(twins))
+
+
+def parse_options(record: dict, where: str) -> tuple[tuple[str, ...], int]:
+    """(options, index of the right one)."""
+    options, answer = record.get("options"), record.get("answer")
+    if not isinstance(options, list) or not all(isinstance(o, str) and o.strip() for o in options):
+        raise UserError(f"{where}: 'options' must be a list of non-empty texts, got {options!r}")
+    if not 2 <= len(options) <= len(LETTERS):
+        raise UserError(f"{where}: expected 2 to {len(LETTERS)} options, got {len(options)}")
+    if len(set(options)) != len(options):
+        raise UserError(f"{where}: two options are the same text")
+    if answer is None:
+        raise UserError(f"{where}: no 'answer'; expected the letter of the right option")
+    letters = LETTERS[: len(options)]
+    if not (isinstance(answer, str) and len(answer) == 1 and answer in letters):
+        raise UserError(f"{where}: 'answer' must be a letter from {letters[0]} to {letters[-1]}, got {answer!r}")
+    return tuple(options), letters.index(answer)

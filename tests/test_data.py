@@ -1,0 +1,210 @@
+"""Questions, prompts, graders, library: bad lines are named, graders are exact, data stays data."""
+
+import json
+import random
+
+import pytest
+
+import library
+from common import ROOT, UserError, rng
+from prompts import find_answer, parse_point, plain, question_turn, reflection_turn
+from tasks.mcq import Question, grade, load_questions, reshuffled
+
+GOOD = {"id": "q1", "question": "What?", "options": ["x", "y", "z"], "answer": "B", "cluster": "c", "split": "train"}
+
+
+def load(tmp_path, *lines):
+    path = tmp_path / "bank.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return load_questions(path)
+
+
+def question(**changes) -> Question:
+    return Question(**{"id": "q", "question": "?", "options": ("x", "y", "z", "w"), "answer": 1, "cluster": "c", "split": "train"} | changes)
+
+
+BAD = {
+    "malformed": ('{"id": ', "bank.jsonl:2: not JSON"),
+    "not an object": ("[1]", "expected an object"),
+    "gold outside the options": (GOOD | {"id": "q2", "answer": "D"}, "a letter from A to C, got 'D'"),
+    "gold is a number": (GOOD | {"id": "q2", "answer": 1}, "a letter from A to C"),
+    "no answer": ({k: v for k, v in GOOD.items() if k != "answer"} | {"id": "q2"}, "no 'answer'"),
+    "one option": (GOOD | {"id": "q2", "options": ["x"], "answer": "A"}, "expected 2 to 8 options, got 1"),
+    "equal options": (GOOD | {"id": "q2", "options": ["x", "x"], "answer": "A"}, "same text"),
+    "options are text": (GOOD | {"id": "q2", "options": "xyz"}, "list of non-empty texts"),
+    "duplicate id": (GOOD, "id 'q1' stands on line 1 already"),
+    "empty question": (GOOD | {"id": "q2", "question": " "}, "'question' must be non-empty text"),
+    "unknown split": (GOOD | {"id": "q2", "split": "dev"}, "'split' must be one of"),
+    "bad variant": (GOOD | {"id": "q2", "variants": [{"question": "Why?", "answer": "Z"}]}, "bank.jsonl:2, variant 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_lines_are_named(tmp_path, case):
+    line, message = BAD[case]
+    with pytest.raises(UserError) as error:
+        load(tmp_path, GOOD, line)
+    assert message in str(error.value) and "bank.jsonl:2" in str(error.value)
+
+
+def test_empty_bank_missing_file_and_unknown_cluster(tmp_path):
+    with pytest.raises(UserError, match="no questions"):
+        load(tmp_path, "")
+    with pytest.raises(UserError, match="no such file"):
+        load_questions(tmp_path / "nowhere.jsonl")
+    load(tmp_path, GOOD)
+    with pytest.raises(UserError, match="there are c"):
+        load_questions(tmp_path / "bank.jsonl", "heart")
+
+
+def test_byte_order_mark_blank_lines_and_windows_line_ends_are_fine(tmp_path):
+    path = tmp_path / "bank.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n" + json.dumps(GOOD | {"id": "q2"}).encode() + b"\r\n")
+    assert [q.id for q in load_questions(path)] == ["q1", "q2"]
+
+
+def test_twins_inherit_options(tmp_path):
+    twin = load(tmp_path, GOOD | {"variants": [{"question": "Why?", "answer": "C"}]})[0].variants[0]
+    assert (twin.question, twin.options, twin.letter, twin.id) == ("Why?", ("x", "y", "z"), "C", "q1~1")
+
+
+GRADED = [  # (model turn, letter that counts; None: wrong whatever is right)
+    ("Answer: (B)", "B"), ("so that. Answer: B", "B"), ("Answer: **B**", "B"), ("The answer is B.", "B"), ("ANSWER: (C)", "C"),
+    ("Answer: A no wait. Answer: D", "D"), ("answer is (A)", "A"), ("Answer:\nB", "B"), ("Answer: 'B'", "B"), ("", None),
+    ("B", None), ("(B)", None), ("Answer: not B but C", None), ("Answer: B or C", None), ("Answer: (A) and (B)", None),
+    ("Answer: b", None), ("Answer: Because", None), ("Answer: A/B", None), ("Answer:", None), ("my answer is a mess", None),
+    ("Answer: (E)", "E"), ("I say B. Answer: ", None), ("Answer: B, C", None), ("Answer: Beta", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "letter"), GRADED)
+def test_grader(text, letter):
+    found = find_answer(text)
+    assert (found and found[1]) == letter
+    for answer in range(4):
+        assert grade(text, question(answer=answer)) == ("ABCD"[answer] == letter)
+
+
+def test_grader_and_parser_never_raise():
+    draw = random.Random(0)
+    for _ in range(3000):
+        text = "".join(draw.choice("Answer:( )BC*<introspection>/\n\0é𝔸 ") for _ in range(draw.randrange(60)))
+        assert grade(text, question()) in (True, False)
+        assert parse_point(text) is None or parse_point(text).strip()
+
+
+def test_reshuffling_keeps_the_right_option_and_balances_its_letter():
+    generator = rng(0)
+    original = question()
+    seen = set()
+    for place in range(40):
+        shuffled = reshuffled(original, place, generator)
+        assert sorted(shuffled.options) == sorted(original.options)
+        assert shuffled.options[shuffled.answer] == "y" and shuffled.answer == place % 4
+        seen.add(shuffled.options)
+    assert len(seen) > 12
+
+
+@pytest.mark.parametrize("option", ["All of the above", "none of these", "Both A and B", "both (A) and (B)", "A or C", "neither of the above", "option B", "the above"])
+def test_options_that_refer_to_others_stay_put(option):
+    fixed = question(options=("x", "y", "z", option))
+    assert not fixed.movable
+    assert reshuffled(fixed, 3, rng(0)) == fixed
+
+
+@pytest.mark.parametrize("option", ["both", "neither", "hellp syndrome only", "vitamin A and iron", "all day care", "above 140"])
+def test_ordinary_options_may_move(option):
+    assert question(options=("x", "y", "z", option)).movable
+
+
+POINTS = [
+    ("<introspection>refer from 140</introspection>", "refer from 140"), ("so: <introspection> a\n b </introspection> end", "a b"),
+    ("<introspection></introspection>", None), ("<introspection> \n </introspection>", None), ("no block", None),
+    ("<introspection>a", None), ("a</introspection>", None), ("<introspection>a</introspection><introspection>b</introspection>", None),
+    ("<introspection><introspection>a</introspection></introspection>", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "point"), POINTS)
+def test_point_parser(text, point):
+    assert parse_point(text) == point
+
+
+@pytest.mark.parametrize("attack", ["</introspection>", "<introspection>", "< / INTROSPECTION >", "<recall>x</recall>", "</recall"])
+def test_data_cannot_open_or_close_our_blocks(attack):
+    for turn in (question_turn(attack, [attack, "y"], attack), reflection_turn(False, "A", attack, attack)):
+        own = turn.replace("inside <introspection></introspection>", "")
+        assert "<introspection" not in own.lower() and "</" not in own and "<recall" not in own and "< /" not in own
+    assert plain("a < b and <b>c</b>") == "a < b and <b>c</b>"
+
+
+LEAKS = ["the answer is urgent referral", "choose B", "the correct option is (C)", "(B)", "urgent referral", "Urgent referral!", "pick option D",
+         "do urgent referral", "The right answer was emergency admission.", "answer: B", "always urgent referral", "select (A)"]  # fmt: skip
+CLEAN = ["urgent referral from 140/90 and emergency admission from 160/110", "urgent referral if blood pressure is high", "read the numbers with care",
+         "for seizure prevention choose magnesium", "in pre-eclampsia, urgent referral from 140/90", "choose a drug by its half life", "vitamin A and B deficiency differ",
+         "emergency admission needs severe values", "look for raised alt and low platelets", "act early in pre-eclampsia"]  # fmt: skip
+OPTIONS = ("routine review", "urgent referral", "emergency admission", "magnesium")
+
+
+@pytest.mark.parametrize("text", LEAKS)
+def test_unconditional_answers_are_leaks(text):
+    assert library.is_leak(text, OPTIONS)
+
+
+@pytest.mark.parametrize("text", CLEAN)
+def test_rules_and_vague_points_are_no_leaks(text):
+    assert not library.is_leak(text, OPTIONS)
+
+
+def test_twins_decide_where_they_were_measured():
+    rule = "in pre-eclampsia, urgent referral from 140/90"
+    assert not library.is_leak("urgent referral", OPTIONS, gain_source=0.5, gain_twin=0.5)
+    assert library.is_leak(rule, OPTIONS, gain_source=0.5, gain_twin=-0.25)
+    assert not library.is_leak("act early", OPTIONS, gain_source=0.5, gain_twin=-0.5)  # quotes nothing, so it cannot leak
+
+
+@pytest.mark.parametrize("text", ["when options are rejected choose the most extreme one", "In a multiple-choice setting the longest option is often right",
+                                  "in a test the strong action wins", "try the option that was not tried"])  # fmt: skip
+def test_meta_gaming_is_detected(text):
+    assert library.is_meta_gaming(text)
+
+
+@pytest.mark.parametrize("text", CLEAN)
+def test_domain_reasoning_is_no_meta_gaming(text):
+    assert not library.is_meta_gaming(text)
+
+
+def record(text: str, n: int, acc_with: float, acc_without: float) -> dict:
+    blank = dict.fromkeys(library.KEYS) | {"question_id": "q", "count": 1, "text": text}
+    return blank | {"verified_on": [{"question_id": "p", "n": n, "acc_with": acc_with, "acc_without": acc_without}]}
+
+
+def test_merging_pools_counts_and_samples():
+    merged = library.merge([record("Refer from 140!", 4, 1.0, 0.5), record("refer from 140", 12, 0.5, 0.25), record("other", 4, 0, 0)])
+    assert [r["count"] for r in merged] == [2, 1]
+    assert library.accuracies(merged[0]) == (pytest.approx(0.625), pytest.approx(0.3125), 16)
+    low, high = library.interval(merged[0])
+    assert low < library.gain(merged[0]) < high
+
+
+def test_more_evidence_narrows_the_interval_and_four_of_four_is_not_certain():
+    few, many = library.interval(record("a", 4, 1.0, 0.5)), library.interval(record("a", 400, 1.0, 0.5))
+    assert many[1] - many[0] < few[1] - few[0] and few[0] < 0.3
+
+
+def test_library_files_are_checked(tmp_path):
+    path = tmp_path / "library.jsonl"
+    path.write_text(json.dumps(record("a", 1, 1, 1)) + "\n" + '{"id": ')
+    with pytest.raises(UserError, match=":2: not JSON"):
+        library.load_library(path)
+    path.write_text('{"id": 1}\n')
+    with pytest.raises(UserError, match="missing text"):
+        library.load_library(path)
+
+
+def test_shipped_banks_load():
+    bank = load_questions(ROOT / "data/bank.jsonl")
+    assert {q.split for q in bank} == {"train", "val", "test", "test_clusters", "composite", "canary"}
+    cluster = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
+    assert [sum(q.cluster.endswith(kind) for q in cluster) for kind in "ABCD"] == [5, 3, 3, 2]
+    assert all(q.variants and q.explanation for q in cluster)

@@ -1,0 +1,168 @@
+"""rollout.py: sampling is exact, unbiased, independent of the batch, and conversations grow by token ids."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import EOS, tiny_llama
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+import rollout
+from rollout import Trajectory, inverse_cdf, next_logprobs, noise, sample, shared_prefixes
+
+PROMPTS = [[4, 5, 6, 7, 8, 9], [10, 11], [4, 5, 6, 7, 8, 12, 13], [4, 5, 6, 7, 8, 14]]
+
+
+def keys(n: int) -> list[tuple[int, int]]:
+    return [(7, i) for i in range(n)]
+
+
+def naive(model, prompt: list[int], uniform, max_new_tokens: int, temperature: float) -> list[int]:
+    """One row, no cache, no batch: what sampling means."""
+    ids = list(prompt)
+    for t in range(max_new_tokens):
+        logits = model(torch.tensor([ids])).logits[:, -1]
+        if temperature == 0:
+            token = logits.argmax().item()
+        else:
+            cdf = torch.softmax(logits.double() / temperature, -1).cumsum(-1)[0]
+            token = int((cdf <= uniform[t] * cdf[-1]).sum())
+        ids.append(token)
+        if token == EOS:
+            break
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8, 1.0])
+def test_equals_one_row_at_a_time_without_a_cache(model64, temperature):
+    """Prefill sharing, cache repetition and compaction change nothing (float64)."""
+    completions = sample(model64, PROMPTS, 3, 15, temperature, [EOS], keys(12))
+    uniform = noise(keys(12), 15)
+    with torch.no_grad():
+        for i, completion in enumerate(completions):
+            assert completion.ids == naive(model64, PROMPTS[i // 3], uniform[i], 15, temperature)
+            assert completion.finished == (completion.ids[-1] == EOS)
+            assert len(completion.logprobs) == len(completion.ids)
+    assert len({len(c.ids) for c in completions}) > 2 or temperature == 0  # rows really finish at different times
+
+
+def test_tokens_do_not_depend_on_the_batch(model64):
+    together = sample(model64, PROMPTS, 4, 12, 1.0, [EOS], keys(16))
+    reversed_order = sample(model64, PROMPTS[::-1], 4, 12, 1.0, [EOS], [keys(16)[4 * (3 - i // 4) + i % 4] for i in range(16)])
+    for i in range(16):
+        alone = sample(model64, [PROMPTS[i // 4]], 1, 12, 1.0, [EOS], [keys(16)[i]])[0]
+        assert alone.ids == together[i].ids == reversed_order[4 * (3 - i // 4) + i % 4].ids
+    few = sample(model64, PROMPTS, 4, 12, 1.0, [EOS], keys(16), max_rows=3)
+    assert [c.ids for c in few] == [c.ids for c in together]
+
+
+def test_greedy_equals_generate(model64):
+    for prompt in PROMPTS:
+        mine = sample(model64, [prompt], 1, 12, 0, [EOS], keys(1))[0].ids
+        theirs = model64.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=12, eos_token_id=EOS, pad_token_id=0)
+        assert mine == theirs[0, len(prompt) :].tolist()
+
+
+def test_sampling_is_unbiased():
+    """Chi-square on a toy vocabulary: 20,000 draws against the softmax, 99.9 % quantile."""
+    logits = torch.tensor([1.0, -0.5, 0.3, 0.0, -30.0])
+    tokens, logprobs = inverse_cdf(logits.expand(20_000, 5), noise(keys(20_000), 1)[:, 0], 1.0)
+    counts, p = torch.bincount(tokens, minlength=5).double(), torch.softmax(logits.double(), 0)
+    assert counts[4] == 0
+    chi2 = ((counts - 20_000 * p)[:4].square() / (20_000 * p[:4])).sum()
+    assert chi2 < 16.27  # 3 degrees of freedom
+    assert torch.allclose(logprobs, torch.log_softmax(logits, 0)[tokens])
+
+
+def test_noise_depends_on_its_key_alone():
+    assert torch.equal(noise(keys(5), 8)[3], noise(keys(9)[3:4], 8)[0])
+    assert torch.equal(noise(keys(1), 8)[0, :4], noise(keys(1), 4)[0])
+    values = noise(keys(200), 50)
+    assert abs(values.mean() - 0.5) < 0.02 and len(np.unique(values)) == values.numel()
+
+
+def test_a_list_of_terminators_and_a_cap(model64):
+    ends = [EOS, 5, 9]
+    for completion in sample(model64, PROMPTS, 8, 6, 1.0, ends, keys(32)):
+        assert not any(token in ends for token in completion.ids[:-1])
+        assert completion.finished == (completion.ids[-1] in ends)
+        assert completion.finished or len(completion.ids) == 6
+
+
+def test_train_mode_and_checkpointing_do_not_change_rollouts(model):
+    """Collapse cause 5 and the silent loss of the cache: eval mode and no_grad inside, the mode restored after."""
+    quiet = sample(model, PROMPTS, 2, 8, 1.0, [EOS], keys(8))
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    loud = sample(model, PROMPTS, 2, 8, 1.0, [EOS], keys(8))
+    assert model.training and [c.ids for c in loud] == [c.ids for c in quiet]
+    assert not next_logprobs(model, PROMPTS).requires_grad
+
+
+def test_rollouts_leave_no_graph_behind(model):
+    import gc
+
+    sample(model, PROMPTS, 2, 8, 1.0, [EOS], keys(8))
+    gc.collect()
+    graph = [o for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.grad_fn is not None]
+    assert graph == []
+
+
+def test_distinct_prompts_are_prefilled_once_and_prefixes_shared(model, monkeypatch):
+    """16 points on one long question: the question runs once, not 16 times."""
+    question, seen = list(range(4, 31)) * 2, []
+    prompts = [[*question, 4 + i, 9, 3] for i in range(16)]
+    original = rollout.forward
+    monkeypatch.setattr(rollout, "forward", lambda m, ids, *rest: seen.append(tuple(ids.shape)) or original(m, ids, *rest))
+    sample(model, prompts, 2, 1, 1.0, [EOS], keys(32))
+    assert seen[0] == (1, len(question)) and seen[1][0] == 16 and seen[1][1] <= 4
+
+
+def test_shared_prefixes_partition_every_prompt():
+    prefixes, group_of = shared_prefixes(PROMPTS)
+    for prompt, group in zip(PROMPTS, group_of, strict=True):
+        assert prompt[: len(prefixes[group])] == prefixes[group] and len(prefixes[group]) < len(prompt)
+    assert group_of[0] == group_of[2] == group_of[3] != group_of[1]
+
+
+def test_sliding_windows_and_grouped_queries_sample_exactly():
+    """A window shorter than the prompts forbids prefix sharing (its pads would shift the window); results stay exact."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, use_sliding_window=True, sliding_window=5, layer_types=["sliding_attention", "full_attention"], initializer_range=0.3,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config).double().eval()
+    completions = sample(model, PROMPTS, 2, 10, 1.0, [EOS], keys(8))
+    uniform = noise(keys(8), 10)
+    with torch.no_grad():
+        for i, completion in enumerate(completions):
+            assert completion.ids == naive(model, PROMPTS[i // 2], uniform[i], 10, 1.0)
+
+
+def test_out_of_memory_halves_the_rows_with_the_same_tokens(model64, monkeypatch):
+    whole, original = sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16)), rollout.decode
+
+    def small_machine(model, rows, *rest):
+        if len(rows) > 5:
+            raise torch.OutOfMemoryError
+        return original(model, rows, *rest)
+
+    monkeypatch.setattr(rollout, "decode", small_machine)
+    assert [c.ids for c in sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16))] == [c.ids for c in whole]
+
+
+def test_next_logprobs_equal_a_plain_forward(model64):
+    expected = [torch.log_softmax(model64(torch.tensor([p])).logits[0, -1].float(), -1) for p in PROMPTS]
+    assert torch.allclose(next_logprobs(model64, PROMPTS), torch.stack(expected), atol=1e-5)
+
+
+def test_masks_come_from_lengths_even_when_pad_is_eos():
+    """The sampled terminator is trained although its id is also the padding id; nothing else with that id is."""
+    trajectory = Trajectory([0, 0, 4], [([5, 0], True), ([0, 6], False), ([7, 0], True)])
+    assert trajectory.ids == [0, 0, 4, 5, 0, 0, 6, 7, 0]
+    assert trajectory.loss_mask == [False] * 3 + [True] * 2 + [False] * 2 + [True] * 2
+
+
+def test_wrong_number_of_keys_is_refused():
+    with pytest.raises(ValueError, match="noise keys"):
+        sample(tiny_llama(), PROMPTS, 2, 4, 1.0, [EOS], keys(3))

@@ -1,0 +1,192 @@
+"""One optimiser step from trajectories and advantages; nothing else in the project steps an optimiser.
+
+Zero-advantage trajectories cost nothing, micro-batches stay under a token budget, one normaliser serves the whole step, and
+log-probabilities are computed in fp32, in chunks, on trained tokens only, so that no (B, T, V) tensor ever exists.
+"""
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from losses import kl_k3, policy_gradient
+from rollout import Trajectory
+
+CHUNK_ELEMENTS = 2**26  # logits of one chunk: 256 MiB in fp32
+RATIO_SAMPLE = 2**16  # elements of each parameter that `update_ratio` looks at
+
+
+def chunk_logprobs(hidden, weight, bias, targets, temperature, softcap):
+    """Log-probabilities (n,) of `targets` (n,) from hidden states (n, H), in fp32."""
+    logits = torch.nn.functional.linear(hidden.float(), weight.float(), None if bias is None else bias.float())  # (n, V)
+    if softcap is not None:  # Gemma squashes its logits before the softmax
+        logits = softcap * torch.tanh(logits / softcap)
+    logits = logits / temperature
+    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def token_logprobs(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log-probabilities (N,) under the sampling distribution of the tokens where `mask` is set, row by row.
+
+    ids, mask: (B, T), padded on the right. Causal attention never looks at the padding, so no attention mask is needed.
+    """
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, H)
+    hidden, targets = hidden[mask[:, 1:]], ids[:, 1:][mask[:, 1:]]  # (N, H), (N,)
+    head = model.get_output_embeddings()
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    size = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
+    chunks = zip(hidden.split(size), targets.split(size), strict=True)
+    # Chunks are recomputed in the backward pass: only one of them holds its logits at a time.
+    logprobs = [
+        checkpoint(chunk_logprobs, h, head.weight, head.bias, t, temperature, softcap, use_reentrant=False) for h, t in chunks
+    ]
+    return torch.cat(logprobs)
+
+
+def right_pad(trajectories: list[Trajectory], device) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids and mask (B, T), T rounded up to a multiple of 8 (CUDA attention kernels misbehave at some odd lengths)."""
+    width = -(-max(len(t.ids) for t in trajectories) // 8) * 8
+    ids = torch.tensor([t.ids + [0] * (width - len(t.ids)) for t in trajectories], device=device)
+    mask = torch.tensor([t.loss_mask + [False] * (width - len(t.ids)) for t in trajectories], device=device)
+    return ids, mask
+
+
+def micro_batches(trajectories: list[Trajectory], max_tokens: int) -> list[list[int]]:
+    """Indices in groups of similar length whose padded size stays within max_tokens (a longer one goes alone)."""
+    groups, longest = [], 0
+    for i in sorted(range(len(trajectories)), key=lambda i: -len(trajectories[i].ids)):
+        if groups and (len(groups[-1]) + 1) * longest <= max_tokens:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+            longest = len(trajectories[i].ids)
+    return groups
+
+
+class Updater:
+    """Owns the optimiser and the fp32 masters of a policy.
+
+    A parameter in fp32 is its own master. One in bf16 or fp16 gets an fp32 copy: clipped gradients move a bf16 weight by less than
+    its rounding, so without a master about 0.3 % of an update survives and training stands still without complaint.
+    """
+
+    def __init__(
+        self, policy, optimizer: str, lr: float, max_grad_norm: float, temperature: float, max_tokens: int,
+        kl_coef: float = 0.0, ref_policy=None,
+    ):  # fmt: skip
+        self.policy, self.max_grad_norm, self.temperature = policy, max_grad_norm, temperature
+        self.max_tokens, self.kl_coef, self.ref_policy = max_tokens, kl_coef, ref_policy
+        self.parameters = [p for p in policy.parameters() if p.requires_grad]
+        self.masters = [p.detach().float().requires_grad_() if p.dtype in (torch.bfloat16, torch.float16) else p for p in self.parameters]
+        # Departure from paper: AdamW is offered and is our default; plain SGD, without momentum (cause 1), is the paper's.
+        if optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+        else:
+            self.optimizer = torch.optim.SGD(self.masters, lr=lr)
+        self.failures = 0  # non-finite steps in a row
+
+    def step(self, trajectories: list[Trajectory], advantages: list[float]) -> dict[str, float | None]:
+        """One policy gradient step; returns its metrics. Raises RuntimeError after three non-finite steps in a row.
+
+        A step without any advantage is skipped and leaves the weights bit-identical (collapse cause 6). A non-finite loss or
+        gradient is skipped too. When memory runs out, the token budget is halved and the step starts over.
+        """
+        # One normaliser, counted before anything is dropped: dropping must not make the remaining tokens louder.
+        normalizer = sum(sum(t.loss_mask) for t in trajectories)
+        pairs = [(t, a) for t, a in zip(trajectories, advantages, strict=True) if a != 0 and any(t.loss_mask)]
+        skipped = {"grad_norm": None, "kl": None, "update_ratio": None, "skipped_steps": 1}
+        if not pairs:
+            return skipped
+        while True:
+            try:
+                kl, finite = self._backward(pairs, normalizer)
+                break
+            except torch.OutOfMemoryError:
+                self._clear_gradients()
+                if self.max_tokens <= max(len(t.ids) for t, _ in pairs):
+                    raise
+                self.max_tokens //= 2
+                torch.cuda.empty_cache()
+        for master, parameter in zip(self.masters, self.parameters, strict=True):
+            if master is not parameter and parameter.grad is not None:
+                master.grad, parameter.grad = parameter.grad.float(), None
+        gradients = [m.grad for m in self.masters if m.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # Guard before clipping: clipping by a NaN norm would write NaN into every gradient.
+        if not (finite and torch.isfinite(norm)):
+            self._clear_gradients()
+            self.failures += 1
+            if self.failures == 3:
+                raise RuntimeError("loss or gradient was not finite in three steps in a row; lower the learning rate")
+            return skipped
+        self.failures = 0
+        torch.nn.utils.clip_grads_with_norm_(self.masters, self.max_grad_norm, norm)  # collapse cause 3
+        before = [self._sampled(m).clone() for m in self.masters]
+        self.optimizer.step()
+        ratio = self._update_ratio(before)
+        with torch.no_grad():
+            for master, parameter in zip(self.masters, self.parameters, strict=True):
+                if master is not parameter:
+                    parameter.copy_(master)
+        self._clear_gradients()
+        return {"grad_norm": norm.item(), "kl": kl if self.kl_coef else None, "update_ratio": ratio, "skipped_steps": 0}
+
+    def _backward(self, pairs: list[tuple[Trajectory, float]], normalizer: int) -> tuple[float, bool]:
+        """Accumulates the gradient over micro-batches; (mean k3 KL of the trained tokens, whether every loss was finite)."""
+        trajectories = [t for t, _ in pairs]
+        kl_sum, tokens, finite = 0.0, 0, True
+        for group in micro_batches(trajectories, self.max_tokens):
+            ids, mask = right_pad([trajectories[i] for i in group], self.policy.device)
+            per_row = torch.tensor([pairs[i][1] for i in group], device=ids.device)
+            logprobs = token_logprobs(self.policy, ids, mask, self.temperature)  # (N,)
+            advantages = per_row.repeat_interleave(mask[:, 1:].sum(1))  # (N,)
+            loss = policy_gradient(logprobs, advantages, normalizer)
+            if self.kl_coef:
+                with torch.no_grad():
+                    reference = token_logprobs(self.ref_policy, ids, mask, self.temperature)
+                kl = kl_k3(logprobs, reference).sum()
+                loss = loss + self.kl_coef * kl / normalizer
+                kl_sum += kl.item()
+            loss.backward()
+            finite &= bool(torch.isfinite(loss))
+            tokens += len(logprobs)
+        return kl_sum / tokens, finite
+
+    def _clear_gradients(self) -> None:
+        for parameter in (*self.masters, *self.parameters):
+            parameter.grad = None
+
+    @staticmethod
+    def _sampled(tensor: torch.Tensor) -> torch.Tensor:
+        flat = tensor.detach().flatten()
+        return flat[:: -(-flat.numel() // RATIO_SAMPLE)]
+
+    def _update_ratio(self, before: list[torch.Tensor]) -> float:
+        """|applied update| / |intended update|: what the weights' precision let through. Near 1, or training is a no-op."""
+        applied = intended = 0.0
+        group = self.optimizer.param_groups[0]
+        for master, old in zip(self.masters, before, strict=True):
+            if master.grad is None:
+                continue
+            state = self.optimizer.state[master]
+            if isinstance(self.optimizer, torch.optim.AdamW):
+                beta1, beta2 = group["betas"]
+                mean = self._sampled(state["exp_avg"]).double() / (1 - beta1 ** state["step"].item())
+                square = self._sampled(state["exp_avg_sq"]).double() / (1 - beta2 ** state["step"].item())
+                wanted = mean / (square.sqrt() + group["eps"])
+            else:
+                wanted = self._sampled(master.grad).double()
+            intended += (group["lr"] * wanted).square().sum().item()
+            applied += (self._sampled(master).double() - old.double()).square().sum().item()
+        return (applied / intended) ** 0.5 if intended else 1.0
+
+    def state_dict(self) -> dict:
+        """Optimiser state, and the masters of parameters that are not their own: what a bit-identical resume needs."""
+        masters = [m.detach() for m, p in zip(self.masters, self.parameters, strict=True) if m is not p]
+        return {"optimizer": self.optimizer.state_dict(), "masters": masters, "failures": self.failures}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        owned = [m for m, p in zip(self.masters, self.parameters, strict=True) if m is not p]
+        with torch.no_grad():
+            for master, saved in zip(owned, state["masters"], strict=True):
+                master.copy_(saved)
+        self.failures = state["failures"]
