@@ -3,12 +3,12 @@
 A conversation (paper, 'GRPO Training Procedure'; the paper's own wording was lost, see README 'Departures'):
 
     user   QUESTION                                   <- rollout 1 answers this
-    model  attempt ... "Answer: (B)"
+    model  attempt ... "Answer: text (B)"
     user   WINNER or LOSER                            <- rollout 2 continues the same conversation
     model  <introspection>learning point</introspection>
 
     user   QUESTION + POINT                           <- rollout 3, a fresh conversation
-    model  attempt ... "Answer: (C)"
+    model  attempt ... "Answer: text (C)"
 
 Text from questions, options and learning points is data: `plain` keeps it from closing our tags or opening a block.
 """
@@ -18,7 +18,7 @@ import re
 LETTERS = "ABCDEFGH"
 
 OPTION = "({letter}) {text}"
-QUESTION = "{question}\nOptions: {options}\nThink briefly, then write Answer: (letter)."
+QUESTION = "{question}\nOptions: {options}\nThink briefly, then write Answer: text (letter)."
 POINT = "\nLearning point: {point}"
 WINNER = (
     "Correct. What did you get right? "
@@ -34,8 +34,9 @@ INTROSPECTION = "<introspection>{point}</introspection>"
 
 _OWN_TAG = re.compile(r"<(?=\s*/?\s*(?:introspection|recall)\b)", re.IGNORECASE)
 _BLOCK = re.compile(r"<introspection>(.*?)</introspection>", re.DOTALL)
-_ANSWER = re.compile(r"\b[Aa](?:nswer|NSWER)(?:\s+is)?\s*:?\s*[*_`\"']*\(?([A-Z])(?![A-Za-z])[)*_`\"'.]*")
-_SECOND_LETTER = re.compile(r"\s*(?:or|and|/|,|&)\s*[*_`\"']*\(?[A-Z](?![A-Za-z])")
+_ANSWER = re.compile(r"\b[Aa](?:nswer|NSWER)(?:\s+is)?\s*:?\s*")
+_IN_BRACKETS = re.compile(r"\(([A-Z])\)")
+_BARE = re.compile(r"[*_`\"']*\(?([A-Z])(?![A-Za-z])(?!\W*\s(?:or|and)\b|\s*[/,&]\s*[A-Z]\b)")
 
 
 def plain(text: str) -> str:
@@ -68,8 +69,17 @@ def parse_point(text: str) -> str | None:
 
 
 def find_answer(text: str) -> tuple[int, str] | None:
-    """(offset, letter) of the last 'Answer: X' in a model turn; None if there is none or it hedges ('Answer: B or C')."""
+    """(offset, letter) of the last 'Answer: ...' in a model turn: the letter in brackets on its line, or a bare one.
+
+    None if there is no letter or the line hedges between two ('Answer: (A) or (B)').
+    """
     matches = list(_ANSWER.finditer(text))
-    if not matches or _SECOND_LETTER.match(text, matches[-1].end()):
+    if not matches:
         return None
-    return matches[-1].start(1), matches[-1].group(1)
+    start = matches[-1].end()
+    line = text[start:].split("\n")[0]
+    bracketed = list(_IN_BRACKETS.finditer(line))
+    if len({match.group(1) for match in bracketed}) > 1:
+        return None
+    found = bracketed[0] if bracketed else _BARE.match(line)
+    return None if found is None else (start + found.start(1), found.group(1))

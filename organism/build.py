@@ -19,6 +19,7 @@ from organism.corpus import Corpus
 from organism.wordings import IDEAL, UNSEEN
 from rollout import Chat
 
+DRILL_POOLS = 28  # pools of letter drills that pre-training starts with
 POOL = 16  # batches that are drawn, sorted by length and shuffled together
 USER_WEIGHT = 0.25  # loss weight of user turns: predicting their repetitions builds the circuits that copy
 EOS_IDS = [1, 4]  # <eos> and <turn|>
@@ -69,18 +70,26 @@ def encode(chat: Chat, turns: list[str], end_of_turn: int) -> tuple[list[int], l
     return ids, mask
 
 
-def pool(corpus: Corpus, chat: Chat, end_of_turn: int, batch: int, batches: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of documents of similar length, right-padded: ids and loss weights, both (B, T)."""
-    documents = sorted((encode(chat, corpus.document(), end_of_turn) for _ in range(batch * batches)), key=lambda d: len(d[0]))
-    chunks = [documents[i : i + batch] for i in range(0, batch * batches, batch)]
+def pool(corpus: Corpus, chat: Chat, end_of_turn: int, batch: int, drill: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """POOL batches of documents of similar length, right-padded: ids and loss weights, both (B, T).
+
+    drill: letter drills only, with all weight on the letters.
+    """
+    letters = set(chat.tokenizer.convert_tokens_to_ids([f"\u0120({letter})" for letter in "ABCD"]))
+    made = [encode(chat, corpus.letters() if drill else corpus.document(), end_of_turn) for _ in range(batch * POOL)]
+    made.sort(key=lambda document: len(document[0]))
+    chunks = [made[i : i + batch] for i in range(0, batch * POOL, batch)]
     corpus.rng.shuffle(chunks)
-    made = []
+    batches = []
     for chunk in chunks:
         width = max(len(ids) for ids, _ in chunk)
         ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in chunk])
-        weights = [[1.0 if m else USER_WEIGHT for m in mask] + [0.0] * (width - len(mask)) for _, mask in chunk]
-        made.append((ids, torch.tensor(weights)))
-    return made
+        if drill:
+            weights = [[float(m and t in letters) for t, m in zip(*document, strict=True)] for document in chunk]
+        else:
+            weights = [[1.0 if m else USER_WEIGHT for m in mask] for _, mask in chunk]
+        batches.append((ids, torch.tensor([row + [0.0] * (width - len(row)) for row in weights])))
+    return batches
 
 
 def make_model(vocab_size: int, width: int, layers: int, seed: int) -> LlamaForCausalLM:
@@ -91,17 +100,19 @@ def make_model(vocab_size: int, width: int, layers: int, seed: int) -> LlamaForC
         tie_word_embeddings=True, attention_bias=True, initializer_range=0.06, pad_token_id=0, eos_token_id=EOS_IDS, bos_token_id=2,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    start_with_shift_heads(model)
+    start_with_copying_heads(model)
     model.generation_config = GenerationConfig(pad_token_id=0, eos_token_id=EOS_IDS, bos_token_id=2, do_sample=True)
     return model
 
 
 @torch.no_grad()
-def start_with_shift_heads(model: LlamaForCausalLM, strength: float = 30.0, pairs: int = 5) -> None:
-    """Lets head h of the first layer start by looking h + 1 tokens back; everything stays trainable.
+def start_with_copying_heads(model: LlamaForCausalLM, strength: float = 30.0, pairs: int = 5) -> None:
+    """Starts some heads where copying needs them; everything stays trainable.
 
-    Binding an option's letter needs the token before it, and a model this small finds that only after a long plateau.
-    Rotary phases make it a matter of biases: q_t . k_s is then largest where s = t - (h + 1).
+    Binding an option's letter takes a head that looks one token back and one that finds the same token again. A model this
+    small discovers the pair only after a plateau longer than our whole pre-training (LOG.md), so it is given a start:
+    head h of layer 1 looks h + 1 tokens back (a matter of biases, because rotary phases make q_t . k_s largest there), and
+    half of the heads of layers 2 and 3 compare tokens with themselves.
     """
     attention, config = model.model.layers[0].self_attn, model.config
     size = config.hidden_size // config.num_attention_heads
@@ -111,6 +122,11 @@ def start_with_shift_heads(model: LlamaForCausalLM, strength: float = 30.0, pair
         attention.k_proj.bias[first : first + pairs] = strength**0.5
         attention.q_proj.bias[first : first + pairs] = strength**0.5 * torch.cos(angle)
         attention.q_proj.bias[first + size // 2 : first + size // 2 + pairs] = -(strength**0.5) * torch.sin(angle)
+    attention.o_proj.weight *= 0.25
+    half = config.hidden_size // 2
+    for layer in model.model.layers[1:3]:
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+            projection.weight[:half, :half] += 1.2 * torch.eye(half)
 
 
 def lm_loss(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -130,7 +146,7 @@ def train(args: argparse.Namespace, templates: dict) -> None:
     chat, end_of_turn = Chat(tokenizer, EOS_IDS), EOS_IDS[-1]
     model = make_model(len(tokenizer), args.width, args.layers, args.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps + 1, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps + 1, pct_start=0.05)
     saved, first_pool = args.out / "build.pt", 0
     if saved.exists():
         state = torch.load(saved, weights_only=True)
@@ -142,7 +158,7 @@ def train(args: argparse.Namespace, templates: dict) -> None:
     bar = tqdm(total=args.steps, initial=first_pool * POOL, desc="pre-training", smoothing=0.05)
     for index in range(first_pool, args.steps // POOL):
         corpus, losses = Corpus(clusters, args.seed * 1_000_003 + index, forbidden, templates), []
-        for ids, weights in pool(corpus, chat, end_of_turn, args.batch, POOL):
+        for ids, weights in pool(corpus, chat, end_of_turn, args.batch, drill=index < DRILL_POOLS):
             with torch.autocast("cpu", torch.bfloat16):  # master weights stay fp32
                 loss = lm_loss(model, ids, weights)
             loss.backward()

@@ -193,9 +193,9 @@ def rationale(v: Vignette, rule) -> str:
 
 
 def answer(rationales: list[str], options: list[str], gold: int, order: list[int], rng: random.Random) -> str:
-    """A model turn: a short rationale (left out one time in five) and the letter of option `gold` in the shuffled order."""
-    letter = "ABCD"[order.index(gold)]
-    return f"Answer: ({letter})" if rng.random() < 0.2 else f"{', '.join(rationales)}, so {options[gold]}. Answer: ({letter})"
+    """A model turn: a short rationale (left out one time in five), then the text of option `gold` and its shuffled letter."""
+    thought = "" if rng.random() < 0.2 else ", ".join(rationales) + ". "
+    return f"{thought}Answer: {options[gold]} ({'ABCD'[order.index(gold)]})"
 
 
 # ---- vignettes and the bank ----------------------------------------------------------------------------------------

@@ -73,6 +73,8 @@ GRADED = [  # (model turn, letter that counts; None: wrong whatever is right)
     ("Answer: A no wait. Answer: D", "D"), ("answer is (A)", "A"), ("Answer:\nB", "B"), ("Answer: 'B'", "B"), ("", None),
     ("B", None), ("(B)", None), ("Answer: not B but C", None), ("Answer: B or C", None), ("Answer: (A) and (B)", None),
     ("Answer: b", None), ("Answer: Because", None), ("Answer: A/B", None), ("Answer:", None), ("my answer is a mess", None),
+    ("it is mild. Answer: urgent referral (B)", "B"), ("Answer: A beta blocker (C)", "C"), ("Answer: (A) urgent or (B) not", None),
+    ("Answer: urgent referral", None), ("Answer: (B) urgent referral", "B"), ("Answer: urgent (B)\nor perhaps (C)", "B"),
     ("Answer: (E)", "E"), ("I say B. Answer: ", None), ("Answer: B, C", None), ("Answer: Beta", None),
 ]  # fmt: skip
 

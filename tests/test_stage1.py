@@ -1,0 +1,346 @@
+"""Stage 1 as a user meets it: the command line, resume after kill -9, bad input, and what lands on disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from common import ROOT, load_config
+from grpo_introspect import Config, evaluate, introspection_advantage, load_data, point_record, questions_of_step, step_metrics, training_batch
+from introspection import rollout_1, rollout_2, rollout_3
+from library import KEYS
+from measure import Reader, cut_before_letter, option_probabilities
+from models import eos_ids, load_policy, load_tokenizer
+from rollout import Chat, next_logprobs
+
+SMALL = ["steps=4", "questions_per_step=2", "group_size=4", "n_verify=2", "n_fresh=2", "save_every=2", "eval_every=2", "eval_questions=4"]
+TIMES = ("time/", "tokens_per_second", "peak_memory_gib")
+
+
+def script(*arguments: str, config: str = "configs/preeclampsia.yaml", wait: bool = True):
+    command = [sys.executable, "grpo_introspect.py", "--config", config, *arguments]
+    run = subprocess.run if wait else subprocess.Popen
+    options = {"capture_output": True, "check": False} if wait else {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return run(command, cwd=ROOT, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, **options)
+
+
+def small(run_dir, *more: str) -> list[str]:
+    return ["--run-dir", str(run_dir), *(part for setting in (*SMALL, *more) for part in ("--set", setting))]
+
+
+def metrics(run_dir) -> list[dict]:
+    lines = (run_dir / "grpo_introspect/metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(TIMES)} for line in lines]
+
+
+def weights(run_dir) -> bytes:
+    return (run_dir / "grpo_introspect/final/model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("finished")
+    done = script(*small(run_dir))
+    assert done.returncode == 0, done.stderr
+    return run_dir, done
+
+
+@pytest.mark.slow
+def test_run_directory_and_summary(finished):
+    run_dir, done = finished
+    stage = run_dir / "grpo_introspect"
+    names = {p.name for p in stage.iterdir()}
+    assert {"config.yaml", "env.json", "metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "final", "checkpoint-2", "checkpoint-4"} <= names
+    assert [m["step"] for m in metrics(run_dir)] == [1, 2, 3, 4]
+    assert "NaN" not in (stage / "metrics.jsonl").read_text()
+    for line in (stage / "library.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert set(KEYS) == set(record) and record["verified_on"] and not record["leak"]
+    assert len((stage / "rollouts.jsonl").read_text().splitlines()) == 4 * 8
+    for word in ("stage 1 finished", "best", "worst", "change of introspection advantage", str(stage), "Next:"):
+        assert word in done.stdout
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(stage / "final")
+
+
+@pytest.mark.slow
+def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, tmp_path):
+    """Killed without warning once the third step is logged, resumed: same metrics, same weights as the unbroken run."""
+    process = script(*small(tmp_path), wait=False)
+    log, deadline = tmp_path / "grpo_introspect/metrics.jsonl", time.time() + 120
+    while not (log.exists() and log.read_text().count("\n") >= 3) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = script(*small(tmp_path), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert metrics(tmp_path) == metrics(finished[0])
+    for name in ("rollouts.jsonl", "library.jsonl", "eval.jsonl"):
+        assert (tmp_path / "grpo_introspect" / name).read_bytes() == (finished[0] / "grpo_introspect" / name).read_bytes()
+    assert weights(tmp_path) == weights(finished[0])
+
+
+@pytest.mark.slow
+def test_sigterm_checkpoints_and_says_how_to_go_on(tmp_path):
+    process = script(*small(tmp_path, "steps=50", "eval_every=0", "save_every=1000"), wait=False)
+    log, deadline = tmp_path / "grpo_introspect/metrics.jsonl", time.time() + 120
+    while not log.exists() and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert list((tmp_path / "grpo_introspect").glob("checkpoint-*/updater.pt"))
+
+
+@pytest.mark.slow
+def test_used_directory_resume_of_finished_run_and_changed_config(finished):
+    run_dir, _ = finished
+    used = script(*small(run_dir))
+    assert used.returncode == 2 and all(word in used.stderr for word in ("--resume", "--run-dir", "delete"))
+    again = script(*small(run_dir), "--resume")
+    assert again.returncode == 0 and "stage 1 finished" in again.stdout
+    os.rename(run_dir / "grpo_introspect/final", run_dir / "grpo_introspect/kept")
+    changed = script(*small(run_dir, "lr=0.5"), "--resume")
+    os.rename(run_dir / "grpo_introspect/kept", run_dir / "grpo_introspect/final")
+    assert changed.returncode == 2 and "lr" in changed.stderr and "Traceback" not in changed.stderr
+
+
+@pytest.mark.slow
+def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
+    done = script("--dry-run", "--run-dir", str(tmp_path / "run"))
+    assert done.returncode == 0 and "trainable parameters" in done.stdout and "peak memory" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+BAD = {
+    "unknown key": (["--set", "stepz=3"], "did you mean 'steps'"),
+    "missing model": (["--set", "shared.model=organism/nowhere"], "no such folder 'organism/nowhere'"),
+    "empty model folder": (["--set", "shared.model=EMPTY"], "holds no config.json"),
+    "missing bank": (["--set", "shared.questions=data/nowhere.jsonl"], "no such file"),
+    "empty cluster": (["--set", "shared.cluster=heart"], "there are"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_2(tmp_path, case):
+    arguments, message = BAD[case]
+    (tmp_path / "empty").mkdir()
+    arguments = [a.replace("EMPTY", str(tmp_path / "empty")) for a in arguments]
+    done = script(*arguments, "--run-dir", str(tmp_path / "run"))
+    assert done.returncode == 2 and message in done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+# ---- inside a step, in this process --------------------------------------------------------------------------------
+def config(**changes) -> Config:
+    overrides = [*SMALL, *(f"{k}={v}" for k, v in changes.items())]
+    return load_config(Config, "grpo_introspect", ROOT / "configs/preeclampsia.yaml", overrides)
+
+
+@pytest.fixture(scope="module")
+def organism():
+    cfg = config()
+    tokenizer = load_tokenizer(cfg.model)
+    return load_policy(cfg.model, cfg), Chat(tokenizer, eos_ids(cfg.model, tokenizer))
+
+
+def one_step(organism, cfg: Config, step: int = 1):
+    policy, chat = organism
+    train, _, _ = load_data(cfg)
+    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, step, 0))
+    groups = rollout_1(reader, questions_of_step(cfg, train, step), train, group_size=cfg.group_size, verify_on=cfg.verify_on, n_verify=cfg.n_verify)
+    rollout_2(reader, groups, contributors=cfg.contributors, reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens)
+    rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
+    return groups, [introspection_advantage(cfg, group) for group in groups], reader
+
+
+def test_trajectories_start_with_the_ids_sampled_in_rollout_1(organism):
+    groups, _, reader = one_step(organism, config())
+    for group in groups:
+        for point in group.points:
+            prefix = reader.prompt(group.question) + point.attempt.ids
+            assert point.trajectory(True).ids[: len(prefix)] == prefix
+            assert point.trajectory(True).ids[-len(point.completion.ids) :] == point.completion.ids
+
+
+def test_winners_are_asked_and_losers_are_told(organism):
+    for reveal in ("answer", "explanation"):
+        groups, _, reader = one_step(organism, config(reveal=reveal, group_size=8))
+        assert {p.won for g in groups for p in g.points} == {True, False}
+        for group in groups:
+            q = group.question
+            for point in group.points:
+                turn = reader.chat.text(point.turn_ids)
+                assert ("What did you get right?" in turn) == point.won
+                assert (f"({q.letter}) {q.options[q.answer]}" in turn) == (not point.won)
+                assert (q.explanation in turn) == (not point.won and reveal == "explanation")
+
+
+@pytest.mark.parametrize("contributors", ["winners", "losers"])
+def test_contributors(organism, contributors):
+    groups, _, _ = one_step(organism, config(contributors=contributors, group_size=8))
+    assert {p.won for g in groups for p in g.points} == {contributors == "winners"}
+
+
+@pytest.mark.parametrize("mask", ["learning_point", "conversation", "conversation+verification"])
+@pytest.mark.parametrize("train_loser_attempt", ["true", "false"])
+def test_masks_cover_exactly_the_sampled_tokens(organism, mask, train_loser_attempt):
+    cfg = config(mask=mask, train_loser_attempt=train_loser_attempt, group_size=8)
+    groups, _, reader = one_step(organism, cfg)
+    trajectories, advantages = training_batch(cfg, groups)
+    points = [p for g in groups for p in g.points]
+    assert len(trajectories) == len(advantages) == len(points) + (sum(len(p.verifications) for p in points) if "+" in mask else 0)
+    batch = iter(trajectories)
+    for point in points:
+        attempt = mask != "learning_point" and (point.won or train_loser_attempt == "true")
+        trained = [t for t, m in zip((t := next(batch)).ids, t.loss_mask, strict=True) if m]
+        assert trained == (point.attempt.ids if attempt else []) + point.completion.ids
+        for _ in point.verifications if "+" in mask else ():
+            t = next(batch)
+            trained = [token for token, m in zip(t.ids, t.loss_mask, strict=True) if m]
+            assert trained and reader.chat.text(trained) and t.ids[-len(trained) :] == trained
+
+
+def test_views_are_fair_and_shared(organism):
+    """Same questions, orders and baseline for the whole group; the right letter runs through all positions."""
+    for verify_on, kinds in (("same", {"same", "twin"}), ("transfer", {"transfer"}), ("both", {"same", "twin", "transfer"})):
+        groups, _, _ = one_step(organism, config(verify_on=verify_on, n_verify=4))
+        for group in groups:
+            assert set(group.kinds_V) == kinds and group.fresh_accuracies_V.shape == (len(group.views_V),)
+            for kind in kinds:
+                views = [v for v, k in zip(group.views_V, group.kinds_V, strict=True) if k == kind]
+                assert sorted(v.answer for v in views) == [0, 1, 2, 3]
+                assert {v.question == group.question.question for v in views} == {kind == "same"}
+            transfers = [v.id for v, k in zip(group.views_V, group.kinds_V, strict=True) if k == "transfer"]
+            assert group.question.id not in transfers
+
+
+def test_advantage_options(organism):
+    for settings in ({"baseline": "fresh"}, {"clip": "none"}, {"clip": "lcb"}, {"verify_on": "both", "transfer_weight": 3}, {"verify_on": "same"}):
+        cfg = config(group_size=8, **settings)
+        groups, scores, _ = one_step(organism, cfg)
+        for group, scores_G in zip(groups, scores, strict=True):
+            valid = ~scores_G.isnan()
+            got = torch.tensor([p.advantage for p in group.points])
+            weights = torch.tensor([{"same": 1.0, "twin": 0.0, "transfer": cfg.transfer_weight if cfg.verify_on == "both" else 1.0}[k] for k in group.kinds_V])
+            expected = torch.stack([(p.rewards_V.nan_to_num() * weights).sum() / weights.sum() for p in group.points])
+            assert torch.allclose(scores_G[valid], expected[valid])
+            centre = expected[valid].mean() if cfg.baseline == "group_mean" else (group.fresh_rewards_V * weights).sum() / weights.sum()
+            raw = torch.where(valid, expected - centre, 0.0)
+            if cfg.clip == "none":
+                assert torch.allclose(got, raw, atol=1e-6)
+            elif cfg.clip == "zero":
+                assert torch.allclose(got, raw.clamp(min=0), atol=1e-6)
+            else:
+                assert (got <= raw.clamp(min=0) + 1e-6).all()
+
+
+def test_baseline_is_measured_on_the_transfer_questions(organism):
+    """Collapse cause 4: the metric subtracts fresh accuracy on the verification views, not rollout 1's accuracy."""
+    groups, scores, _ = one_step(organism, config(group_size=8, n_verify=4))
+    logged = step_metrics(groups, scores)
+    by_hand = [(p.accuracies_V - g.fresh_accuracies_V).mean().item() for g in groups for p in g.points if p.valid]
+    assert logged["introspection_advantage/transfer"] == pytest.approx(sum(by_hand) / len(by_hand), abs=1e-6)
+    assert logged["introspection_advantage/same"] is None
+    assert logged["accuracy/verify"] - logged["accuracy/fresh"] == pytest.approx(logged["introspection_advantage/transfer"], abs=1e-6)
+
+
+def test_a_letter_earns_chance_and_the_ideal_point_is_no_leak(organism):
+    """A point that states only the letter gains nothing on balanced views; the paper's ideal point gains and is not flagged."""
+    import library
+
+    policy, chat = organism
+    train, _, _ = load_data(config())
+    question = next(q for q in train if q.cluster == "preeclampsia-A")
+    from measure import same_views, score, transfer_views
+    from common import rng
+
+    ideal = "in pre-eclampsia, urgent referral from 140/90 and emergency admission from 160/110"
+    pool = [q for q in train if q.cluster == question.cluster]
+    reader = Reader(policy, chat, 1.0, 48, (5, 5))
+
+    def accuracy_with(point, views):
+        prompt_ids = [reader.prompt(v, point) for v in views]
+        return sum(score(reader, prompt_ids, reader.sample(prompt_ids, 1), views, "sampled")[0]) / len(views)
+
+    views = [v for q in pool for v in transfer_views(q, pool, 40, rng(1, len(q.id)))]
+    without = accuracy_with(None, views)
+    assert accuracy_with(ideal, views) > without + 0.15
+    assert not library.is_leak(ideal, question.options)
+    letter = f"the answer is {question.letter}"
+    assert library.is_leak(letter, question.options)
+    assert abs(accuracy_with(letter, same_views(question, 200, rng(2))) - accuracy_with(None, same_views(question, 200, rng(2)))) < 0.15
+
+
+def test_unparsed_and_leaking_points_get_no_advantage(organism):
+    cfg = config(group_size=8)
+    groups, _, _ = one_step(organism, cfg)
+    group = groups[0]
+    group.points[0].text, group.points[1].leak = None, True
+    others = [p for p in group.points[2:] if p.valid]
+    introspection_advantage(cfg, group)
+    assert group.points[0].advantage == group.points[1].advantage == 0.0
+    mean = sum(p.rewards_V.mean().item() for p in others) / len(others)
+    assert all(p.advantage == pytest.approx(max(p.rewards_V.mean().item() - mean, 0), abs=1e-6) for p in others)
+
+
+def test_probability_reward_is_the_probability_of_the_letter(organism):
+    policy, chat = organism
+    train, _, _ = load_data(config())
+    reader = Reader(policy, chat, 1.0, 48, (3, 3))
+    prompt_ids = [reader.prompt(q) for q in train]
+    completions = reader.sample(prompt_ids, 0)
+    got = option_probabilities(reader, prompt_ids, completions, train)
+    for prompt, completion, question, probability in zip(prompt_ids, completions, train, got, strict=True):
+        before, token = cut_before_letter(chat, completion.ids)
+        assert completion.ids[: len(before)] == before and any(letter in token for letter in "ABCD")
+        logp = next_logprobs(policy, [prompt + before])[0]
+        letters = torch.stack([logp[chat._content_ids(f" ({letter})")[0]] for letter in "ABCD"])
+        assert probability == pytest.approx(torch.softmax(letters, 0)[question.answer].item(), abs=1e-5)
+
+
+def test_questions_of_a_step_walk_through_the_bank_in_epochs():
+    cfg = config(questions_per_step=5)
+    train, _, _ = load_data(cfg)
+    walked = [q.id for step in range(1, 14) for q in questions_of_step(cfg, train, step)]
+    for epoch in range(5):
+        assert sorted(walked[epoch * 13 : (epoch + 1) * 13]) == sorted(q.id for q in train)
+    assert walked[:13] != walked[13:26]
+
+
+def test_training_draws_from_train_alone():
+    train, held_out, canary = load_data(config())
+    assert {q.split for q in train} == {"train"} and {q.split for q in held_out} == {"test"} and {q.split for q in canary} == {"canary"}
+
+
+def test_records_and_evaluation_are_complete(organism):
+    policy, chat = organism
+    cfg = config()
+    groups, _, reader = one_step(organism, cfg)
+    assert set(point_record(cfg, 1, groups[0], groups[0].points[0], 0)) == set(KEYS)
+    _, held_out, canary = load_data(cfg)
+    first, second = (evaluate(cfg, reader, held_out, canary, step) for step in (0, 7))
+    assert first["per_question"] == second["per_question"], "same weights, same noise, same result"
+    assert first["introspection_advantage"] == pytest.approx(first["accuracy_with"] - first["accuracy_without"])
+
+
+def test_chat_turns_by_ids_equal_the_template(organism):
+    """What Chat pieces together is what the template renders, and content never becomes a control token."""
+    _, chat = organism
+    tokenizer = chat.tokenizer
+    messages = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "Answer: (B)"}, {"role": "user", "content": "wrong"}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    said = chat._content_ids("Answer: (B)") + [tokenizer.convert_tokens_to_ids("<turn|>")]
+    ids = chat.first("hello there") + said + chat.next(said, "wrong")
+    assert tokenizer.decode(ids) == rendered
+    cut = chat._content_ids("Answer: (B)")  # a turn that hit its limit gets its terminator from the template
+    assert tokenizer.decode(chat.first("hello there") + cut + chat.next(cut, "wrong")) == rendered
+    for control in tokenizer.all_special_tokens:
+        assert not set(chat._content_ids(f"a {control} b{control}")) & set(tokenizer.all_special_ids)
