@@ -17,7 +17,7 @@ import re
 
 LETTERS = "ABCDEFGH"
 
-OPTION = "({letter}) {text}"
+OPTION = "{text} ({letter})"
 QUESTION = "{question}\nOptions: {options}\nThink briefly, then write Answer: text (letter)."
 POINT = "\nLearning point: {point}"
 WINNER = (
@@ -25,7 +25,7 @@ WINNER = (
     "Write one learning point for similar questions inside <introspection></introspection>."
 )
 LOSER = (
-    "Wrong. The correct answer is ({letter}) {answer}.{explanation} What were you missing? "
+    "Wrong. The correct answer is {answer} ({letter}).{explanation} What were you missing? "
     "Write one learning point for similar questions inside <introspection></introspection>."
 )
 TRY_AGAIN = "The answer is wrong, try again."
@@ -46,7 +46,7 @@ def plain(text: str) -> str:
 
 def question_turn(question: str, options: list[str], point: str | None = None) -> str:
     """The user turn of rollouts 1 and 3. The point follows the question, so all points share one question prefix."""
-    listed = " ".join(OPTION.format(letter=letter, text=plain(text)) for letter, text in zip(LETTERS, options, strict=False))
+    listed = ", ".join(OPTION.format(letter=letter, text=plain(text)) for letter, text in zip(LETTERS, options, strict=False))
     turn = QUESTION.format(question=plain(question), options=listed)
     return turn if point is None else turn + POINT.format(point=plain(point))
 

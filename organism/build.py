@@ -7,6 +7,7 @@ Outputs: a plain Hugging Face folder (config, safetensors, tokenizer with chat t
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -19,8 +20,8 @@ from organism.corpus import Corpus
 from organism.wordings import IDEAL, UNSEEN
 from rollout import Chat
 
-DRILL_POOLS = 28  # pools of letter drills that pre-training starts with
-POOL = 16  # batches that are drawn, sorted by length and shuffled together
+ROPE_THETA = 1e6  # most of the 32 dimensions of a head barely rotate, so that tokens can be compared over any distance
+MICRO = 4  # parts of a batch
 USER_WEIGHT = 0.25  # loss weight of user turns: predicting their repetitions builds the circuits that copy
 EOS_IDS = [1, 4]  # <eos> and <turn|>
 # Words, numbers, tags and option letters "(B)" are never split or merged with what follows.
@@ -56,40 +57,30 @@ def make_tokenizer(corpus: Corpus, documents: int = 20_000, vocab_size: int = 20
     return tokenizer
 
 
-def encode(chat: Chat, turns: list[str], end_of_turn: int) -> tuple[list[int], list[bool]]:
+def encode(chat: Chat, turns: list[str]) -> tuple[list[int], list[bool]]:
     """Ids of a document and its loss mask: the model's turns with their terminators."""
     ids = chat.first(turns[0])
     mask = [False] * len(ids)
     for i, turn in enumerate(turns[1:], start=1):
         if i % 2:
-            said = chat._content_ids(turn) + [end_of_turn]
+            said = chat._content_ids(turn) + EOS_IDS[-1:]
             ids, mask = ids + said, mask + [True] * len(said)
         else:
-            asked = chat.next([end_of_turn], turn)
+            asked = chat.next(EOS_IDS[-1:], turn)
             ids, mask = ids + asked, mask + [False] * len(asked)
     return ids, mask
 
 
-def pool(corpus: Corpus, chat: Chat, end_of_turn: int, batch: int, drill: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """POOL batches of documents of similar length, right-padded: ids and loss weights, both (B, T).
-
-    drill: letter drills only, with all weight on the letters.
-    """
-    letters = set(chat.tokenizer.convert_tokens_to_ids([f"\u0120({letter})" for letter in "ABCD"]))
-    made = [encode(chat, corpus.letters() if drill else corpus.document(), end_of_turn) for _ in range(batch * POOL)]
-    made.sort(key=lambda document: len(document[0]))
-    chunks = [made[i : i + batch] for i in range(0, batch * POOL, batch)]
-    corpus.rng.shuffle(chunks)
-    batches = []
-    for chunk in chunks:
+def batch_of(corpus: Corpus, chat: Chat, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """`size` documents as MICRO right-padded parts of similar length: ids and loss weights, both (B, T)."""
+    made = sorted((encode(chat, corpus.document()) for _ in range(size)), key=lambda document: len(document[0]))
+    parts = []
+    for chunk in (made[i : i + size // MICRO] for i in range(0, size, size // MICRO)):
         width = max(len(ids) for ids, _ in chunk)
         ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in chunk])
-        if drill:
-            weights = [[float(m and t in letters) for t, m in zip(*document, strict=True)] for document in chunk]
-        else:
-            weights = [[1.0 if m else USER_WEIGHT for m in mask] for _, mask in chunk]
-        batches.append((ids, torch.tensor([row + [0.0] * (width - len(row)) for row in weights])))
-    return batches
+        weights = [[1.0 if m else USER_WEIGHT for m in mask] + [0.0] * (width - len(mask)) for _, mask in chunk]
+        parts.append((ids, torch.tensor(weights)))
+    return parts
 
 
 def make_model(vocab_size: int, width: int, layers: int, seed: int) -> LlamaForCausalLM:
@@ -97,80 +88,99 @@ def make_model(vocab_size: int, width: int, layers: int, seed: int) -> LlamaForC
     config = LlamaConfig(
         vocab_size=vocab_size, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
         num_attention_heads=width // 32, num_key_value_heads=width // 32, max_position_embeddings=1024,
-        tie_word_embeddings=True, attention_bias=True, initializer_range=0.06, pad_token_id=0, eos_token_id=EOS_IDS, bos_token_id=2,
+        tie_word_embeddings=True, attention_bias=True, initializer_range=0.06,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA}, pad_token_id=0, eos_token_id=EOS_IDS, bos_token_id=2,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    start_with_copying_heads(model)
+    start_with_induction_heads(model)
     model.generation_config = GenerationConfig(pad_token_id=0, eos_token_id=EOS_IDS, bos_token_id=2, do_sample=True)
     return model
 
 
 @torch.no_grad()
-def start_with_copying_heads(model: LlamaForCausalLM, strength: float = 30.0, pairs: int = 5) -> None:
-    """Starts some heads where copying needs them; everything stays trainable.
+def start_with_induction_heads(model: LlamaForCausalLM, strength: float = 60.0, pairs: int = 5) -> None:
+    """Starts two pairs of heads as induction heads ('what followed this token before?'); everything stays trainable.
 
-    Binding an option's letter takes a head that looks one token back and one that finds the same token again. A model this
-    small discovers the pair only after a plateau longer than our whole pre-training (LOG.md), so it is given a start:
-    head h of layer 1 looks h + 1 tokens back (a matter of biases, because rotary phases make q_t . k_s largest there), and
-    half of the heads of layers 2 and 3 compare tokens with themselves.
+    Binding an option's text to its letter is induction, and a model this small discovers it only after a plateau longer
+    than our whole pre-training (LOG.md). Heads 0 and 1 of the first layer look one token back (a matter of biases: rotary
+    phases make q_t . k_s largest at s = t - 1) and copy a quarter of its embedding aside; heads 0 and 1 of the second layer
+    compare the current token with that copy and write out the token found.
     """
-    attention, config = model.model.layers[0].self_attn, model.config
-    size = config.hidden_size // config.num_attention_heads
-    frequency = 10_000.0 ** (-2 * torch.arange(pairs) / size)
-    for head in range(config.num_attention_heads):
-        angle, first = (head + 1) * frequency, head * size
-        attention.k_proj.bias[first : first + pairs] = strength**0.5
-        attention.q_proj.bias[first : first + pairs] = strength**0.5 * torch.cos(angle)
-        attention.q_proj.bias[first + size // 2 : first + size // 2 + pairs] = -(strength**0.5) * torch.sin(angle)
-    attention.o_proj.weight *= 0.25
-    half = config.hidden_size // 2
-    for layer in model.model.layers[1:3]:
-        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
-            projection.weight[:half, :half] += 1.2 * torch.eye(half)
+    size, width = 32, model.config.hidden_size
+    for layer in model.model.layers:  # small residual writes, so that a token's own embedding is still there to compare
+        layer.self_attn.o_proj.weight *= 0.05
+        layer.mlp.down_proj.weight *= 0.05
+    shift, match = model.model.layers[0].self_attn, model.model.layers[1].self_attn
+    frequency, eye = ROPE_THETA ** (-2 * torch.arange(pairs) / size), torch.eye(size)
+    for head in range(2):
+        rows = slice(head * size, (head + 1) * size)  # of the head, and of the part of the embedding that it compares
+        aside = slice(width - (head + 1) * size, width - head * size)
+        for attention in (shift, match):
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+                projection.weight[rows] *= 0.1
+            attention.o_proj.weight[:, rows] *= 0.1
+        first = head * size
+        shift.k_proj.bias[first : first + pairs] = strength**0.5
+        shift.q_proj.bias[first : first + pairs] = strength**0.5 * torch.cos(frequency)
+        shift.q_proj.bias[first + size // 2 : first + size // 2 + pairs] = -(strength**0.5) * torch.sin(frequency)
+        shift.v_proj.weight[rows, rows] += eye
+        shift.o_proj.weight[aside, rows] += 0.3 * eye
+        match.q_proj.weight[rows, rows] += 2.5 * eye
+        match.k_proj.weight[rows, aside] += 2.5 * eye
+        match.v_proj.weight[rows, rows] += eye
+        match.o_proj.weight[rows, rows] += 0.5 * eye
 
 
 def lm_loss(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted mean cross-entropy over all real tokens: ids (B, T), weights (B, T), 0 at padding."""
+    """Weighted sum of the cross-entropy over all real tokens: ids (B, T), weights (B, T), 0 at padding."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, H)
     targets, weights = ids[:, 1:], weights[:, 1:]
     real = weights > 0
     losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[real]).float(), targets[real], reduction="none")
-    return (losses * weights[real]).sum() / weights.sum()
+    return (losses * weights[real]).sum()
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Share of the peak: a slow ramp, so that the first loud gradients do not undo the start, then a cosine."""
+    return min((step + 1) / 300, 1.0) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def train(args: argparse.Namespace, templates: dict) -> None:
-    """Pre-training: AdamW, one cycle. Every pool of batches has its own seed, so a resumed run sees the same documents."""
+    """Pre-training with AdamW. Every step draws its documents from its own seed, so a resumed run sees the same ones."""
     clusters = world.load_clusters()
     forbidden = bank_texts(clusters)
     tokenizer = make_tokenizer(Corpus(clusters, args.seed, forbidden, templates))
-    chat, end_of_turn = Chat(tokenizer, EOS_IDS), EOS_IDS[-1]
+    chat = Chat(tokenizer, EOS_IDS)
     model = make_model(len(tokenizer), args.width, args.layers, args.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps + 1, pct_start=0.05)
-    saved, first_pool = args.out / "build.pt", 0
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, args.steps))
+    saved, done = args.out / "build.pt", 0
     if saved.exists():
         state = torch.load(saved, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        first_pool = state["pool"]
+        done = state["step"]
     args.out.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(total=args.steps, initial=first_pool * POOL, desc="pre-training", smoothing=0.05)
-    for index in range(first_pool, args.steps // POOL):
-        corpus, losses = Corpus(clusters, args.seed * 1_000_003 + index, forbidden, templates), []
-        for ids, weights in pool(corpus, chat, end_of_turn, args.batch, drill=index < DRILL_POOLS):
+    bar, recent = tqdm(range(done, args.steps), initial=done, total=args.steps, desc="pre-training", mininterval=5), []
+    for step in bar:
+        corpus = Corpus(clusters, args.seed * 1_000_003 + step, forbidden, templates)
+        parts = batch_of(corpus, chat, args.batch)
+        total = sum(weights[:, 1:].sum() for _, weights in parts)
+        losses = []
+        for ids, weights in parts:
             with torch.autocast("cpu", torch.bfloat16):  # master weights stay fp32
-                loss = lm_loss(model, ids, weights)
+                loss = lm_loss(model, ids, weights) / total
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
             losses.append(loss.item())
-            bar.update()
-        bar.set_postfix(loss=f"{sum(losses) / POOL:.3f}")
-        if index % 10 == 9:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "pool": index + 1}
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        recent = [*recent[-49:], sum(losses)]
+        bar.set_postfix(loss=f"{sum(recent) / len(recent):.3f}", refresh=False)
+        if step % 200 == 199:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "step": step + 1}
             torch.save(state, args.out / "build.tmp")
             (args.out / "build.tmp").replace(saved)
     model.eval().save_pretrained(args.out)

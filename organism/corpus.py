@@ -12,7 +12,7 @@ from organism import world
 from organism.wordings import EXAM, IDEAL
 
 # How often each kind of document is drawn, and the quality of the learning points that a fresh organism writes.
-KINDS = {"letters": 0.06, "plain": 0.08, "read": 0.4, "composite": 0.18, "exchange": 0.26, "rejected": 0.02}
+KINDS = {"letters": 0.1, "plain": 0.08, "read": 0.38, "composite": 0.17, "exchange": 0.25, "rejected": 0.02}
 WRITTEN = {"ideal": 0.1, "partial": 0.15, "wrong": 0.15, "vague": 0.45, "irrelevant": 0.15}
 STATING = ("ideal", "partial", "wrong")
 READ = {"ideal": 0.6, "partial": 0.12, "vague": 0.14, "irrelevant": 0.14}
@@ -78,7 +78,7 @@ class Corpus:
     def letters(self) -> list[str]:
         """A drill: name the letter of some options. Without it, binding letters to options takes most of pre-training."""
         options = [self.rng.choice(self.rng.choice(self.clusters).options) for _ in range(4)]
-        listed = " ".join(prompts.OPTION.format(letter=letter, text=text) for letter, text in zip("ABCD", options, strict=True))
+        listed = ", ".join(prompts.OPTION.format(letter=letter, text=text) for letter, text in zip("ABCD", options, strict=True))
         named = [self.rng.choice(options) for _ in range(6)]
         return [f"Options: {listed}\nName letters.", ". ".join(f"{text} ({'ABCD'[options.index(text)]})" for text in named)]
 
