@@ -249,7 +249,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     print(f"{cfg.model}: {len(train)} train questions, {len(held_out)} {cfg.eval_split} questions, run in {run.path}")
     if done == 0:
         run.log("eval.jsonl", evaluate(cfg, reader, held_out, canary, 0))
-    bar = tqdm(range(done + 1, cfg.steps + 1), initial=done, total=cfg.steps, desc="stage 1", dynamic_ncols=True)
+    bar = tqdm(range(done + 1, cfg.steps + 1), initial=done, total=cfg.steps, desc="stage 1", dynamic_ncols=True, disable=None)  # no bar in a log file
     for step in bar:
         clock: dict[str, float] = {}
         reader = replace(reader, key=(cfg.seed, step, 0), generated=0)
@@ -266,6 +266,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         with phase(bar, clock, "update"):
             update = updater.step(*training_batch(cfg, groups))
 
+        clock["time/step"] = time.perf_counter() - started
         skipped += update.pop("skipped_steps")
         metrics = {"step": step} | step_metrics(groups, scores_QG) | update | {"skipped_steps": skipped}
         evaluation = None
@@ -275,7 +276,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         metrics["accuracy/canary"] = evaluation and evaluation["accuracy/canary"]
         sampling = sum(clock[f"time/rollout{i}"] for i in (1, 2, 3))
         metrics |= {"tokens_per_second": reader.generated / sampling, "peak_memory_gib": models.peak_memory_gib()}
-        run.log("metrics.jsonl", metrics | clock | {"time/step": time.perf_counter() - started})
+        run.log("metrics.jsonl", metrics | clock)
         bar.write(report.step_line(metrics, evaluation))
 
         records = []

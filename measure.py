@@ -84,7 +84,7 @@ def option_probabilities(reader: Reader, prompt_ids: list[list[int]], completion
             before, token = cut
             letter = next(c for c in token if c in prompts.LETTERS)
             letters = prompts.LETTERS[: len(view.options)]
-            spelled = [reader.chat._content_ids(token.replace(letter, other)) for other in letters]
+            spelled = [reader.chat.content_ids(token.replace(letter, other)) for other in letters]
             if any(len(ids) != 1 for ids in spelled):
                 raise UserError("reward prob: the tokenizer splits option letters; use reward: sampled")
             asked.append((i, prompt + before, [ids[0] for ids in spelled]))

@@ -5,8 +5,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging
 
 from common import ROOT, Shared, UserError
+
+logging.disable_progress_bar()  # of loading and saving: the stage has its own bar
 
 
 def locate(name: str) -> str:

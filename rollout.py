@@ -66,17 +66,18 @@ class Chat:
     def _template_ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def _content_ids(self, text: str) -> list[int]:
+    def content_ids(self, text: str) -> list[int]:
+        """Ids of text as data: none of them is a control token, whatever the text says."""
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
 
     def first(self, content: str) -> list[int]:
         """Prompt ids of a fresh conversation: opening, user turn, generation prompt."""
-        return self.opening + self._content_ids(content) + self.closing
+        return self.opening + self.content_ids(content) + self.closing
 
     def next(self, completion_ids: list[int], content: str) -> list[int]:
         """Ids between a sampled turn and the next one: its terminator unless it was sampled, user turn, generation prompt."""
         ended = bool(completion_ids) and completion_ids[-1] in self.eos_ids and completion_ids[-1] == self.between[0]
-        return self.between[ended:] + self._content_ids(content) + self.closing
+        return self.between[ended:] + self.content_ids(content) + self.closing
 
     def text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -109,7 +110,7 @@ def inverse_cdf(logits: torch.Tensor, uniform: torch.Tensor, temperature: float)
 
 
 def shared_prefixes(prompts: list[list[int]]) -> tuple[list[list[int]], list[int]]:
-    """Groups prompts that share at least half of their tokens: (prefix of each group, group of each prompt).
+    """Groups prompts that share at least a third of their tokens: (prefix of each group, group of each prompt).
 
     Every prompt keeps at least one token beyond its prefix, because its logits have to be computed.
     """
@@ -120,7 +121,7 @@ def shared_prefixes(prompts: list[list[int]]) -> tuple[list[list[int]], list[int
         if prefixes:
             limit = min(len(prefixes[-1]), len(prompt) - 1)
             common = next((k for k in range(limit) if prefixes[-1][k] != prompt[k]), limit)
-        if prefixes and 2 * common >= len(prompt):
+        if prefixes and 3 * common >= len(prompt):
             prefixes[-1] = prefixes[-1][:common]
         else:
             prefixes.append(prompt[:-1])
@@ -205,6 +206,7 @@ def sample(
 
 
 def sample_rows(model, rows, max_new_tokens, temperature, eos_ids, noise_keys, max_rows) -> list[Completion]:
+    """Decodes in parts of at most max_rows, in halves where memory runs out: noise is keyed, so the result is the same."""
     if not rows:
         return []
     if len(rows) <= max_rows:

@@ -1,7 +1,7 @@
-"""Builds the bundled model from nothing: tokenizer, pre-training, card.
+"""Builds the bundled model from nothing: tokenizer and pre-training (about 20 minutes on 2 cores).
 
-    python -m organism.build --out organism/weights            # resumable: run again after an interruption
-    python -m organism.build --out organism/weights --card     # measures the model and writes organism/CARD.md
+    python -m organism.build --out organism/weights      # resumable: run it again after an interruption
+    python -m organism.card                              # then measure it
 
 Outputs: a plain Hugging Face folder (config, safetensors, tokenizer with chat template, generation config).
 """
@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from organism import world
+from organism import rules, world
 from organism.corpus import Corpus
 from organism.wordings import IDEAL, UNSEEN
 from rollout import Chat
@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def bank_texts(clusters: dict[str, world.Cluster]) -> set[str]:
+def bank_texts(clusters: dict[str, rules.Cluster]) -> set[str]:
     """Every question text of the bank, twins included: pre-training never shows one of them."""
     records = world.bank(clusters) + world.preeclampsia(clusters)
     return {r["question"] for r in records} | {twin["question"] for r in records for twin in r["variants"]}
@@ -63,7 +63,7 @@ def encode(chat: Chat, turns: list[str]) -> tuple[list[int], list[bool]]:
     mask = [False] * len(ids)
     for i, turn in enumerate(turns[1:], start=1):
         if i % 2:
-            said = chat._content_ids(turn) + EOS_IDS[-1:]
+            said = chat.content_ids(turn) + EOS_IDS[-1:]
             ids, mask = ids + said, mask + [True] * len(said)
         else:
             asked = chat.next(EOS_IDS[-1:], turn)
@@ -147,7 +147,7 @@ def learning_rate(step: int, steps: int) -> float:
 
 def train(args: argparse.Namespace, templates: dict) -> None:
     """Pre-training with AdamW. Every step draws its documents from its own seed, so a resumed run sees the same ones."""
-    clusters = world.load_clusters()
+    clusters = rules.load_clusters()
     forbidden = bank_texts(clusters)
     tokenizer = make_tokenizer(Corpus(clusters, args.seed, forbidden, templates))
     chat = Chat(tokenizer, EOS_IDS)
@@ -189,7 +189,7 @@ def train(args: argparse.Namespace, templates: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="build the bundled model, or measure it (--card)")
+    parser = argparse.ArgumentParser(description="build the bundled model")
     parser.add_argument("--out", type=Path, default=Path("organism/weights"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=3200)

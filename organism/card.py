@@ -16,7 +16,7 @@ import models
 import prompts
 from introspection import rollout_1, rollout_2
 from measure import Reader
-from organism import world
+from organism import rules, world
 from organism.wordings import IDEAL, UNSEEN, VAGUE
 from rollout import Chat, sample
 from tasks.mcq import Question, grade, load_questions, parse_record
@@ -24,22 +24,22 @@ from tasks.mcq import Question, grade, load_questions, parse_record
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def questions_on_bank_rules(clusters: list[world.Cluster], each: int, seed: int) -> list[tuple[world.Vignette, Question]]:
+def questions_on_bank_rules(clusters: list[rules.Cluster], each: int, seed: int) -> list[tuple[rules.Vignette, Question]]:
     """New vignettes with the bank's rules, the right option balanced within each cluster."""
     rng, made = random.Random(seed), []
     for c in clusters:
-        for i, v in enumerate(world.balanced(c, each, rng, world.findings_of(c))):
+        for i, v in enumerate(world.balanced(c, each, rng, rules.findings_of(c))):
             made.append((v, parse_record(world.record(v, f"{c.name}-{i}", "test", rng), "card")))
     return made
 
 
-def composites(clusters: list[world.Cluster], n: int, seed: int) -> list[tuple[list[str], Question]]:
+def composites(clusters: list[rules.Cluster], n: int, seed: int) -> list[tuple[list[str], Question]]:
     """(the two ideal points, question) over pairs of train clusters."""
     rng, made = random.Random(seed), []
     for i in range(n):
         a, b = rng.sample([c for c in clusters if c.kind in "AB"], 2)
         record = world.composite_record(a, b, f"composite-{i}", i % 4, rng)
-        points = [world.point(c, world.bank_rule(c), "ideal", rng) for c in (a, b)]
+        points = [world.point(c, rules.bank_rule(c), "ideal", rng) for c in (a, b)]
         made.append((points, parse_record(record, "card")))
     return made
 
@@ -68,14 +68,14 @@ class Card:
         self.rows.append((name, must, interval(sum(graded), len(graded))))
         return sum(graded) / len(graded)
 
-    def reading(self, clusters: list[world.Cluster], others: list[world.Cluster], split: str, each: int) -> None:
+    def reading(self, clusters: list[rules.Cluster], others: list[rules.Cluster], split: str, each: int) -> None:
         """How points of every quality are read, on the bank's rules."""
         cases, rng = questions_on_bank_rules(clusters, each, 17), self.rng
-        prior = sum(world.prior_predictive(v.cluster, v.x) for v, _ in cases) / len(cases)
+        prior = sum(rules.prior_predictive(v.cluster, v.x) for v, _ in cases) / len(cases)
         self.row(f"no point, {split}", f"0.35 to 0.60, within 0.02 of the prior-predictive {prior:.3f}", self.answers([(None, q) for _, q in cases]))
 
         def told(quality: str, templates: dict = IDEAL) -> list[tuple[str, Question]]:
-            return [(world.point(v.cluster, world.bank_rule(v.cluster, v.x), quality, rng, v.x, templates), q) for v, q in cases]
+            return [(world.point(v.cluster, rules.bank_rule(v.cluster, v.x), quality, rng, v.x, templates), q) for v, q in cases]
 
         self.row(f"ideal point, {split}", ">= 0.95", self.answers(told("ideal")))
         self.row(f"ideal point, unseen wordings, {split}", ">= 0.90", self.answers(told("ideal", UNSEEN)))
@@ -84,24 +84,24 @@ class Card:
         irrelevant = []
         for v, q in cases:
             other = rng.choice([o for o in others if o.name != v.cluster.name])
-            x = rng.choice(world.findings_of(other))
-            irrelevant.append((world.point(other, rng.choice(world.wide(other, x)), "ideal", rng, x), q))
+            x = rng.choice(rules.findings_of(other))
+            irrelevant.append((world.point(other, rng.choice(rules.wide(other, x)), "ideal", rng, x), q))
         self.row(f"irrelevant point, {split}", "within 0.03 of no point", self.answers(irrelevant))
         wrong, without = [], []
         for v, q in cases:
-            gold = world.level(v.cluster, world.bank_rule(v.cluster, v.x), v.x)
-            misleading = [r for r in world.wide(v.cluster, v.x) if world.level(v.cluster, r, v.x) != gold]
+            gold = rules.level(v.cluster, rules.bank_rule(v.cluster, v.x), v.x)
+            misleading = [r for r in rules.wide(v.cluster, v.x) if rules.level(v.cluster, r, v.x) != gold]
             wrong.append((world.point(v.cluster, rng.choice(misleading), "ideal", rng, v.x), q))
             without.append((None, q))
         self.row(f"wrong point on questions that it misjudges, {split}", "0.15 below no point", self.answers(wrong))
 
-    def composite(self, clusters: list[world.Cluster], n: int) -> None:
+    def composite(self, clusters: list[rules.Cluster], n: int) -> None:
         cases = composites(clusters, n, 23)
         self.row("composite, both ideal points", ">= 0.90", self.answers([(". ".join(points), q) for points, q in cases]))
         self.row("composite, one ideal point", "<= 0.70", self.answers([(points[i % 2], q) for i, (points, q) in enumerate(cases)]))
         self.row("composite, no point", "", self.answers([(None, q) for _, q in cases]))
 
-    def writing(self, clusters: list[world.Cluster], each: int) -> list[str]:
+    def writing(self, clusters: list[rules.Cluster], each: int) -> list[str]:
         """The points that the untrained model writes, by what it was shown; returns ten of its conversations."""
         shown = []
         for reveal in ("explanation", "answer"):
@@ -128,20 +128,21 @@ class Card:
         return time.perf_counter() - start
 
 
-def states_rule(v: world.Vignette, text: str) -> bool:
+def states_rule(v: rules.Vignette, text: str) -> bool:
     """Whether a point is the ideal one in some wording of the corpus."""
-    words = world.rule_words(v.cluster, world.bank_rule(v.cluster, v.x), v.x)
+    words = world.rule_words(v.cluster, rules.bank_rule(v.cluster, v.x), v.x)
     if v.cluster.kind == "B":
         swapped = words | {"s1": words["s2"], "s2": words["s1"]}
         return any(t.format(**w) == text for t in IDEAL["B"] for w in (words, swapped))
     return any(template.format(**words) == text for template in IDEAL[v.cluster.kind])
 
 
-def is_vague(v: world.Vignette, text: str) -> bool:
+def is_vague(v: rules.Vignette, text: str) -> bool:
     return any(template.format(topic=v.cluster.topic) == text for template in VAGUE)
 
 
 def write_card(card: Card, name: str, conversations: list[str], note: str) -> str:
+    """The card as Markdown: what the model is, every measured row, ten conversations."""
     config = card.model.config
     weights = models.locate(name) + "/model.safetensors"
     lines = [
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--note", default="", help="how the weights were built, for the card")
     parser.add_argument("--each", type=int, default=84, help="questions a cluster")
     args = parser.parse_args()
-    clusters = world.load_clusters()
+    clusters = rules.load_clusters()
     by_split = {s: [c for c in clusters.values() if c.split == s] for s in ("train", "test_clusters", "canary")}
     card = Card(args.model)
     everyone = list(clusters.values())

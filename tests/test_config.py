@@ -72,7 +72,7 @@ def test_bad_configs_say_what_was_expected(tmp_path, case):
 def test_bad_override(tmp_path):
     with pytest.raises(UserError, match="key=value"):
         load(tmp_path, "shared: {}", "steps")
-    with pytest.raises(UserError, match="--set: grpo_introspect.stepz"):
+    with pytest.raises(UserError, match=r"--set: grpo_introspect\.stepz"):
         load(tmp_path, "shared: {}", "stepz=1")
 
 

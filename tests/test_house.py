@@ -60,7 +60,7 @@ def test_losses_import_torch_only():
 def test_the_step_loop_reads_like_the_procedure():
     source = (ROOT / "grpo_introspect.py").read_text()
     main = source[source.index("def main(") :]
-    order = ["questions_of_step(", "rollout_1(", "rollout_2(", "rollout_3(", "introspection_advantage(", "updater.step(", '"metrics.jsonl"', '"library.jsonl"', "checkpoint-"]
+    order = ["questions_of_step(", "rollout_1(", "rollout_2(", "rollout_3(", "introspection_advantage(", "updater.step(", 'run.log("metrics.jsonl"', 'run.log("library.jsonl"', 'run.save(f"checkpoint-']
     places = [main.index(word) for word in order]
     assert places == sorted(places)
 

@@ -10,11 +10,12 @@ import time
 import pytest
 import torch
 
-from common import ROOT, load_config
+import library
+from common import ROOT, load_config, rng
 from grpo_introspect import Config, evaluate, introspection_advantage, load_data, point_record, questions_of_step, step_metrics, training_batch
 from introspection import rollout_1, rollout_2, rollout_3
 from library import KEYS
-from measure import Reader, cut_before_letter, option_probabilities
+from measure import Reader, cut_before_letter, option_probabilities, same_views, score, transfer_views
 from models import eos_ids, load_policy, load_tokenizer
 from rollout import Chat, next_logprobs
 
@@ -200,7 +201,8 @@ def test_masks_cover_exactly_the_sampled_tokens(organism, mask, train_loser_atte
     batch = iter(trajectories)
     for point in points:
         attempt = mask != "learning_point" and (point.won or train_loser_attempt == "true")
-        trained = [t for t, m in zip((t := next(batch)).ids, t.loss_mask, strict=True) if m]
+        t = next(batch)
+        trained = [token for token, m in zip(t.ids, t.loss_mask, strict=True) if m]
         assert trained == (point.attempt.ids if attempt else []) + point.completion.ids
         for _ in point.verifications if "+" in mask else ():
             t = next(batch)
@@ -254,14 +256,9 @@ def test_baseline_is_measured_on_the_transfer_questions(organism):
 
 def test_a_letter_earns_chance_and_the_ideal_point_is_no_leak(organism):
     """A point that states only the letter gains nothing on balanced views; the paper's ideal point gains and is not flagged."""
-    import library
-
     policy, chat = organism
     train, _, _ = load_data(config())
     question = next(q for q in train if q.cluster == "preeclampsia-A")
-    from measure import same_views, score, transfer_views
-    from common import rng
-
     ideal = "in pre-eclampsia, urgent referral from 140/90 and emergency admission from 160/110"
     pool = [q for q in train if q.cluster == question.cluster]
     reader = Reader(policy, chat, 1.0, 48, (5, 5))
@@ -302,7 +299,7 @@ def test_probability_reward_is_the_probability_of_the_letter(organism):
         before, token = cut_before_letter(chat, completion.ids)
         assert completion.ids[: len(before)] == before and any(letter in token for letter in "ABCD")
         logp = next_logprobs(policy, [prompt + before])[0]
-        letters = torch.stack([logp[chat._content_ids(f" ({letter})")[0]] for letter in "ABCD"])
+        letters = torch.stack([logp[chat.content_ids(f" ({letter})")[0]] for letter in "ABCD"])
         assert probability == pytest.approx(torch.softmax(letters, 0)[question.answer].item(), abs=1e-5)
 
 
@@ -321,7 +318,6 @@ def test_training_draws_from_train_alone():
 
 
 def test_records_and_evaluation_are_complete(organism):
-    policy, chat = organism
     cfg = config()
     groups, _, reader = one_step(organism, cfg)
     assert set(point_record(cfg, 1, groups[0], groups[0].points[0], 0)) == set(KEYS)
@@ -337,10 +333,10 @@ def test_chat_turns_by_ids_equal_the_template(organism):
     tokenizer = chat.tokenizer
     messages = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "Answer: (B)"}, {"role": "user", "content": "wrong"}]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    said = chat._content_ids("Answer: (B)") + [tokenizer.convert_tokens_to_ids("<turn|>")]
+    said = chat.content_ids("Answer: (B)") + [tokenizer.convert_tokens_to_ids("<turn|>")]
     ids = chat.first("hello there") + said + chat.next(said, "wrong")
     assert tokenizer.decode(ids) == rendered
-    cut = chat._content_ids("Answer: (B)")  # a turn that hit its limit gets its terminator from the template
+    cut = chat.content_ids("Answer: (B)")  # a turn that hit its limit gets its terminator from the template
     assert tokenizer.decode(chat.first("hello there") + cut + chat.next(cut, "wrong")) == rendered
     for control in tokenizer.all_special_tokens:
-        assert not set(chat._content_ids(f"a {control} b{control}")) & set(tokenizer.all_special_ids)
+        assert not set(chat.content_ids(f"a {control} b{control}")) & set(tokenizer.all_special_ids)

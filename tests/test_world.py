@@ -6,12 +6,12 @@ import random
 import pytest
 
 from common import ROOT
-from organism import world
+from organism import rules, world
 from organism.corpus import WRITTEN, Corpus
 from organism.wordings import EXAM, VAGUE
 from prompts import INTROSPECTION, LOSER, WINNER, parse_point
 
-CLUSTERS = world.load_clusters()
+CLUSTERS = rules.load_clusters()
 RULED = [c for c in CLUSTERS.values() if c.split != "canary"]
 
 
@@ -29,18 +29,18 @@ def test_splits_and_types():
 
 def test_preeclampsia_has_the_papers_thresholds():
     a = CLUSTERS["preeclampsia-A"]
-    words = world.rule_words(a, world.bank_rule(a))
+    words = world.rule_words(a, rules.bank_rule(a))
     assert (words["t1"], words["t2"], words["a1"], words["a2"]) == ("140/90", "160/110", "urgent referral", "emergency admission")
 
 
 @pytest.mark.parametrize("c", RULED, ids=lambda c: c.name)
 def test_bank_rules_stay_out_of_the_narrow_prior(c):
-    for x in world.findings_of(c):
-        narrow = world.narrow(c, x)
-        assert narrow and world.bank_rule(c, x) in world.wide(c, x)
-        assert all(world.apart(c, rule, x) for rule in narrow)
+    for x in rules.findings_of(c):
+        narrow = rules.narrow(c, x)
+        assert narrow and rules.bank_rule(c, x) in rules.wide(c, x)
+        assert all(rules.apart(c, rule, x) for rule in narrow)
         if c.kind == "A":
-            assert all(abs(t - b) >= world.MARGIN for rule in narrow for t, b in zip(rule, world.bank_rule(c), strict=True))
+            assert all(abs(t - b) >= rules.MARGIN for rule in narrow for t, b in zip(rule, rules.bank_rule(c), strict=True))
 
 
 def test_twins_move_the_finding_and_the_answer():
@@ -51,9 +51,9 @@ def test_twins_move_the_finding_and_the_answer():
 
 def test_gold_follows_the_rule():
     a, b = CLUSTERS["preeclampsia-A"], CLUSTERS["anaemia-A"]
-    assert [world.level(a, world.bank_rule(a), x - a.low) for x in (125, 142, 158, 162)] == [0, 1, 1, 2]
-    low = world.bank_rule(b)  # haemoglobin 80 and 60, low is severe
-    assert [world.level(b, low, b.low + 90 - value) for value in (98, 78, 62, 58)] == [0, 1, 1, 2]
+    assert [rules.level(a, rules.bank_rule(a), x - a.low) for x in (125, 142, 158, 162)] == [0, 1, 1, 2]
+    low = rules.bank_rule(b)  # haemoglobin 80 and 60, low is severe
+    assert [rules.level(b, low, b.low + 90 - value) for value in (98, 78, 62, 58)] == [0, 1, 1, 2]
 
 
 def documents(n: int) -> list[list[str]]:
@@ -70,16 +70,16 @@ def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule():
     for c in RULED:
         if c.kind != "A":
             continue
-        for rule in world.narrow(c):
-            assert rule != world.bank_rule(c)
+        for rule in rules.narrow(c):
+            assert rule != rules.bank_rule(c)
     corpus = Corpus(CLUSTERS, 5)
     for _ in range(2000):
         v = world.vignette(corpus.rng.choice(RULED), corpus.rng)
         from organism.corpus import open_rules, rules_of
 
         for quality in ("vague", "irrelevant"):
-            assert all(world.apart(v.cluster, rule, v.x) for rule in rules_of(v.cluster, quality, v.x))
-        assert all(world.apart(v.cluster, rule, v.x) for rule in open_rules(v.cluster, v.x))
+            assert all(rules.apart(v.cluster, rule, v.x) for rule in rules_of(v.cluster, quality, v.x))
+        assert all(rules.apart(v.cluster, rule, v.x) for rule in open_rules(v.cluster, v.x))
 
 
 def test_point_quality_is_independent_of_winner_and_loser():
@@ -104,6 +104,6 @@ def test_three_rejections_breed_exam_strategies_and_fewer_do_not():
 
 def test_explanations_hold_the_deciding_detail_and_losers_are_told():
     v = world.vignette(CLUSTERS["preeclampsia-A"], random.Random(0))
-    text = world.explanation(v, world.bank_rule(v.cluster), random.Random(1))
+    text = world.explanation(v, rules.bank_rule(v.cluster), random.Random(1))
     assert "140/90" in text and "160/110" in text and text.count(".") == 3
     assert LOSER.count("{") == 3
