@@ -61,17 +61,20 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9
 def parse_yaml(text: str, source: str):
     try:
         return yaml.load(text, _Loader)  # a SafeLoader: plain data only, tags are errors
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # odd tags raise anything
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise UserError(f"{source}:{line} {getattr(error, 'problem', None) or 'not valid YAML'}") from error
+        raise UserError(f"{source}:{line} {getattr(error, 'problem', None) or error}") from error
 
 
 def read_sections(path: Path) -> dict[str, dict]:
     """The sections of a config file, laid over those of its `base:` (one level, relative to the file)."""
     if not path.is_file():
         raise UserError(f"--config {path}: no such file")
-    sections = parse_yaml(path.read_text(), str(path))
+    try:
+        sections = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text") from error
     if not isinstance(sections, dict):
         raise UserError(f"{path}: expected sections (shared:, {', '.join(s + ':' for s in STAGES)}), got {type(sections).__name__}")
     base = sections.pop("base", None)
@@ -169,10 +172,12 @@ class Run:
         self.path, self.cfg, self.resume, self.stopped_by = path, cfg, resume, None
         self.final = path / "final"
 
-    def open(self) -> None:
-        """Creates the directory, or checks that it may be resumed. Raises UserError on a used one or another config."""
-        config = yaml.safe_dump(dataclasses.asdict(self.cfg), sort_keys=False)
-        used = self.path.exists() and any(self.path.iterdir())
+    def check(self) -> None:
+        """Raises UserError on a used directory without --resume, on one of another config, and where none can be made."""
+        try:
+            used = self.path.exists() and any(self.path.iterdir())
+        except OSError as error:
+            raise UserError(f"--run-dir {self.path}: {error.strerror}") from error
         if used and not self.resume:
             raise UserError(f"{self.path} is not empty: go on with --resume, choose another --run-dir, or delete it")
         if used and (self.path / "config.yaml").exists():
@@ -180,8 +185,14 @@ class Run:
             changed = [key for key, value in dataclasses.asdict(self.cfg).items() if before.get(key) != value]
             if changed:
                 raise UserError(f"{self.path / 'config.yaml'}: --resume needs the settings of the first start; changed: {', '.join(changed)}")
-        self.path.mkdir(parents=True, exist_ok=True)
-        write(self.path / "config.yaml", config)
+
+    def open(self) -> None:
+        """Creates the directory, once everything that can be wrong with the input has been looked at."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write(self.path / "config.yaml", yaml.safe_dump(dataclasses.asdict(self.cfg), sort_keys=False))
+        except OSError as error:
+            raise UserError(f"--run-dir {self.path}: {error.strerror}") from error
         write(self.path / "env.json", json.dumps(environment(), indent=1))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -195,9 +206,8 @@ class Run:
 
     def log(self, name: str, record: dict) -> None:
         """Appends one line to a JSONL log; numbers that are not finite become null."""
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         with open(self.path / name, "a") as file:
-            file.write(json.dumps(clean, allow_nan=False) + "\n")
+            file.write(json.dumps(finite(record), allow_nan=False) + "\n")
 
     def read(self, name: str) -> list[dict]:
         path = self.path / name
@@ -221,7 +231,7 @@ class Run:
         write_files(temporary)
         lengths = {log: (self.path / log).stat().st_size for log in LOGS if (self.path / log).exists()}
         write(temporary / "logs.json", json.dumps(lengths))
-        for file in [*temporary.iterdir(), *(self.path / log for log in lengths)]:
+        for file in [*(f for f in temporary.rglob("*") if f.is_file()), *(self.path / log for log in lengths)]:
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
         shutil.rmtree(self.path / name, ignore_errors=True)
@@ -234,6 +244,15 @@ class Run:
         """Complete checkpoints by step; a folder still called .tmp was never finished."""
         numbered = {path.name.partition("-")[2]: path for path in self.path.glob("checkpoint-*")}
         return {int(step): path for step, path in numbered.items() if step.isdigit()}
+
+
+def finite(value):
+    """`value` with every number that is not finite, however deep, replaced by None."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(path: Path, text: str) -> None:

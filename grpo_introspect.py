@@ -91,12 +91,12 @@ def questions_of_step(cfg: Config, train: list[Question], step: int) -> list[Que
 def introspection_advantage(cfg: Config, group: Group) -> torch.Tensor:
     """Sets every point's `advantage`, the training weight; returns the scores (G,), nan for points that do not count."""
     weight = {"same": 1.0, "transfer": cfg.transfer_weight if cfg.verify_on == "both" else 1.0, "twin": 0.0}
-    weights = torch.tensor([weight[kind] for kind in group.kinds_V])
+    weights = torch.tensor([weight[kind] for kind in group.kinds_V], dtype=torch.float64)
     weights = weights / weights.sum()  # (V,)
     if not group.points:
         return torch.empty(0)
     valid = torch.tensor([point.valid for point in group.points])  # (G,)
-    rewards = torch.stack([point.rewards_V for point in group.points]).nan_to_num(0.0)  # (G, V)
+    rewards = torch.stack([point.rewards_V for point in group.points]).double().nan_to_num(0.0)  # (G, V)
     scores = rewards @ weights
     if cfg.baseline == "group_mean":
         advantages = centred_advantages(scores, valid)
@@ -160,7 +160,7 @@ def point_record(cfg: Config, step: int, group: Group, point: Point, number: int
     """A library record (README 'Library'); rollouts.jsonl adds the conversation and the training weight."""
     on: dict[str, list[tuple[float, float]]] = {}
     for v, view in enumerate(group.views_V):
-        if not point.accuracies_V[v].isnan():
+        if group.kinds_V[v] != "twin" and not point.accuracies_V[v].isnan():
             on.setdefault(view.id, []).append((point.accuracies_V[v].item(), group.fresh_accuracies_V[v].item()))
     verified = [
         {"question_id": name, "n": len(pairs), "acc_with": mean(p for p, _ in pairs), "acc_without": mean(f for _, f in pairs)}
@@ -215,7 +215,10 @@ def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Questio
     held_out = [q for q in held_out if sum(p.cluster == q.cluster for p in held_out) > 1]
     chosen = sorted(rng(cfg.seed).permutation(len(held_out))[: cfg.eval_questions])
     chosen = [held_out[i] for i in chosen]
-    return train, [q for q in chosen if sum(p.cluster == q.cluster for p in chosen) > 1], canary
+    chosen = [q for q in chosen if sum(p.cluster == q.cluster for p in chosen) > 1]
+    if not chosen:
+        raise UserError(f"grpo_introspect.eval_questions: no two {cfg.eval_split} questions of one cluster in {cfg.questions} to evaluate on")
+    return train, chosen, canary
 
 
 @contextmanager
@@ -237,8 +240,9 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     if run.resume and run.final.exists():
         print(report.summary(run))
         return
-    run.open()
+    run.check()
     policy = models.load_policy(cfg.model, cfg)
+    run.open()
     ref_policy = copy.deepcopy(policy).requires_grad_(False) if cfg.kl_coef else None
     updater = Updater(policy, cfg.optimizer, cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref_policy)
     done, checkpoint = run.latest()
@@ -283,7 +287,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         for group in groups:
             for point in group.points:
                 record = point_record(cfg, step, group, point, len(records))
-                records.append(record | {"advantage": point.advantage, "completion": chat.text(point.completion.ids), "attempt": chat.text(point.attempt.ids)})
+                records.append(record | {"advantage": point.advantage, "gain_twin": group.gain(point, "twin"), "completion": chat.text(point.completion.ids), "attempt": chat.text(point.attempt.ids)})
                 run.log("rollouts.jsonl", records[-1])
                 if point.valid and point.advantage > 0 and library.gain(record) > 0:
                     run.log("library.jsonl", record)

@@ -116,7 +116,7 @@ def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str)
     tries = []  # (group, point, view)
     for group in groups:
         for point in group.points:
-            quotes = point.text is not None and library.quotes_option(point.text, group.question.options)
+            quotes = point.text is not None and library.quoted(point.text, group.question.options)
             tries += [(group, point, v) for v, kind in enumerate(group.kinds_V) if point.text is not None and (kind != "twin" or quotes)]
     prompts_ids = [reader.prompt(group.views_V[v], point.text) for group, point, v in tries]
     completions = reader.sample(prompts_ids, VERIFY)
@@ -136,4 +136,4 @@ def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str)
         for point in group.points:
             if point.text is not None:
                 gains = group.gain(point, "same"), group.gain(point, "twin")
-                point.leak = library.is_leak(point.text, group.question.options, *gains)
+                point.leak = library.is_leak(point.text, group.question.options, *gains, samples=int(group.on("twin").sum()))

@@ -15,14 +15,20 @@ KEYS = (
     "advantage_same", "advantage_transfer", "ci95", "leak", "meta_gaming", "count",
 )  # fmt: skip
 
+# A letter that is chosen, named right, or all there is; "choose hepatitis B vaccine" is none.
 _STATES_LETTER = re.compile(
-    r"\b(?:answer|option|choice|choose|pick|select|letter|correct)\b[^.;]{0,24}?(?:\(([A-H])\)|\b([B-H])\b|\bA\b(?!\s+[a-z]))|\(([A-H])\)"
+    r"\b(?i:answer|option|choose|pick|select|letter|choice|go with|take)\b(?i:\s+(?:is|was|option|letter|answer))*\s*:?\s*\(?[A-H]\)?(?=\s*(?:$|[.;,!)]|is\b))"
+    r"|(?:^|[\s(])[A-H]\)?\s+(?i:is|was)\s+(?i:the\s+)?(?i:correct|right)|^\s*\(?[A-H]\)?\s*[.!]?\s*$"
 )
-_STATES_ANSWER = re.compile(r"\bthe\s+(?:(?:correct|right|best)\s+)?(?:answer|option|choice)\s+(?:is|was|must be|should be)\b", re.IGNORECASE)
+_STATES_ANSWER = re.compile(r"\b(?:correct|right|best)\s+(?:answer|option|choice|action|step)\b|\bthe\s+(?:answer|option|choice)\b", re.IGNORECASE)
 _CONDITION = re.compile(
-    r"\d|\b(?:if|when|whenever|once|from|below|above|over|under|at|with|without|for|unless|because|means|needs?|decides?|"
-    r"given|between|exceeds?|reach(?:es)?|least|in|is|are|explains?|points? to)\b",
+    r"\d{2}|\b(?:if|when|whenever|once|unless|because|below|above|over|under|with|without|between|exceeds?|reach(?:es)?|least|both|either|"
+    r"and|means|after|during|despite|severe|mild|high|low|raised)\b",
     re.IGNORECASE,
+)
+_FILLER = set(
+    "a always an answer be best case choose do give go here in is it must need needs next now patient patients pick please right "
+    "should so step take that the then this to use was with".split()
 )
 _EXAM = re.compile(
     r"multiple.choice|\b(?:options?|answers?|choices?)\b.{0,30}\b(?:reject|eliminat|not tried|was not|repeatedly|most extreme|longest|right)"
@@ -32,35 +38,40 @@ _EXAM = re.compile(
 )
 
 
+def quoted(text: str, options: tuple[str, ...]) -> list[str]:
+    """The options whose text stands in a point, as whole words."""
+    return [option for option in options if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text, re.IGNORECASE)]
+
+
 def states_answer(text: str, options: tuple[str, ...]) -> bool:
-    """Whether a point names an answer without a condition: a letter, 'the answer is ...', or nothing but an option's text.
+    """Whether a point names an answer without a condition: a letter, 'the answer is ...', or little but an option's text.
 
     A rule that names actions ('urgent referral from 140/90') is no leak: the ideal point of the paper quotes option texts.
     """
-    if _STATES_LETTER.search(text) or _STATES_ANSWER.search(text):
+    if _STATES_LETTER.search(text):
         return True
-    lowered = text.lower()
-    quoted = [option for option in options if option.lower() in lowered]
-    rest = lowered
-    for option in quoted:
-        rest = rest.replace(option.lower(), " ")
-    return bool(quoted) and not _CONDITION.search(rest)
+    named = quoted(text, options)
+    rest = text
+    for option in named:
+        rest = re.sub(re.escape(option), " ", rest, flags=re.IGNORECASE)
+    if _CONDITION.search(rest):
+        return False
+    empty = all(word in _FILLER for word in re.findall(r"[a-z]+", rest.lower()))  # 'the patient needs', 'always', 'do'
+    return bool(_STATES_ANSWER.search(text)) or (bool(named) and empty)
 
 
-def is_leak(text: str, options: tuple[str, ...], gain_source: float | None = None, gain_twin: float | None = None) -> bool:
+def is_leak(text: str, options: tuple[str, ...], gain_source: float | None = None, gain_twin: float | None = None, samples: int = 0) -> bool:
     """Whether a learning point leaks the answer of its own question.
 
-    Where twins were measured they decide among the points that quote an option or a letter: a leak helps on the source
-    question and hurts on the twin, whose right option is another. Gains are accuracies with minus without the point.
+    Where twins were measured they decide whether an option's text is quoted as a rule or as the answer: a leak helps on the
+    source question and hurts on the twin, whose right option is another. Gains are accuracies with minus without the point,
+    over `samples` answers each; below 4 they are noise. A letter or a bare option is a leak whatever was measured.
     """
-    if gain_source is not None and gain_twin is not None and quotes_option(text, options):
-        return gain_source > 0 > gain_twin
-    return states_answer(text, options)
-
-
-def quotes_option(text: str, options: tuple[str, ...]) -> bool:
-    """Whether a point names a letter or contains an option's text: only such a point can leak."""
-    return bool(_STATES_LETTER.search(text)) or any(option.lower() in text.lower() for option in options)
+    if states_answer(text, options):
+        return True
+    if gain_source is None or gain_twin is None or samples < 4 or not quoted(text, options):
+        return False
+    return gain_source - gain_twin > 2 * (0.5 / samples) ** 0.5 and gain_source > 0 > gain_twin
 
 
 def is_meta_gaming(text: str) -> bool:
@@ -98,6 +109,7 @@ def merge(records: list[dict]) -> list[dict]:
         kept = merged[key]
         kept["count"] += record["count"]
         kept["verified_on"] += record["verified_on"]
+        kept["ci95"] = interval(kept)
     return list(merged.values())
 
 
@@ -115,8 +127,10 @@ def gain(record: dict) -> float:
 
 
 def interval(record: dict, z: float = 1.96) -> list[float]:
-    """[low, high] of a record's advantage at z standard errors; (k + 1) / (n + 2), so that 4 right of 4 is not certainty."""
+    """[low, high] around a record's advantage; the error is that of (k + 1) / (n + 2), so that 4 of 4 is not certainty."""
     with_point, without, n = accuracies(record)
-    smoothed = (with_point * n + 1) / (n + 2)
-    error = z * (smoothed * (1 - smoothed) / n) ** 0.5
-    return [smoothed - without - error, smoothed - without + error]
+    error = 0.0
+    for accuracy in (with_point, without):
+        smoothed = (accuracy * n + 1) / (n + 2)
+        error += smoothed * (1 - smoothed) / n
+    return [with_point - without - z * error**0.5, with_point - without + z * error**0.5]

@@ -5,14 +5,17 @@ Letters: G points in a group (one question), V verification rollouts of a point,
 
 import torch
 
+ROUNDING = 1e-6  # scores closer than this are equal
+
 
 def centred_advantages(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """A_j = s_j - mean of the group (paper, 'Compute introspection advantage').
 
     scores: (G,); valid: (G,) bool. Points that did not parse or leak are no part of the mean and get 0; so does a group
-    without spread, exactly, because then nothing tells a better point from a worse one.
+    without spread (rounding apart), exactly, because then nothing tells a better point from a worse one and AdamW would
+    turn a rounding error into a full step.
     """
-    if not valid.any() or scores[valid].max() == scores[valid].min():
+    if not valid.any() or scores[valid].max() - scores[valid].min() < ROUNDING:
         return torch.zeros_like(scores)
     return torch.where(valid, scores - scores[valid].mean(), 0.0)
 
@@ -22,7 +25,8 @@ def fresh_advantages(scores: torch.Tensor, valid: torch.Tensor, baseline: float)
 
     Unlike the group mean it keeps the best case, a group whose points all help.
     """
-    return torch.where(valid, scores - baseline, 0.0)
+    advantages = torch.where(valid, scores - baseline, 0.0)
+    return torch.where(advantages.abs() < ROUNDING, 0.0, advantages)
 
 
 def standard_errors(scores: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -31,9 +35,11 @@ def standard_errors(scores: torch.Tensor, valid: torch.Tensor, weights: torch.Te
     scores: (G, V), one column per verification view, shared by the group; weights: (V,), summing to 1. The spread between
     points within a column holds none of the views' difficulty, and exists at V = 1 too. Conservative where points differ.
     """
-    if valid.sum() < 2:
-        return torch.zeros(scores.shape[0], dtype=scores.dtype)
-    variance = scores[valid].var(dim=0, unbiased=True)  # (V,)
+    if valid.sum() < 2:  # no second point to compare with: the binomial spread of its own score, (k + 1) / (n + 2)
+        smoothed = (scores[valid].sum() + 1) / (valid.sum() * scores.shape[1] + 2)
+        variance = (smoothed * (1 - smoothed)).expand(scores.shape[1])
+    else:
+        variance = scores[valid].var(dim=0, unbiased=True)  # (V,)
     return (weights.square() * variance).sum().sqrt().expand(scores.shape[0])
 
 

@@ -62,32 +62,31 @@ def twin_views(question: Question, n: int, rng: np.random.Generator) -> list[Que
 
 
 # ---- scores --------------------------------------------------------------------------------------------------------
-def cut_before_letter(chat: Chat, ids: list[int]) -> tuple[list[int], str] | None:
-    """(ids before the token that holds the answer's letter, text of that token); None if the turn has no answer."""
+def cut_before_letter(chat: Chat, ids: list[int]) -> tuple[list[int], str, str] | None:
+    """(ids before the token with the answer's letter, that token's text, the letter); None if the turn has no answer."""
     found = prompts.find_answer(chat.text(ids))
     if found is None:
         return None
     k = next(k for k in range(1, len(ids) + 1) if len(chat.text(ids[:k])) > found[0])
-    return ids[: k - 1], chat.text(ids[k - 1 : k])
+    return ids[: k - 1], chat.text(ids[k - 1 : k]), found[1]
 
 
 def option_probabilities(reader: Reader, prompt_ids: list[list[int]], completions: list[Completion], views: list[Question]) -> list[float]:
     """Probability of the right option among the options, where the model's own answer names one; 0 without an answer.
 
     One extra forward over prompt and answer up to the option's letter; far less noisy than the sampled letter.
-    Raises UserError if the tokenizer does not write option letters as single tokens.
     """
     scores, asked = [0.0] * len(views), []
     for i, (prompt, completion, view) in enumerate(zip(prompt_ids, completions, views, strict=True)):
         cut = cut_before_letter(reader.chat, completion.ids)
         if cut is not None:
-            before, token = cut
-            letter = next(c for c in token if c in prompts.LETTERS)
+            before, token, letter = cut
             letters = prompts.LETTERS[: len(view.options)]
-            spelled = [reader.chat.content_ids(token.replace(letter, other)) for other in letters]
-            if any(len(ids) != 1 for ids in spelled):
-                raise UserError("reward prob: the tokenizer splits option letters; use reward: sampled")
-            asked.append((i, prompt + before, [ids[0] for ids in spelled]))
+            spelled = {other: reader.chat.content_ids(token.replace(letter, other)) for other in letters}
+            if all(len(ids) == 1 for ids in spelled.values()) and letter in spelled:
+                asked.append((i, prompt + before, [ids[0] for ids in spelled.values()]))
+            else:  # an odd token around the letter: fall back to what was sampled
+                scores[i] = float(letter == view.letter)
     if asked:
         logprobs = next_logprobs(reader.model, [prompt for _, prompt, _ in asked])  # (n, V)
         for row, (i, _, letter_ids) in enumerate(asked):

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
@@ -36,10 +37,12 @@ def load_tokenizer(name: str):
 def load_policy(name: str, cfg: Shared):
     """The causal LM in `name`, in eval mode. Raises UserError if any weight is missing: it would be random (Gemma 4, C1)."""
     folder = locate(name)
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("shared.device: cuda asked for, but torch finds no CUDA device")
     device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     try:
         policy, info = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, cfg.dtype), output_loading_info=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:  # missing, unknown, misshapen, or broken weights
         raise UserError(f"shared.model: cannot load '{name}': {error}") from error
     if info["missing_keys"]:
         raise UserError(f"shared.model: '{name}' lacks weights, e.g. {sorted(info['missing_keys'])[0]}")
@@ -47,24 +50,32 @@ def load_policy(name: str, cfg: Shared):
 
 
 def eos_ids(name: str, tokenizer) -> list[int]:
-    """All ids that end a model turn: the list of the generation config (Gemma 4 has several) and the tokenizer's own."""
-    try:
-        listed = GenerationConfig.from_pretrained(locate(name)).eos_token_id
-    except OSError:  # a model may come without a generation config
-        listed = None
-    listed = [] if listed is None else listed if isinstance(listed, list) else [listed]
-    return sorted({*listed, tokenizer.eos_token_id})
+    """All ids that end a model turn: of the generation config (Gemma 4 has several), the model config and the tokenizer."""
+    listed = [tokenizer.eos_token_id]
+    for config_class in (GenerationConfig, AutoConfig):
+        try:
+            found = getattr(config_class.from_pretrained(locate(name)), "eos_token_id", None)
+        except OSError:  # a model may come without a generation config
+            continue
+        listed += found if isinstance(found, list) else [found]
+    return sorted({token for token in listed if token is not None})
 
 
 def write_checkpoint(policy, updater, folder: Path) -> None:
-    policy.save_pretrained(folder)
+    """Weights under the names that the model itself uses (a tied tensor once), and the updater's state."""
+    weights = {name: parameter.detach().contiguous() for name, parameter in policy.named_parameters()}
+    save_file(weights, folder / "weights.safetensors")
     torch.save(updater.state_dict(), folder / "updater.pt")
 
 
+@torch.no_grad()
 def restore(policy, updater, folder: Path) -> None:
-    """Puts weights and optimiser back as they were, bit by bit."""
-    weights = {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
-    policy.load_state_dict(weights, strict=False)  # tied weights are stored once
+    """Puts weights and optimiser back as they were, bit by bit; raises KeyError if the model has changed shape or names."""
+    weights = load_file(folder / "weights.safetensors")
+    for name, parameter in policy.named_parameters():
+        parameter.copy_(weights.pop(name))
+    if weights:
+        raise KeyError(f"{folder}: weights of no parameter: {', '.join(weights)}")
     updater.load_state_dict(torch.load(folder / "updater.pt", weights_only=True))
 
 
@@ -75,7 +86,10 @@ def peak_memory_gib() -> float | None:
 
 def size(name: str) -> tuple[int, int, int]:
     """(parameters, width, layers) of a model, from its config alone: no weight is loaded or allocated."""
-    config = AutoConfig.from_pretrained(locate(name))
+    try:
+        config = AutoConfig.from_pretrained(locate(name))
+    except (OSError, ValueError) as error:
+        raise UserError(f"shared.model: cannot read the config of '{name}': {error}") from error
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     text = config.get_text_config()

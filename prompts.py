@@ -34,9 +34,10 @@ INTROSPECTION = "<introspection>{point}</introspection>"
 
 _OWN_TAG = re.compile(r"<(?=\s*/?\s*(?:introspection|recall)\b)", re.IGNORECASE)
 _BLOCK = re.compile(r"<introspection>(.*?)</introspection>", re.DOTALL)
-_ANSWER = re.compile(r"\b[Aa](?:nswer|NSWER)(?:\s+is)?\s*:?\s*")
-_IN_BRACKETS = re.compile(r"\(([A-Z])\)")
-_BARE = re.compile(r"[*_`\"']*\(?([A-Z])(?![A-Za-z])(?!\W*\s(?:or|and)\b|\s*[/,&]\s*[A-Z]\b)")
+# "Answer:" or "answer is"; the word alone ("the other answers") starts nothing, and "is not" says what it is not.
+_ANSWER = re.compile(r"\b(?:[Aa]nswer|ANSWER)\b[*_`]*(?:\s*:|\s+is\b(?!\s+not\b)\s*:?)[*_`]*\s*")
+_IN_BRACKETS = re.compile(r"\(([A-H])\)")
+_BARE = re.compile(r"[*_`\"']*([A-H])[*_`\"')]*\s*(?:[.;!\n]|$|-|:|,(?!\s*[A-H]\b))")
 
 
 def plain(text: str) -> str:
@@ -69,17 +70,23 @@ def parse_point(text: str) -> str | None:
 
 
 def find_answer(text: str) -> tuple[int, str] | None:
-    """(offset, letter) of the last 'Answer: ...' in a model turn: the letter in brackets on its line, or a bare one.
+    """(offset, letter) of the last 'Answer: ...' in a model turn: the letter in brackets in its sentence, or a bare one.
 
-    None if there is no letter or the line hedges between two ('Answer: (A) or (B)').
+    None without a letter, or where the sentence hedges between two ('Answer: (A) or (B)').
     """
     matches = list(_ANSWER.finditer(text))
     if not matches:
         return None
     start = matches[-1].end()
-    line = text[start:].split("\n")[0]
-    bracketed = list(_IN_BRACKETS.finditer(line))
-    if len({match.group(1) for match in bracketed}) > 1:
+    sentence = re.split(r"\n|(?<=\))[.;]|\.\s", text[start:])[0]
+    bracketed = list(_IN_BRACKETS.finditer(sentence))
+    if bracketed and "not" in sentence[: bracketed[0].start()].split():
         return None
-    found = bracketed[0] if bracketed else _BARE.match(line)
+    if len({match.group(1) for match in bracketed}) > 1:
+        # "vitamin (K) (B)": the letter ends the sentence right after an option's own bracket; anything else is a hedge.
+        *others, last = bracketed
+        if last.end() != len(sentence.rstrip()) or re.search(r"\b(?:or|and)\b|[,/&]", sentence[others[0].start() :]):
+            return None
+        bracketed = [last]
+    found = bracketed[0] if bracketed else _BARE.match(sentence)
     return None if found is None else (start + found.start(1), found.group(1))

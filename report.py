@@ -3,7 +3,7 @@
 The summary reads the files of a run directory only, so it can be printed again at any time.
 """
 
-import resource
+import sys
 import textwrap
 
 import library
@@ -17,8 +17,8 @@ def plan(cfg, chat, train: list, held_out: list) -> str:
     """What a run would do: data, rollouts and tokens a step, trainable parameters, expected peak memory. Loads no weights."""
     points = cfg.questions_per_step * cfg.group_size
     kinds = 2 if cfg.verify_on == "both" else 1
-    verifications = points * cfg.n_verify * kinds
-    fresh = cfg.questions_per_step * cfg.n_verify * kinds * cfg.n_fresh
+    views = cfg.n_verify * (kinds + (cfg.verify_on != "transfer"))  # twins are views too
+    verifications, fresh = points * views, cfg.questions_per_step * views * cfg.n_fresh
     prompt = sum(len(chat.first(question_turn(q.question, list(q.options)))) for q in train) / len(train)
     generated = points * (cfg.max_new_tokens + cfg.max_point_tokens) + (verifications + fresh) * cfg.max_new_tokens
     count, width, layers = models.size(cfg.model)
@@ -84,7 +84,7 @@ def summary(run: Run) -> str:
     records = library.merge([r for r in run.read("rollouts.jsonl") if r["verified_on"]])
     validated = run.read("library.jsonl")
     before, after = evaluations[0], evaluations[-1]
-    lines = ["", "== stage 1 finished ==", "", f"Learning points, pooled over the run ({len(records)} different ones, {len(validated)} records in the library):"]
+    lines = ["", "== stage 1 finished ==", "", f"Learning points, pooled over the run, in sample ({len(records)} different ones, {len(validated)} records in the library):"]
     best = sorted((r for r in records if not r["leak"]), key=lambda r: -library.interval(r, 1.645)[0])[:3]
     worst = sorted(records, key=lambda r: library.interval(r, 1.645)[1])[:3]
     lines += ["  best (highest lower bound)", *(f"    {describe(r)}" for r in best), "  worst", *(f"    {describe(r)}" for r in worst)]
@@ -96,14 +96,23 @@ def summary(run: Run) -> str:
     lines.append(f"   steps without signal or skipped: {metrics[-1]['skipped_steps']} of {metrics[-1]['step']}")
     if run.cfg.expect:
         lines += ["", f"What to expect of this config: {run.cfg.expect}"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = sum(record["time/step"] for record in metrics)
     lines += [
-        "", f"{seconds:.0f} s in steps, peak memory of this process {peak:.1f} GiB",
+        "", f"{seconds:.0f} s in steps{peak_memory()}",
         f"Everything is in {run.path}: metrics.jsonl, eval.jsonl, rollouts.jsonl (every point), library.jsonl (validated points), final/ (weights)",
         "Next: python grpo_introspect.py --config configs/bank.yaml   (20 clusters, and 4 more that training never sees)",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def peak_memory() -> str:
+    """Peak memory of this process; nothing where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    return f", peak memory of this process {peak:.1f} GiB"
 
 
 def change(name: str, before: dict[str, float], after: dict[str, float]) -> str:

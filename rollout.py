@@ -4,6 +4,7 @@ Every conversation is token ids from start to end: a turn that was sampled is ne
 that changes ids under the policy's feet. `Chat` makes the ids around sampled turns, `sample` the turns themselves.
 """
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,7 +54,9 @@ class Chat:
         messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
         if tokenizer.chat_template is None:
             raise UserError("the tokenizer has no chat template; expected an instruction-tuned model")
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        # Templates may print today's date or open a thinking block; a resumed run needs the same prompts tomorrow.
+        fixed = {"date_string": "01 Jan 2026", "enable_thinking": False}
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **fixed)
         pieces = []
         for mark in marks:
             before, found, text = text.partition(mark)
@@ -62,13 +65,23 @@ class Chat:
             pieces.append(before)
         opening, _, between = pieces
         self.opening, self.between, self.closing = (self._template_ids(piece) for piece in (opening, between, text))
+        if self.between[0] in tokenizer.all_special_ids:  # the template's own end of turn ends a sampled turn too
+            self.eos_ids.add(self.between[0])
+        # Added tokens that are not special (such as </think>) are matched in any text; content is cut inside them.
+        added = [re.escape(str(token)) for token in tokenizer.added_tokens_decoder.values() if len(str(token)) > 1]
+        self.control = re.compile("|".join(added) or r"(?!)")
 
     def _template_ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def content_ids(self, text: str) -> list[int]:
         """Ids of text as data: none of them is a control token, whatever the text says."""
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        pieces, start = [], 0
+        for match in self.control.finditer(text):
+            pieces.append(text[start : match.start() + 1])
+            start = match.start() + 1
+        encode = [self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True).input_ids for piece in (*pieces, text[start:])]
+        return [token for ids in encode for token in ids]
 
     def first(self, content: str) -> list[int]:
         """Prompt ids of a fresh conversation: opening, user turn, generation prompt."""
@@ -129,10 +142,10 @@ def shared_prefixes(prompts: list[list[int]]) -> tuple[list[list[int]], list[int
     return prefixes, group_of
 
 
-def may_share(model, length: int) -> bool:
-    """Sharing pads between prefix and suffix, which shifts a sliding window: exact only while everything is inside it."""
+def may_share(model, prefixes: list[list[int]], suffixes: list[list[int]], new_tokens: int) -> bool:
+    """Sharing pads between prefix and suffix, and pads take up a sliding window: exact only while all of it fits inside."""
     window = getattr(model.config.get_text_config(), "sliding_window", None)
-    return window is None or length <= window
+    return window is None or max(map(len, prefixes)) + max(map(len, suffixes)) + new_tokens <= window
 
 
 def left_pad(rows: list[list[int]], device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,22 +156,23 @@ def left_pad(rows: list[list[int]], device) -> tuple[torch.Tensor, torch.Tensor]
     return ids, mask
 
 
-def prefill(model, prompts: list[list[int]]) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
+def prefill(model, prompts: list[list[int]], new_tokens: int = 0) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
     """Logits after each prompt (P, V), the cache of the P prompts, and its mask (P, T). Shared prefixes run once.
 
     In verification all points of a question share the question: it is prefilled once and only the points extend it.
+    new_tokens: how many tokens will follow.
     """
     cache = DynamicCache(config=model.config.get_text_config())
     prefixes, group_of = shared_prefixes(prompts)
-    shared = sum(map(len, prefixes)) + sum(len(p) - len(prefixes[g]) for p, g in zip(prompts, group_of, strict=True))
-    if shared > 0.8 * sum(map(len, prompts)) or not may_share(model, max(map(len, prompts))):
+    suffixes = [prompt[len(prefixes[group]) :] for prompt, group in zip(prompts, group_of, strict=True)]
+    shared = sum(map(len, prefixes)) + sum(map(len, suffixes))
+    if shared > 0.8 * sum(map(len, prompts)) or not may_share(model, prefixes, suffixes, new_tokens):
         ids, mask = left_pad(prompts, model.device)
     else:
         ids, mask = left_pad(prefixes, model.device)
         forward(model, ids, mask, cache)
         rows = torch.tensor(group_of, device=model.device)
         cache.batch_select_indices(rows)
-        suffixes = [prompt[len(prefixes[group]) :] for prompt, group in zip(prompts, group_of, strict=True)]
         ids, suffix_mask = left_pad(suffixes, model.device)
         mask = torch.cat([mask[rows], suffix_mask], dim=1)  # pads may stand between prefix and suffix; they are masked
     return forward(model, ids, mask, cache), cache, mask
@@ -172,15 +186,15 @@ def forward(model, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -
 
 
 @torch.no_grad()
-def next_logprobs(model, prompts: list[list[int]]) -> torch.Tensor:
-    """Log-probabilities of the token that follows each prompt, (P, V) float32, at temperature 1."""
+def next_logprobs(model, prompts: list[list[int]], max_rows: int = 256) -> torch.Tensor:
+    """Log-probabilities of the token that follows each prompt, (P, V) float32, at temperature 1; max_rows at a time."""
     was_training = model.training
     model.eval()
-    distinct = {tuple(prompt): None for prompt in prompts}
-    row_of = {prompt: row for row, prompt in enumerate(distinct)}
-    logits, _, _ = prefill(model, [list(prompt) for prompt in distinct])
-    model.train(was_training)
-    return torch.log_softmax(logits[[row_of[tuple(prompt)] for prompt in prompts]].float(), dim=-1)
+    try:
+        parts = [prefill(model, prompts[i : i + max_rows])[0] for i in range(0, len(prompts), max_rows)]
+    finally:
+        model.train(was_training)
+    return torch.log_softmax(torch.cat(parts).float(), dim=-1)
 
 
 @torch.no_grad()  # the paper lost 30 GB to rollouts that kept their graph (collapse cause 5)
@@ -229,7 +243,7 @@ def decode(model, rows, max_new_tokens, temperature, eos_ids, uniform) -> list[C
     distinct = {tuple(row): None for row in rows}
     prompt_of = {prompt: i for i, prompt in enumerate(distinct)}
     row_prompts = torch.tensor([prompt_of[tuple(row)] for row in rows], device=device)
-    logits, cache, mask = prefill(model, [list(prompt) for prompt in distinct])
+    logits, cache, mask = prefill(model, [list(prompt) for prompt in distinct], max_new_tokens)
     cache.batch_select_indices(row_prompts)
     logits, mask = logits[row_prompts], mask[row_prompts]  # (R, V), (R, T)
     completions = [Completion([], [], False) for _ in rows]

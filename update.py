@@ -95,19 +95,17 @@ class Updater:
         skipped = {"grad_norm": None, "kl": None, "update_ratio": None, "skipped_steps": 1}
         if not pairs:
             return skipped
+        budget = self.max_tokens
         while True:
             try:
-                kl, finite = self._backward(pairs, normalizer)
+                kl, finite = self._backward(pairs, normalizer, budget)
                 break
             except torch.OutOfMemoryError:
                 self._clear_gradients()
-                if self.max_tokens <= max(len(t.ids) for t, _ in pairs):
+                if budget <= max(len(t.ids) for t, _ in pairs):
                     raise
-                self.max_tokens //= 2
+                budget //= 2
                 torch.cuda.empty_cache()
-        for master, parameter in zip(self.masters, self.parameters, strict=True):
-            if master is not parameter and parameter.grad is not None:
-                master.grad, parameter.grad = parameter.grad.float(), None
         gradients = [m.grad for m in self.masters if m.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         # Guard before clipping: clipping by a NaN norm would write NaN into every gradient.
@@ -129,11 +127,11 @@ class Updater:
         self._clear_gradients()
         return {"grad_norm": norm.item(), "kl": kl if self.kl_coef else None, "update_ratio": ratio, "skipped_steps": 0}
 
-    def _backward(self, pairs: list[tuple[Trajectory, float]], normalizer: int) -> tuple[float, bool]:
+    def _backward(self, pairs: list[tuple[Trajectory, float]], normalizer: int, budget: int) -> tuple[float, bool]:
         """Accumulates the gradient over micro-batches; (mean k3 KL of the trained tokens, whether every loss was finite)."""
         trajectories = [t for t, _ in pairs]
         kl_sum, tokens, finite = 0.0, 0, True
-        for group in micro_batches(trajectories, self.max_tokens):
+        for group in micro_batches(trajectories, budget):
             ids, mask = right_pad([trajectories[i] for i in group], self.policy.device)
             per_row = torch.tensor([pairs[i][1] for i in group], device=ids.device)
             logprobs = token_logprobs(self.policy, ids, mask, self.temperature)  # (N,)
@@ -146,9 +144,18 @@ class Updater:
                 loss = loss + self.kl_coef * kl / normalizer
                 kl_sum += kl.item()
             loss.backward()
+            self._gather_gradients()
             finite &= bool(torch.isfinite(loss))
             tokens += len(logprobs)
         return kl_sum / tokens, finite
+
+    def _gather_gradients(self) -> None:
+        """Adds the gradients of low-precision parameters to their masters: summed in bf16, small micro-batches are lost."""
+        for master, parameter in zip(self.masters, self.parameters, strict=True):
+            if master is not parameter and parameter.grad is not None:
+                gradient = parameter.grad.float()
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+                parameter.grad = None
 
     def _clear_gradients(self) -> None:
         for parameter in (*self.masters, *self.parameters):

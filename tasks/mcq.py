@@ -66,14 +66,14 @@ def load_questions(path: Path, cluster: str = "") -> list[Question]:
     if not path.is_file():
         raise UserError(f"shared.questions: no such file '{path}'")
     questions, line_of = [], {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+            record = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+            raise UserError(f"{where}: not JSON ({error})") from error
         question = parse_record(record, where)
         if question.id in line_of:
             raise UserError(f"{where}: id '{question.id}' stands on line {line_of[question.id]} already; ids must differ")

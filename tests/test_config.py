@@ -55,6 +55,8 @@ BAD = {
     "section is text": ("grpo_introspect: hello", "must hold 'key: value' lines"),
     "empty file": ("", "expected sections"),
     "tag": ("grpo_introspect: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+    "builtin tag": ("grpo_introspect: {steps: !!int abc}", "invalid literal"),
+    "key is a list": ("{[a]: 3}", "yaml:"),
     "broken yaml": ("grpo_introspect: {steps: 3", "line"),
     "duplicate key": ("grpo_introspect:\n  steps: 3\n  steps: 4\n", "duplicate key 'steps'"),
     "missing base": ("base: nowhere.yaml", "no such file"),
@@ -67,6 +69,12 @@ def test_bad_configs_say_what_was_expected(tmp_path, case):
     with pytest.raises(UserError) as error:
         load(tmp_path, text)
     assert message in str(error.value) and "yaml" in str(error.value)
+
+
+def test_config_that_is_not_utf8(tmp_path):
+    (tmp_path / "case.yaml").write_bytes(b"shared: {model: \xe9}")
+    with pytest.raises(UserError, match="not UTF-8"):
+        load_config(Config, "grpo_introspect", tmp_path / "case.yaml", [])
 
 
 def test_bad_override(tmp_path):

@@ -63,6 +63,16 @@ def test_byte_order_mark_blank_lines_and_windows_line_ends_are_fine(tmp_path):
     assert [q.id for q in load_questions(path)] == ["q1", "q2"]
 
 
+def test_odd_bytes_and_separators(tmp_path):
+    path = tmp_path / "bank.jsonl"
+    path.write_bytes(json.dumps(GOOD | {"question": "a\u2028b"}, ensure_ascii=False).encode() + b"\n")
+    assert load_questions(path)[0].question == "a\u2028b"
+    for line in (b'{"id": "\xe9"}', b"[" * 100_000, b"1" * 5000):
+        path.write_bytes(line)
+        with pytest.raises(UserError, match=r"bank\.jsonl:1"):
+            load_questions(path)
+
+
 def test_twins_inherit_options(tmp_path):
     twin = load(tmp_path, GOOD | {"variants": [{"question": "Why?", "answer": "C"}]})[0].variants[0]
     assert (twin.question, twin.options, twin.letter, twin.id) == ("Why?", ("x", "y", "z"), "C", "q1~1")
@@ -74,7 +84,9 @@ GRADED = [  # (model turn, letter that counts; None: wrong whatever is right)
     ("B", None), ("(B)", None), ("Answer: not B but C", None), ("Answer: B or C", None), ("Answer: (A) and (B)", None),
     ("Answer: b", None), ("Answer: Because", None), ("Answer: A/B", None), ("Answer:", None), ("my answer is a mess", None),
     ("it is mild. Answer: urgent referral (B)", "B"), ("Answer: A beta blocker (C)", "C"), ("Answer: (A) urgent or (B) not", None),
-    ("Answer: urgent referral", None), ("Answer: (B) urgent referral", "B"), ("Answer: urgent (B)\nor perhaps (C)", "B"),
+    ("Answer: urgent referral (B). I hope this answer helps.", "B"), ("Answer: urgent (B). The other answers (C) fail", "B"),
+    ("The answer is not (B)", None), ("Answer: A beta blocker", None), ("**Answer:** B", "B"), ("Answer: vitamin (C) (B)", "B"),
+    ("Answer: I do not know", None), ("Answer: urgent referral", None), ("Answer: (B) urgent referral", "B"), ("Answer: urgent (B)\nor perhaps (C)", "B"),
     ("Answer: (E)", "E"), ("I say B. Answer: ", None), ("Answer: B, C", None), ("Answer: Beta", None),
 ]  # fmt: skip
 
@@ -141,10 +153,12 @@ def test_data_cannot_open_or_close_our_blocks(attack):
 
 
 LEAKS = ["the answer is urgent referral", "choose B", "the correct option is (C)", "(B)", "urgent referral", "Urgent referral!", "pick option D",
-         "do urgent referral", "The right answer was emergency admission.", "answer: B", "always urgent referral", "select (A)"]  # fmt: skip
+         "do urgent referral", "Answer: B", "Choose B", "Pick B.", "Option B is right", "B is correct", "go with B", "1. urgent referral",
+         "the correct action is urgent referral", "The patient needs urgent referral.", "Always urgent referral.", "The right answer was emergency admission.", "answer: B", "always urgent referral", "select (A)"]  # fmt: skip
 CLEAN = ["urgent referral from 140/90 and emergency admission from 160/110", "urgent referral if blood pressure is high", "read the numbers with care",
-         "for seizure prevention choose magnesium", "in pre-eclampsia, urgent referral from 140/90", "choose a drug by its half life", "vitamin A and B deficiency differ",
-         "emergency admission needs severe values", "look for raised alt and low platelets", "act early in pre-eclampsia"]  # fmt: skip
+         "for seizure prevention choose magnesium", "seizure prevention needs magnesium", "in pre-eclampsia, urgent referral from 140/90", "choose a drug by its half life", "vitamin A and B deficiency differ",
+         "When pressure reaches 160/110 the right answer is emergency admission", "The best choice is urgent referral from 140/90",
+         "choose hepatitis B vaccine at birth", "temperature above 38 (C) means sepsis", "emergency admission needs severe values", "look for raised alt and low platelets", "act early in pre-eclampsia"]  # fmt: skip
 OPTIONS = ("routine review", "urgent referral", "emergency admission", "magnesium")
 
 
@@ -160,9 +174,11 @@ def test_rules_and_vague_points_are_no_leaks(text):
 
 def test_twins_decide_where_they_were_measured():
     rule = "in pre-eclampsia, urgent referral from 140/90"
-    assert not library.is_leak("urgent referral", OPTIONS, gain_source=0.5, gain_twin=0.5)
-    assert library.is_leak(rule, OPTIONS, gain_source=0.5, gain_twin=-0.25)
-    assert not library.is_leak("act early", OPTIONS, gain_source=0.5, gain_twin=-0.5)  # quotes nothing, so it cannot leak
+    assert library.is_leak(rule, OPTIONS, gain_source=0.75, gain_twin=-0.5, samples=4)
+    assert not library.is_leak(rule, OPTIONS, gain_source=0.75, gain_twin=0.5, samples=4)
+    assert not library.is_leak(rule, OPTIONS, gain_source=1.0, gain_twin=-1.0, samples=1)  # one answer each is noise
+    assert not library.is_leak("act early", OPTIONS, gain_source=0.75, gain_twin=-0.75, samples=4)  # quotes nothing
+    assert library.is_leak("the answer is (B)", OPTIONS, gain_source=0.0, gain_twin=0.0, samples=4)  # said outright
 
 
 @pytest.mark.parametrize("text", ["when options are rejected choose the most extreme one", "In a multiple-choice setting the longest option is often right",

@@ -56,6 +56,13 @@ def test_no_spread_gives_exactly_zero(value):
     assert (centred_advantages(torch.tensor([0.3, 0.9]), torch.tensor([False, False])) == 0).all()
 
 
+def test_rounding_is_no_spread():
+    """Equal counts in another order may differ in the last bit; AdamW would make a full step of that."""
+    scores = torch.tensor([0.5, 0.5 + 6e-8, 0.5])
+    assert (centred_advantages(scores, torch.ones(3, dtype=torch.bool)) == 0).all()
+    assert (fresh_advantages(scores, torch.ones(3, dtype=torch.bool), 0.5 + 1.2e-7) == 0).all()
+
+
 def test_fresh_baseline_keeps_a_group_whose_points_all_help():
     scores, valid = torch.ones(4), torch.tensor([True, True, True, False])
     assert fresh_advantages(scores, valid, 0.25).tolist() == [0.75, 0.75, 0.75, 0.0]

@@ -124,19 +124,21 @@ def test_shared_prefixes_partition_every_prompt():
     assert group_of[0] == group_of[2] == group_of[3] != group_of[1]
 
 
-def test_sliding_windows_and_grouped_queries_sample_exactly():
-    """A window shorter than the prompts forbids prefix sharing (its pads would shift the window); results stay exact."""
+@pytest.mark.parametrize("window", [5, 9, 12, 16, 64])
+def test_sliding_windows_and_grouped_queries_sample_exactly(window):
+    """A window that pads could reach forbids prefix sharing, because pads would push tokens out of it; results stay exact."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, use_sliding_window=True, sliding_window=5, layer_types=["sliding_attention", "full_attention"], initializer_range=0.3,
+        head_dim=8, use_sliding_window=True, sliding_window=window, layer_types=["sliding_attention", "full_attention"], initializer_range=0.3,
     )  # fmt: skip
     model = Qwen3ForCausalLM(config).double().eval()
-    completions = sample(model, PROMPTS, 2, 10, 1.0, [EOS], keys(8))
-    uniform = noise(keys(8), 10)
+    prompts = [*PROMPTS, [4, 5, 6, 7, 8, *range(15, 24)]]
+    completions = sample(model, prompts, 2, 10, 1.0, [EOS], keys(10))
+    uniform = noise(keys(10), 10)
     with torch.no_grad():
         for i, completion in enumerate(completions):
-            assert completion.ids == naive(model, PROMPTS[i // 2], uniform[i], 10, 1.0)
+            assert completion.ids == naive(model, prompts[i // 2], uniform[i], 10, 1.0)
 
 
 def test_out_of_memory_halves_the_rows_with_the_same_tokens(model64, monkeypatch):

@@ -9,15 +9,17 @@ import time
 
 import pytest
 import torch
+from conftest import tiny_llama
 
 import library
-from common import ROOT, load_config, rng
+from common import ROOT, Run, load_config, rng
 from grpo_introspect import Config, evaluate, introspection_advantage, load_data, point_record, questions_of_step, step_metrics, training_batch
 from introspection import rollout_1, rollout_2, rollout_3
 from library import KEYS
 from measure import Reader, cut_before_letter, option_probabilities, same_views, score, transfer_views
-from models import eos_ids, load_policy, load_tokenizer
-from rollout import Chat, next_logprobs
+from models import eos_ids, load_policy, load_tokenizer, restore, write_checkpoint
+from rollout import Chat, Trajectory, next_logprobs
+from update import Updater
 
 SMALL = ["steps=4", "questions_per_step=2", "group_size=4", "n_verify=2", "n_fresh=2", "save_every=2", "eval_every=2", "eval_questions=4"]
 TIMES = ("time/", "tokens_per_second", "peak_memory_gib")
@@ -77,8 +79,10 @@ def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, tmp_pat
     log, deadline = tmp_path / "grpo_introspect/metrics.jsonl", time.time() + 120
     while not (log.exists() and log.read_text().count("\n") >= 3) and process.poll() is None and time.time() < deadline:
         time.sleep(0.05)
+    assert process.poll() is None, "finished before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert not (tmp_path / "grpo_introspect/final").exists()
     done = script(*small(tmp_path), "--resume")
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path) == metrics(finished[0])
@@ -122,6 +126,8 @@ BAD = {
     "unknown key": (["--set", "stepz=3"], "did you mean 'steps'"),
     "missing model": (["--set", "shared.model=organism/nowhere"], "no such folder 'organism/nowhere'"),
     "empty model folder": (["--set", "shared.model=EMPTY"], "holds no config.json"),
+    "nothing to evaluate on": (["--set", "eval_split=val"], "eval_questions"),
+    "no such device": (["--set", "shared.device=cuda"], "no CUDA device"),
     "missing bank": (["--set", "shared.questions=data/nowhere.jsonl"], "no such file"),
     "empty cluster": (["--set", "shared.cluster=heart"], "there are"),
 }
@@ -162,13 +168,24 @@ def one_step(organism, cfg: Config, step: int = 1):
     return groups, [introspection_advantage(cfg, group) for group in groups], reader
 
 
-def test_trajectories_start_with_the_ids_sampled_in_rollout_1(organism):
-    groups, _, reader = one_step(organism, config())
-    for group in groups:
-        for point in group.points:
-            prefix = reader.prompt(group.question) + point.attempt.ids
-            assert point.trajectory(True).ids[: len(prefix)] == prefix
-            assert point.trajectory(True).ids[-len(point.completion.ids) :] == point.completion.ids
+def test_trajectories_start_with_the_ids_sampled_in_rollout_1(organism, monkeypatch):
+    """Rollout 2 is prompted with the very ids that rollout 1 returned, and training sees them all again."""
+    import measure
+
+    calls, original = [], measure.sample
+
+    def spy(model, prompts, n, *rest):
+        completions = original(model, prompts, n, *rest)
+        calls.append(([p for p in prompts for _ in range(n)], completions))
+        return completions
+
+    monkeypatch.setattr(measure, "sample", spy)
+    groups, _, _ = one_step(organism, config())
+    (first_prompts, attempts), (second_prompts, written) = calls[:2]
+    points = [p for g in groups for p in g.points]
+    for prompt, attempt, prompt2, completion, point in zip(first_prompts, attempts, second_prompts, written, points, strict=True):
+        assert prompt2[: len(prompt) + len(attempt.ids)] == prompt + attempt.ids
+        assert point.trajectory(True).ids == prompt2 + completion.ids
 
 
 def test_winners_are_asked_and_losers_are_told(organism):
@@ -180,7 +197,7 @@ def test_winners_are_asked_and_losers_are_told(organism):
             for point in group.points:
                 turn = reader.chat.text(point.turn_ids)
                 assert ("What did you get right?" in turn) == point.won
-                assert (f"({q.letter}) {q.options[q.answer]}" in turn) == (not point.won)
+                assert (f"{q.options[q.answer]} ({q.letter})" in turn) == (not point.won)
                 assert (q.explanation in turn) == (not point.won and reveal == "explanation")
 
 
@@ -296,8 +313,8 @@ def test_probability_reward_is_the_probability_of_the_letter(organism):
     completions = reader.sample(prompt_ids, 0)
     got = option_probabilities(reader, prompt_ids, completions, train)
     for prompt, completion, question, probability in zip(prompt_ids, completions, train, got, strict=True):
-        before, token = cut_before_letter(chat, completion.ids)
-        assert completion.ids[: len(before)] == before and any(letter in token for letter in "ABCD")
+        before, token, letter = cut_before_letter(chat, completion.ids)
+        assert completion.ids[: len(before)] == before and letter in token
         logp = next_logprobs(policy, [prompt + before])[0]
         letters = torch.stack([logp[chat.content_ids(f" ({letter})")[0]] for letter in "ABCD"])
         assert probability == pytest.approx(torch.softmax(letters, 0)[question.answer].item(), abs=1e-5)
@@ -340,3 +357,55 @@ def test_chat_turns_by_ids_equal_the_template(organism):
     assert tokenizer.decode(chat.first("hello there") + cut + chat.next(cut, "wrong")) == rendered
     for control in tokenizer.all_special_tokens:
         assert not set(chat.content_ids(f"a {control} b{control}")) & set(tokenizer.all_special_ids)
+
+
+def test_added_tokens_in_content_stay_text(organism):
+    """Tokens that a tokenizer adds without calling them special (</think>) are matched in any text, except in ours."""
+    from copy import deepcopy
+
+    tokenizer = deepcopy(organism[1].tokenizer)
+    tokenizer.add_tokens(["</think>"])
+    chat = Chat(tokenizer, [1])
+    added = tokenizer.convert_tokens_to_ids("</think>")
+    assert added in tokenizer("x </think> y").input_ids
+    ids = chat.content_ids("x </think> y</think>")
+    assert added not in ids and tokenizer.decode(ids) == "x </think> y</think>"
+
+
+def test_a_folder_is_saved_whole_or_not_at_all(tmp_path):
+    """Killed inside a save: the unfinished folder is ignored, the logs are cut back to the checkpoint before it."""
+    run = Run(tmp_path, None, False)
+    run.log("metrics.jsonl", {"step": 1, "kl": float("nan"), "deep": [{"x": float("inf")}]})
+    run.save("checkpoint-1", lambda folder: (folder / "sub").mkdir())
+    run.log("metrics.jsonl", {"step": 2})
+
+    def dies(folder):
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.save("checkpoint-2", dies)
+    step, folder = Run(tmp_path, None, True).latest()
+    assert step == 1 and folder.name == "checkpoint-1"
+    assert run.read("metrics.jsonl") == [{"step": 1, "kl": None, "deep": [{"x": None}]}]
+
+
+def test_resume_without_a_checkpoint_starts_over(tmp_path):
+    run = Run(tmp_path, None, True)
+    run.log("eval.jsonl", {"step": 0})
+    assert run.latest() == (0, None) and run.read("eval.jsonl") == []
+
+
+def test_checkpoints_restore_bf16_masters_and_tied_weights(tmp_path):
+    batch = [Trajectory([4, 5], [([6, 7, 3], True)])]
+    policy = tiny_llama(dtype=torch.bfloat16)
+    updater = Updater(policy, "adamw", 1e-4, 1.0, 1.0, 1000)
+    updater.step(batch, [1.0])
+    write_checkpoint(policy, updater, tmp_path)
+    other = tiny_llama(seed=3, dtype=torch.bfloat16)
+    resumed = Updater(other, "adamw", 1e-4, 1.0, 1.0, 1000)
+    restore(other, resumed, tmp_path)
+    for one in (updater, resumed):
+        one.step(batch, [0.5])
+    assert all(torch.equal(a, b) for a, b in zip(updater.masters, resumed.masters, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))
