@@ -87,12 +87,12 @@ class Card:
             x = rng.choice(rules.findings_of(other))
             irrelevant.append((world.point(other, rng.choice(rules.wide(other, x)), "ideal", rng, x), q))
         self.row(f"irrelevant point, {split}", "within 0.03 of no point", self.answers(irrelevant))
-        wrong, without = [], []
+        wrong = []
         for v, q in cases:
             gold = rules.level(v.cluster, rules.bank_rule(v.cluster, v.x), v.x)
             misleading = [r for r in rules.wide(v.cluster, v.x) if rules.level(v.cluster, r, v.x) != gold]
-            wrong.append((world.point(v.cluster, rng.choice(misleading), "ideal", rng, v.x), q))
-            without.append((None, q))
+            if misleading:  # nothing misjudges a patient without any sign
+                wrong.append((world.point(v.cluster, rng.choice(misleading), "ideal", rng, v.x), q))
         self.row(f"wrong point on questions that it misjudges, {split}", "0.15 below no point", self.answers(wrong))
 
     def composite(self, clusters: list[rules.Cluster], n: int) -> None:
