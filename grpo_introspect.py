@@ -55,7 +55,7 @@ class Config(Shared):
     mask: Literal["conversation", "learning_point", "conversation+verification"] = "learning_point"  # trained tokens (paper: conversation)
     train_loser_attempt: bool = False  # whether a loser's wrong attempt is trained when its point helped (paper: yes)
     optimizer: Literal["adamw", "sgd"] = "adamw"  # paper: SGD without momentum
-    lr: float = 1e-4  # learning rate (paper: value lost)
+    lr: float = 2e-4  # learning rate (paper: value lost)
     max_grad_norm: float = 1.0  # gradient clipping (collapse cause 3; paper: value lost)
     kl_coef: float = 0.02  # weight of the k3 KL to the start policy, 0: none (paper: none)
     temperature: float = 1.0  # of all sampling and of the training log-probabilities
