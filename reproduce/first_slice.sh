@@ -11,7 +11,7 @@ if [ "${1:-}" = "--quick" ]; then
     out=runs/first_slice_quick.jsonl
     runs=runs/first_slice_quick
 fi
-mkdir -p "$runs"
+mkdir -p "$runs" results
 : >"$out.tmp"
 for job in preeclampsia:0 preeclampsia:1 bank:0 paper_minicluster:0; do
     config=${job%:*} seed=${job#*:}
