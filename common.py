@@ -60,7 +60,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9
 
 def parse_yaml(text: str, source: str):
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader: plain data only, tags are errors
+        return _Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # odd tags raise anything
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
