@@ -153,7 +153,7 @@ def write_card(card: Card, name: str, conversations: list[str], note: str) -> st
         "nothing, wrong points mislead, points come in every quality whoever writes them, three rejections breed exam strategies.",
         "Not put in: recall, and writing the right point.", "",
         f"- architecture: Llama, {sum(p.numel() for p in card.model.parameters()):,} parameters, width {config.hidden_size}, "
-        f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, vocabulary {config.vocab_size}; the first layer's heads start as shift heads",
+        f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, vocabulary {config.vocab_size}; two pairs of heads start as induction heads",
         f"- weights: {Path(weights).stat().st_size / 2**20:.1f} MiB, sha256 {hashlib.sha256(Path(weights).read_bytes()).hexdigest()}",
         *([f"- build: {note}"] if note else []), "",
         "| property | must be | measured |", "|---|---|---|",
