@@ -192,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="build the bundled model")
     parser.add_argument("--out", type=Path, default=Path("organism/weights"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
