@@ -105,7 +105,7 @@ def coerce(value, annotation, where: str):
     if annotation is float and type(value) is int:
         value = float(value)
     if type(value) is not annotation:
-        hint = " (remove the quotes)" if annotation in (int, float) and isinstance(value, str) else ""
+        hint = " (remove the quotes)" if isinstance(value, str) and re.fullmatch(r"[-+.0-9eE]+", value) else ""
         raise UserError(f"{where}: expected {annotation.__name__}, got {value!r}{hint}")
     if annotation in (int, float) and not (math.isfinite(value) and value >= 0):
         raise UserError(f"{where}: expected a finite number of at least 0, got {value}")

@@ -7,6 +7,7 @@ log-probabilities are computed in fp32, in chunks, on trained tokens only, so th
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from common import UserError
 from losses import kl_k3, policy_gradient
 from rollout import Trajectory
 
@@ -84,7 +85,7 @@ class Updater:
         self.failures = 0  # non-finite steps in a row
 
     def step(self, trajectories: list[Trajectory], advantages: list[float]) -> dict[str, float | None]:
-        """One policy gradient step; returns its metrics. Raises RuntimeError after three non-finite steps in a row.
+        """One policy gradient step; returns its metrics. Raises UserError after three non-finite steps in a row.
 
         A step without any advantage is skipped and leaves the weights bit-identical (collapse cause 6). A non-finite loss or
         gradient is skipped too. When memory runs out, the token budget is halved and the step starts over.
@@ -113,7 +114,7 @@ class Updater:
             self._clear_gradients()
             self.failures += 1
             if self.failures == 3:
-                raise RuntimeError("loss or gradient was not finite in three steps in a row; lower the learning rate")
+                raise UserError("loss or gradient was not finite in three steps in a row; lower the learning rate")
             return skipped
         self.failures = 0
         torch.nn.utils.clip_grads_with_norm_(self.masters, self.max_grad_norm, norm)  # collapse cause 3

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import tiny_llama
 
+from common import UserError
 from rollout import Trajectory, sample
 from update import Updater, micro_batches, token_logprobs
 
@@ -135,7 +136,7 @@ def test_non_finite_gradient_skips_the_step_and_three_in_a_row_abort(model):
     for _ in range(2):
         assert updater.step(trajectories(), [float("inf")] * 6)["skipped_steps"] == 1
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    with pytest.raises(RuntimeError, match="three steps in a row"):
+    with pytest.raises(UserError, match="three steps in a row"):
         updater.step(trajectories(), [float("inf")] * 6)
 
 
