@@ -11,7 +11,7 @@ Departures from the paper are marked at their lines and listed in the README.
 
 Inputs:  a question bank (JSONL), a causal language model with a chat template
 Outputs: runs/<config>/grpo_introspect/ with metrics, every learning point, the library of validated points, final/ weights
-Run:     python grpo_introspect.py --config configs/preeclampsia.yaml          (2 CPU cores, about 4 minutes)
+Run:     python grpo_introspect.py --config configs/preeclampsia.yaml          (2 CPU cores, under 4 minutes)
 Dimension suffixes: _Q question, _G rollout in a group, _V verification view, _T token.
 """
 
