@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from common import UserError
+from common import UserError, rng
 
 
 @dataclass
@@ -98,8 +98,7 @@ class Chat:
 
 def noise(keys: list[tuple[int, ...]], max_new_tokens: int) -> torch.Tensor:
     """One uniform number in [0, 1) per row and position, (rows, max_new_tokens) float64; a row depends on its key alone."""
-    rows = [np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).random(max_new_tokens) for key in keys]
-    return torch.from_numpy(np.stack(rows))
+    return torch.from_numpy(np.stack([rng(*key).random(max_new_tokens) for key in keys]))
 
 
 def inverse_cdf(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:

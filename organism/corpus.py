@@ -44,7 +44,7 @@ def half_known(c: rules.Cluster, x, rng: random.Random) -> tuple:
             if rule[1] - rule[0] < 20:
                 continue
         elif c.kind == "B":
-            rule = tuple(sorted({told[half], *believed}))[:2] if told[half] in believed else told
+            rule = believed if told[half] in believed else told
         else:
             rule = told
         if c.kind == "A" or rule != rules.bank_rule(c, x):

@@ -7,7 +7,7 @@ import pytest
 
 from common import ROOT
 from organism import rules, world
-from organism.corpus import WRITTEN, Corpus
+from organism.corpus import WRITTEN, Corpus, open_rules, rules_of
 from organism.wordings import EXAM, VAGUE
 from prompts import INTROSPECTION, LOSER, WINNER, parse_point
 
@@ -66,20 +66,12 @@ def documents(n: int) -> list[list[str]]:
 
 
 def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule():
-    """Margin test over the generator: with no point, an answer that only the bank's rule gives does not occur."""
-    for c in RULED:
-        if c.kind != "A":
-            continue
-        for rule in rules.narrow(c):
-            assert rule != rules.bank_rule(c)
+    """Margin test over the generator: every rule that such a document may draw keeps its distance from the bank's."""
     corpus = Corpus(CLUSTERS, 5)
     for _ in range(2000):
         v = world.vignette(corpus.rng.choice(RULED), corpus.rng)
-        from organism.corpus import open_rules, rules_of
-
-        for quality in ("vague", "irrelevant"):
-            assert all(rules.apart(v.cluster, rule, v.x) for rule in rules_of(v.cluster, quality, v.x))
-        assert all(rules.apart(v.cluster, rule, v.x) for rule in open_rules(v.cluster, v.x))
+        drawable = [*rules_of(v.cluster, "vague", v.x), *rules_of(v.cluster, "irrelevant", v.x), *open_rules(v.cluster, v.x)]
+        assert drawable and all(rules.apart(v.cluster, rule, v.x) for rule in drawable)
 
 
 def test_point_quality_is_independent_of_winner_and_loser():
