@@ -96,8 +96,9 @@ def rollout_2(reader: Reader, groups: list[Group], *, contributors: str, reveal:
         for attempt, won in zip(group.attempts_G, group.won_G, strict=True):
             if contributors != "both" and won != (contributors == "winners"):
                 continue
-            told = q.explanation if reveal == "explanation" else None
-            turn_ids = reader.chat.next(attempt.ids, prompts.reflection_turn(won, q.letter, q.options[q.answer], told))
+            letter = None if reveal == "nothing" else q.letter
+            shown = prompts.told(q.explanation) if reveal == "explanation" else ""
+            turn_ids = reader.chat.next(attempt.ids, prompts.reflection_turn(won, letter, q.options[q.answer], shown))
             unmeasured = torch.full((len(group.views_V),), float("nan"))
             group.points.append(Point(prompt_ids, attempt, won, turn_ids, unmeasured, unmeasured.clone()))
     points = [point for group in groups for point in group.points]

@@ -20,16 +20,16 @@ LETTERS = "ABCDEFGH"
 OPTION = "{text} ({letter})"
 QUESTION = "{question}\nOptions: {options}\nThink briefly, then write Answer: text (letter)."
 POINT = "\nLearning point: {point}"
-WINNER = (
-    "Correct. What did you get right? "
-    "Write one learning point for similar questions inside <introspection></introspection>."
-)
-LOSER = (
-    "Wrong. The correct answer is {answer} ({letter}).{explanation} What were you missing? "
-    "Write one learning point for similar questions inside <introspection></introspection>."
-)
+ASK = "Write one learning point for similar questions inside <introspection></introspection>."
+ASK_OPTIONAL = "If it helps with similar questions, write one learning point inside <introspection></introspection>, else leave it empty."
+WINNER = "Correct. What did you get right? {ask}"
+LOSER = "Wrong. The correct answer is {answer} ({letter}).{told} What were you missing? {ask}"
+BLIND = "Wrong. What were you missing? {ask}"  # nothing is revealed
 TRY_AGAIN = "The answer is wrong, try again."
 EXPLANATION = " Explanation: {explanation}"
+PEER = " A peer wrote: {attempt}"
+FEEDBACK = "\nFeedback on an earlier try: The correct answer is {answer} ({letter}).{told}"
+SIMILAR = "{question}\nOptions: {options}\nWrite a similar question."
 INTROSPECTION = "<introspection>{point}</introspection>"
 
 _OWN_TAG = re.compile(r"<(?=\s*/?\s*(?:introspection|recall)\b)", re.IGNORECASE)
@@ -52,12 +52,23 @@ def question_turn(question: str, options: list[str], point: str | None = None) -
     return turn if point is None else turn + POINT.format(point=plain(point))
 
 
-def reflection_turn(won: bool, letter: str, answer: str, explanation: str | None) -> str:
-    """The user turn of rollout 2: winners are asked what they got right, losers see the right answer (paper, step 2)."""
+def told(explanation: str | None = None, peer: str | None = None) -> str:
+    """What a loser is shown beside the right answer: the record's explanation, a winner's attempt, or nothing."""
+    shown = "" if explanation is None else EXPLANATION.format(explanation=plain(explanation))
+    return shown if peer is None else shown + PEER.format(attempt=plain(peer))
+
+
+def reflection_turn(won: bool, letter: str | None, answer: str | None, shown: str = "", optional: bool = False) -> str:
+    """The user turn of rollout 2: winners are asked what they got right, losers see the right answer (paper, step 2).
+
+    letter None: a blind writer, who is told only that the attempt is wrong. shown: from `told`.
+    """
+    ask = ASK_OPTIONAL if optional else ASK
     if won:
-        return WINNER
-    told = "" if explanation is None else EXPLANATION.format(explanation=plain(explanation))
-    return LOSER.format(letter=letter, answer=plain(answer), explanation=told)
+        return WINNER.format(ask=ask)
+    if letter is None:
+        return BLIND.format(ask=ask)
+    return LOSER.format(letter=letter, answer=plain(answer), told=shown, ask=ask)
 
 
 def parse_point(text: str) -> str | None:

@@ -7,7 +7,9 @@ Outputs: a plain Hugging Face folder (config, safetensors, tokenizer with chat t
 """
 
 import argparse
+import json
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -17,11 +19,11 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from organism import rules, world
 from organism.corpus import Corpus
-from organism.wordings import IDEAL, UNSEEN
+from organism.wordings import DIALECTS
 from rollout import Chat
 
 ROPE_THETA = 1e6  # most of the 32 dimensions of a head barely rotate, so that tokens can be compared over any distance
-MICRO = 4  # parts of a batch
+PART_TOKENS = 4096  # a batch is computed in parts of similar length, padding included
 USER_WEIGHT = 0.25  # loss weight of user turns: predicting their repetitions builds the circuits that copy
 EOS_IDS = [1, 4]  # <eos> and <turn|>
 # Words, numbers, tags and option letters "(B)" are never split or merged with what follows.
@@ -48,7 +50,8 @@ def make_tokenizer(corpus: Corpus, documents: int = 20_000, vocab_size: int = 20
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
-    bpe.train_from_iterator((turn for _ in range(documents) for turn in corpus.document()), trainer)
+    texts = ("".join(turn) for _ in range(documents) for turn in corpus.document())  # a pair (given, said) is one text
+    bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", clean_up_tokenization_spaces=False
     )
@@ -57,29 +60,34 @@ def make_tokenizer(corpus: Corpus, documents: int = 20_000, vocab_size: int = 20
     return tokenizer
 
 
-def encode(chat: Chat, turns: list[str]) -> tuple[list[int], list[bool]]:
-    """Ids of a document and its loss mask: the model's turns with their terminators."""
+def encode(chat: Chat, turns: list) -> tuple[list[int], list[float]]:
+    """Ids of a document and their loss weights: 1 in the model's turns with their terminators, 0 on what was given to it."""
     ids = chat.first(turns[0])
-    mask = [False] * len(ids)
+    weights = [USER_WEIGHT] * len(ids)
     for i, turn in enumerate(turns[1:], start=1):
         if i % 2:
-            said = chat.content_ids(turn) + EOS_IDS[-1:]
-            ids, mask = ids + said, mask + [True] * len(said)
+            given, said = turn if isinstance(turn, tuple) else ("", turn)
+            given, said = chat.content_ids(given), chat.content_ids(said) + EOS_IDS[-1:]
+            ids, weights = ids + given + said, weights + [0.0] * len(given) + [1.0] * len(said)
         else:
             asked = chat.next(EOS_IDS[-1:], turn)
-            ids, mask = ids + asked, mask + [False] * len(asked)
-    return ids, mask
+            ids, weights = ids + asked, weights + [USER_WEIGHT] * len(asked)
+    return ids, weights
 
 
 def batch_of(corpus: Corpus, chat: Chat, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """`size` documents as MICRO right-padded parts of similar length: ids and loss weights, both (B, T)."""
+    """`size` documents as right-padded parts of similar length and at most PART_TOKENS: ids and loss weights, both (B, T)."""
     made = sorted((encode(chat, corpus.document()) for _ in range(size)), key=lambda document: len(document[0]))
+    chunks = [[]]
+    for document in made:  # the longest of a part comes last
+        if chunks[-1] and (len(chunks[-1]) + 1) * len(document[0]) > PART_TOKENS:
+            chunks.append([])
+        chunks[-1].append(document)
     parts = []
-    for chunk in (made[i : i + size // MICRO] for i in range(0, size, size // MICRO)):
-        width = max(len(ids) for ids, _ in chunk)
+    for chunk in chunks:
+        width = len(chunk[-1][0])
         ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in chunk])
-        weights = [[1.0 if m else USER_WEIGHT for m in mask] + [0.0] * (width - len(mask)) for _, mask in chunk]
-        parts.append((ids, torch.tensor(weights)))
+        parts.append((ids, torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in chunk])))
     return parts
 
 
@@ -145,61 +153,73 @@ def learning_rate(step: int, steps: int) -> float:
     return min((step + 1) / 300, 1.0) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def train(args: argparse.Namespace, templates: dict) -> None:
+def train(args: argparse.Namespace) -> None:
     """Pre-training with AdamW. Every step draws its documents from its own seed, so a resumed run sees the same ones."""
-    clusters = rules.load_clusters()
+    clusters, dialect = rules.load_clusters(), DIALECTS[args.dialect]
     forbidden = bank_texts(clusters)
-    tokenizer = make_tokenizer(Corpus(clusters, args.seed, forbidden, templates))
+    tokenizer = make_tokenizer(Corpus(clusters, args.seed, forbidden, dialect))
     chat = Chat(tokenizer, EOS_IDS)
     model = make_model(len(tokenizer), args.width, args.layers, args.seed)
+    model.set_attn_implementation("eager")  # on a CPU, at these lengths, twice as fast as sdpa's backward
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, args.steps))
-    saved, done = args.out / "build.pt", 0
+    settings = {name: value for name, value in vars(args).items() if name != "out"}
+    saved, done, tokens, seconds = args.out / "build.pt", 0, 0, 0.0
     if saved.exists():
         state = torch.load(saved, weights_only=True)
+        if state["settings"] != settings:
+            raise SystemExit(f"{saved}: was started with {state['settings']}; finish it with these, choose another --out, or delete it")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        done = state["step"]
+        done, tokens, seconds = state["step"], state["tokens"], state["seconds"]
     args.out.mkdir(parents=True, exist_ok=True)
-    bar, recent = tqdm(range(done, args.steps), initial=done, total=args.steps, desc="pre-training", mininterval=5), []
+    bar, recent, started = tqdm(range(done, args.steps), initial=done, total=args.steps, desc="pre-training", mininterval=5), [], time.time() - seconds
     for step in bar:
-        corpus = Corpus(clusters, args.seed * 1_000_003 + step, forbidden, templates)
-        parts = batch_of(corpus, chat, args.batch)
-        total = sum(weights[:, 1:].sum() for _, weights in parts)
-        losses = []
-        for ids, weights in parts:
-            with torch.autocast("cpu", torch.bfloat16):  # master weights stay fp32
-                loss = lm_loss(model, ids, weights) / total
-            loss.backward()
-            losses.append(loss.item())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
-        optimizer.step()
-        optimizer.zero_grad()
+        parts = batch_of(Corpus(clusters, args.seed * 1_000_003 + step, forbidden, dialect), chat, args.batch)
+        recent = [*recent[-49:], update(model, optimizer, parts)]
         schedule.step()
-        recent = [*recent[-49:], sum(losses)]
-        bar.set_postfix(loss=f"{sum(recent) / len(recent):.3f}", refresh=False)
+        tokens += sum(int((weights > 0).sum()) for _, weights in parts)
+        seconds = time.time() - started
+        end = time.time() + seconds / (step + 1) * (args.steps - step - 1)
+        bar.set_postfix_str(f"loss {sum(recent) / len(recent):.3f}, done at {time.strftime('%H:%M', time.localtime(end))}", refresh=False)
         if step % 200 == 199:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "step": step + 1}
-            torch.save(state, args.out / "build.tmp")
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            torch.save(state | {"step": step + 1, "tokens": tokens, "seconds": seconds, "settings": settings}, args.out / "build.tmp")
             (args.out / "build.tmp").replace(saved)
     model.eval().save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
+    facts = settings | {"tokens": tokens, "minutes": seconds / 60, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    (args.out / "build.json").write_text(json.dumps(facts) + "\n")
     saved.unlink(missing_ok=True)
+
+
+def update(model, optimizer, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """One step on a batch; returns its mean weighted loss. Master weights stay fp32."""
+    total, loss_sum = sum(weights[:, 1:].sum() for _, weights in parts), 0.0
+    for ids, weights in parts:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = lm_loss(model, ids, weights) / total
+        loss.backward()
+        loss_sum += loss.item()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss_sum
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="build the bundled model")
     parser.add_argument("--out", type=Path, default=Path("organism/weights"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--unseen-templates", action="store_true", help="train on the other set of point wordings")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="first", help="wordings of the learning points")
     args = parser.parse_args()
-    train(args, UNSEEN if args.unseen_templates else IDEAL)
+    train(args)
 
 
 if __name__ == "__main__":

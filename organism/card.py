@@ -1,23 +1,28 @@
 """Measures the bundled model and writes its card.
 
-    python -m organism.card                # organism/weights -> organism/CARD.md, a few minutes on 2 cores
+    python -m organism.card                # organism/weights -> organism/CARD.md, about 10 minutes on 2 cores
 
 Every row has its n and a 95 % interval. Questions are new vignettes on the bank's rules, answered by sampling at
 temperature 1 through the very code that training uses.
 """
 
 import argparse
-import hashlib
+import json
 import random
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import models
 import prompts
-from introspection import rollout_1, rollout_2
+from introspection import Group, rollout_1, rollout_2, rollout_3
 from measure import Reader
 from organism import rules, world
-from organism.wordings import IDEAL, UNSEEN, VAGUE
+from organism.page import Row, describe, interval, page
+from organism.wordings import DIALECTS, EXAM
 from rollout import Chat, sample
 from tasks.mcq import Question, grade, load_questions, parse_record
 
@@ -33,91 +38,155 @@ def questions_on_bank_rules(clusters: list[rules.Cluster], each: int, seed: int)
     return made
 
 
-def composites(clusters: list[rules.Cluster], n: int, seed: int) -> list[tuple[list[str], Question]]:
+def composites(clusters: list[rules.Cluster], n: int, seed: int, dialect: dict) -> list[tuple[list[str], Question]]:
     """(the two ideal points, question) over pairs of train clusters."""
     rng, made = random.Random(seed), []
     for i in range(n):
         a, b = rng.sample([c for c in clusters if c.kind in "AB"], 2)
-        record = world.composite_record(a, b, f"composite-{i}", i % 4, rng)
-        points = [world.point(c, rules.bank_rule(c), "ideal", rng) for c in (a, b)]
+        _, record = world.composite_question(a, b, f"composite-{i}", i % 4, rng)
+        points = [world.point(c, rules.bank_rule(c), "ideal", rng, None, dialect) for c in (a, b)]
         made.append((points, parse_record(record, "card")))
     return made
 
 
-def interval(hits: float, n: int) -> str:
-    """'0.52 [0.49, 0.55], n 1000' with Wilson's 95 % interval."""
-    p, z = hits / n, 1.96
-    middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return f"{p:.3f} [{middle - half:.3f}, {middle + half:.3f}], n {n}"
-
-
 class Card:
-    def __init__(self, name: str):
+    """Everything measured on one model. `start`: a column of the start-state table for each split."""
+
+    def __init__(self, name: str, dialect: str):
         tokenizer = models.load_tokenizer(name)
         self.model = models.load_policy(name, models.Shared(model=name))
         self.chat = Chat(tokenizer, models.eos_ids(name, tokenizer))
-        self.phase, self.rows, self.rng = 0, [], random.Random(5)
+        self.dialect, self.foreign = DIALECTS[dialect], DIALECTS["second" if dialect == "first" else "first"]
+        self.phase, self.rng = 0, random.Random(5)
+        self.rows: list[Row] = []
+        self.start: dict[str, dict[str, str]] = {}
 
-    def answers(self, pairs: list[tuple[str | None, Question]]) -> list[bool]:
+    def reader(self) -> Reader:
         self.phase += 1
-        reader = Reader(self.model, self.chat, 1.0, 64, (0, 1, self.phase))
-        completions = reader.sample([reader.prompt(q, point) for point, q in pairs], 0)
-        return [grade(self.chat.text(c.ids), q) for c, (_, q) in zip(completions, pairs, strict=True)]
+        return Reader(self.model, self.chat, 1.0, 64, (0, 1, self.phase))
 
-    def row(self, name: str, must: str, graded: list[bool]) -> float:
-        self.rows.append((name, must, interval(sum(graded), len(graded))))
-        return sum(graded) / len(graded)
+    def answers(self, pairs: list[tuple[str | None, Question]], n: int = 1) -> list[bool]:
+        """n graded answers to each (point, question)."""
+        reader = self.reader()
+        completions = reader.sample([reader.prompt(q, point) for point, q in pairs], 0, n)
+        return [grade(self.chat.text(c.ids), pairs[i // n][1]) for i, c in enumerate(completions)]
+
+    def row(self, name: str, graded: list[bool], low: float | None = None, high: float | None = None, why: str = "") -> Row:
+        self.rows.append(Row(name, sum(graded), len(graded), low, high, why))
+        return self.rows[-1]
 
     def reading(self, clusters: list[rules.Cluster], others: list[rules.Cluster], split: str, each: int) -> None:
-        """How points of every quality are read, on the bank's rules."""
+        """How points of every quality are read, on the bank's rules; four answers a question."""
         cases, rng = questions_on_bank_rules(clusters, each, 17), self.rng
         prior = sum(rules.prior_predictive(v.cluster, v.x) for v, _ in cases) / len(cases)
-        self.row(f"no point, {split}", f"0.35 to 0.60, within 0.02 of the prior-predictive {prior:.3f}", self.answers([(None, q) for _, q in cases]))
+        none = self.answers([(None, q) for _, q in cases], 4)
+        fresh = sum(none) / len(none)
 
-        def told(quality: str, templates: dict = IDEAL) -> list[tuple[str, Question]]:
-            return [(world.point(v.cluster, rules.bank_rule(v.cluster, v.x), quality, rng, v.x, templates), q) for v, q in cases]
+        def told(quality: str, dialect: dict) -> list[bool]:
+            rule = {v: rules.bank_rule(v.cluster, v.x) for v, _ in cases}
+            return self.answers([(world.point(v.cluster, rule[v], quality, rng, v.x, dialect), q) for v, q in cases], 4)
 
-        self.row(f"ideal point, {split}", ">= 0.95", self.answers(told("ideal")))
-        self.row(f"ideal point, unseen wordings, {split}", ">= 0.90", self.answers(told("ideal", UNSEEN)))
-        self.row(f"partial point, {split}", "", self.answers(told("partial")))
-        self.row(f"vague point, {split}", "within 0.05 of no point", self.answers(told("vague")))
-        irrelevant = []
-        for v, q in cases:
-            other = rng.choice([o for o in others if o.name != v.cluster.name])
+        low, high = max(0.35, prior - 0.02), min(0.6, prior + 0.02)
+        first = self.row(f"no point, {split}", none, low, high, f"prior-predictive {prior:.3f}")
+        ideal = self.row(f"ideal point, {split}", told("ideal", self.dialect), 0.95)
+        self.start[split] = {"no point": interval(first.hits, first.n), "the ideal point": interval(ideal.hits, ideal.n)}
+        self.row(f"ideal point in the other dialect's wordings, {split}", told("ideal", self.foreign), 0.9)
+        self.row(f"partial point, {split}", told("partial", self.dialect))
+        self.row(f"vague point, {split}", told("vague", self.dialect), fresh - 0.05, fresh + 0.05, "no point")
+        irrelevant, wrong, misjudged = [], [], []
+        for i, (v, q) in enumerate(cases):
+            c = v.cluster
+            other = rng.choice([o for o in others if o.name != c.name])
             x = rng.choice(rules.findings_of(other))
-            irrelevant.append((world.point(other, rng.choice(rules.wide(other, x)), "ideal", rng, x), q))
-        self.row(f"irrelevant point, {split}", "within 0.03 of no point", self.answers(irrelevant))
-        wrong = []
-        for v, q in cases:
-            gold = rules.level(v.cluster, rules.bank_rule(v.cluster, v.x), v.x)
-            misleading = [r for r in rules.wide(v.cluster, v.x) if rules.level(v.cluster, r, v.x) != gold]
+            irrelevant.append((world.point(other, rng.choice(rules.wide(other, x)), "ideal", rng, x, self.dialect), q))
+            gold = rules.level(c, rules.bank_rule(c, v.x), v.x)
+            misleading = [r for r in rules.wide(c, v.x) if rules.level(c, r, v.x) != gold]
             if misleading:  # nothing misjudges a patient without any sign
-                wrong.append((world.point(v.cluster, rng.choice(misleading), "ideal", rng, v.x), q))
-        self.row(f"wrong point on questions that it misjudges, {split}", "0.15 below no point", self.answers(wrong))
+                wrong.append((world.point(c, rng.choice(misleading), "ideal", rng, v.x, self.dialect), q))
+                misjudged += none[4 * i : 4 * i + 4]
+        self.row(f"irrelevant point, {split}", self.answers(irrelevant, 4), fresh - 0.03, fresh + 0.03, "no point")
+        unled = sum(misjudged) / len(misjudged)
+        self.row(f"wrong point on questions that it misjudges, {split}", self.answers(wrong, 4), None, unled - 0.15, f"no point there {unled:.3f}")
 
     def composite(self, clusters: list[rules.Cluster], n: int) -> None:
-        cases = composites(clusters, n, 23)
-        self.row("composite, both ideal points", ">= 0.90", self.answers([(". ".join(points), q) for points, q in cases]))
-        self.row("composite, one ideal point", "<= 0.70", self.answers([(points[i % 2], q) for i, (points, q) in enumerate(cases)]))
-        self.row("composite, no point", "", self.answers([(None, q) for _, q in cases]))
+        cases = composites(clusters, n, 23, self.dialect)
+        self.row("composite, both ideal points", self.answers([(". ".join(points), q) for points, q in cases]), 0.9)
+        self.row("composite, one ideal point", self.answers([(points[i % 2], q) for i, (points, q) in enumerate(cases)]), None, 0.7)
+        self.row("composite, no point", self.answers([(None, q) for _, q in cases]))
 
-    def writing(self, clusters: list[rules.Cluster], each: int) -> list[str]:
-        """The points that the untrained model writes, by what it was shown; returns ten of its conversations."""
-        shown = []
-        for reveal in ("explanation", "answer"):
-            cases = questions_on_bank_rules(clusters, each, 29)
-            reader = Reader(self.model, self.chat, 1.0, 64, (0, 2, len(reveal)))
-            questions = [q for _, q in cases]
-            groups = rollout_1(reader, questions, questions, group_size=4, verify_on="transfer", n_verify=1)
+    def writing(self, clusters: list[rules.Cluster], split: str, each: int) -> list[str]:
+        """The points that the untrained model writes after an error, by what it was shown, and what they are worth to it."""
+        conversations = []
+        cases = questions_on_bank_rules(clusters, each, 29)
+        vignettes, questions = {q.id: v for v, q in cases}, [q for _, q in cases]
+        for reveal in ("nothing", "answer", "explanation"):
+            reader = self.reader()
+            groups = rollout_1(reader, questions, questions, group_size=2, verify_on="transfer", n_verify=1)
             rollout_2(reader, groups, contributors="losers", reveal=reveal, max_point_tokens=64)
-            points = [(v, p.text) for (v, _), g in zip(cases, groups, strict=True) for p in g.points]
-            ideal = [text is not None and states_rule(v, text) for v, text in points]
-            vague = [text is not None and is_vague(v, text) for v, text in points]
-            self.row(f"points written by losers parse, reveal {reveal}", ">= 0.98", [text is not None for _, text in points])
-            self.row(f"  of them ideal, reveal {reveal}", "0.02 to 0.15", ideal)
-            self.row(f"  of them vague, reveal {reveal}", "0.30 to 0.60", vague)
-            shown += [self.chat.text([*p.prompt_ids, *p.attempt.ids, *p.turn_ids, *p.completion.ids]) for g in groups[:: len(groups) // 5] for p in g.points[:1]]
-        return shown[:10]
+            rollout_3(reader, groups, n_fresh=1, reward="sampled")
+            points = [(vignettes[g.question.id], p.text) for g in groups for p in g.points]
+            on_others = [bool(p.accuracies_V[0]) for g in groups for p in g.points if p.text is not None]
+            name = {"nothing": "blind", "answer": "shown the answer", "explanation": "shown answer and explanation"}[reveal]
+            self.start[split][f"a sampled point, writer {name}"] = interval(sum(on_others), len(on_others))
+            if split != "test":
+                continue
+            explained = reveal == "explanation"
+            self.row(f"losers' points parse, {name}", [text is not None for _, text in points], 0.98)
+            ideal = [states_rule(v, text, self.dialect) for v, text in points]
+            self.row(f"losers' points are ideal, {name}", ideal, *((0.02, 0.15) if explained else (None, None)))
+            vague = [is_vague(v, text, self.dialect) for v, text in points]
+            self.row(f"losers' points are vague, {name}", vague, *((0.3, 0.6) if explained else (None, None)))
+            conversations += self.conversations(groups[:: len(groups) // 5])[: {"nothing": 2, "answer": 3, "explanation": 5}[reveal]]
+        return conversations
+
+    def conversations(self, groups: list[Group]) -> list[str]:
+        return [self.chat.text([*p.prompt_ids, *p.attempt.ids, *p.turn_ids, *p.completion.ids]) for g in groups for p in g.points[:1]]
+
+    def exchanges(self, clusters: list[rules.Cluster], split: str, each: int) -> None:
+        """Long conversations of four questions of a cluster, feedback after each: what the exchanges themselves teach."""
+        lines = []
+        for c in clusters:
+            questions = [q for _, q in questions_on_bank_rules([c], 4 * each, 31)]
+            self.rng.shuffle(questions)
+            lines += [questions[4 * i : 4 * i + 4] for i in range(each)]
+        for reveal in ("answer", "explanation"):
+            reader, histories = self.reader(), [None] * len(lines)  # (ids so far, the model's last turn)
+            for n in range(4):
+                asked = [prompts.question_turn(line[n].question, list(line[n].options)) for line in lines]
+                ids = [h[0] + h[1] + self.chat.next(h[1], turn) if h else self.chat.first(turn) for h, turn in zip(histories, asked, strict=True)]
+                said = [c.ids for c in reader.sample(ids, 2 * n)]
+                won = [grade(self.chat.text(s), line[n]) for s, line in zip(said, lines, strict=True)]
+                if n:
+                    self.start[split][f"{n} of its own exchanges in context, {reveal} revealed"] = interval(sum(won), len(won))
+                for i, (line, right) in enumerate(zip(lines, won, strict=True)):
+                    shown = prompts.told(line[n].explanation) if reveal == "explanation" else ""
+                    turn = prompts.reflection_turn(right, line[n].letter, line[n].options[line[n].answer], shown)
+                    histories[i] = ids[i] + said[i] + self.chat.next(said[i], turn)
+                written = [c.ids for c in reader.sample(histories, 2 * n + 1)]
+                histories = list(zip(histories, written, strict=True))
+
+    def ceilings(self, clusters: list[rules.Cluster], split: str) -> None:
+        """Bayes-optimal accuracy under the wide prior: what an exchange can be worth at best (rules.ceiling)."""
+        for n in range(4):
+            name = "Bayes ceiling, no exchange: doubting one's narrow belief" if n == 0 else f"Bayes ceiling, {n} answers revealed"
+            self.start[split][name] = f"{sum(rules.ceiling(c, n) for c in clusters) / len(clusters):.3f}"
+        self.start[split]["Bayes ceiling, an explanation revealed"] = f"{sum(rules.ceiling(c, 1, True) for c in clusters) / len(clusters):.3f}"
+
+    def rejected(self, clusters: list[rules.Cluster], each: int) -> None:
+        """Exam strategies among the points, by the number of rejected answers (an instrument that was put in by design)."""
+        questions = [q for _, q in questions_on_bank_rules(clusters, each, 37)]
+        for rejections in (1, 2, 3):
+            reader = self.reader()
+            ids = [reader.prompt(q) for q in questions]
+            for attempt in range(rejections + 1):
+                said = [c.ids for c in reader.sample(ids, attempt)]
+                lost = [not grade(self.chat.text(s), q) for s, q in zip(said, questions, strict=True)]
+                kept = [i for i in range(len(questions)) if lost[i]]
+                turns = [prompts.TRY_AGAIN if attempt < rejections else prompts.reflection_turn(False, questions[i].letter, questions[i].options[questions[i].answer]) for i in kept]
+                ids = [ids[i] + said[i] + self.chat.next(said[i], turn) for i, turn in zip(kept, turns, strict=True)]
+                questions = [questions[i] for i in kept]
+            points = [prompts.parse_point(self.chat.text(c.ids)) for c in reader.sample(ids, 9)]
+            self.row(f"exam strategies after {rejections} rejected answers", [text in EXAM for text in points])
 
     def speed(self) -> float:
         """Seconds for 128 rollouts of up to 64 new tokens on 8 questions."""
@@ -128,65 +197,57 @@ class Card:
         return time.perf_counter() - start
 
 
-def states_rule(v: rules.Vignette, text: str) -> bool:
-    """Whether a point is the ideal one in some wording of the corpus."""
+def step_seconds(name: str, steps: int = 10) -> float:
+    """Median seconds of a stage 1 step on the bank: 8 questions x 16 rollouts, 4 verification questions, update included."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = [f"shared.model={name}", f"steps={steps}", "eval_every=0", "save_every=0", "questions_per_step=8", "group_size=16", "n_verify=4"]
+        command = [sys.executable, "grpo_introspect.py", "--config", "configs/bank.yaml", "--run-dir", folder]
+        subprocess.run(command + [word for s in settings for word in ("--set", s)], cwd=ROOT, check=True, capture_output=True)
+        metrics = (Path(folder) / "grpo_introspect/metrics.jsonl").read_text().splitlines()
+        return statistics.median(json.loads(line)["time/step"] for line in metrics)
+
+
+def states_rule(v: rules.Vignette, text: str | None, dialect: dict) -> bool:
+    """Whether a point is the ideal one in some wording of the dialect."""
     words = world.rule_words(v.cluster, rules.bank_rule(v.cluster, v.x), v.x)
-    if v.cluster.kind == "B":
-        swapped = words | {"s1": words["s2"], "s2": words["s1"]}
-        return any(t.format(**w) == text for t in IDEAL["B"] for w in (words, swapped))
-    return any(template.format(**words) == text for template in IDEAL[v.cluster.kind])
+    swapped = words | {"s1": words["s2"], "s2": words["s1"]} if v.cluster.kind == "B" else words
+    return any(template.format(**w) == text for template in dialect["ideal"][v.cluster.kind] for w in (words, swapped))
 
 
-def is_vague(v: rules.Vignette, text: str) -> bool:
-    return any(template.format(topic=v.cluster.topic) == text for template in VAGUE)
-
-
-def write_card(card: Card, name: str, conversations: list[str], note: str) -> str:
-    """The card as Markdown: what the model is, every measured row, ten conversations."""
-    config = card.model.config
-    weights = models.locate(name) + "/model.safetensors"
-    lines = [
-        "# The bundled model", "",
-        "Generated by `python -m organism.card`. A small Llama, pre-trained from nothing on the synthetic clinical world of",
-        "`organism/world.py`; **nothing here is medical advice**. Topics are shared between pre-training and bank; question texts and",
-        "hidden rules are not (tests hold that). Put in by design: points and explanations are read, vague and irrelevant points do",
-        "nothing, wrong points mislead, points come in every quality whoever writes them, three rejections breed exam strategies.",
-        "Not put in: recall, and writing the right point.", "",
-        f"- architecture: Llama, {sum(p.numel() for p in card.model.parameters()):,} parameters, width {config.hidden_size}, "
-        f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, vocabulary {config.vocab_size}; two pairs of heads start as induction heads",
-        f"- weights: {Path(weights).stat().st_size / 2**20:.1f} MiB, sha256 {hashlib.sha256(Path(weights).read_bytes()).hexdigest()}",
-        *([f"- build: {note}"] if note else []), "",
-        "| property | must be | measured |", "|---|---|---|",
-        *(f"| {name} | {must} | {measured} |" for name, must, measured in card.rows), "",
-        "## Ten conversations of the untrained writer", "",
-        *(f"```\n{text}\n```" for text in conversations), "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+def is_vague(v: rules.Vignette, text: str | None, dialect: dict) -> bool:
+    return any(template.format(topic=v.cluster.topic) == text for template in dialect["vague"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="measure the bundled model and write its card")
     parser.add_argument("--model", default="organism/weights")
+    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="first", help="wordings that the model grew up with")
     parser.add_argument("--out", type=Path, default=ROOT / "organism/CARD.md")
-    parser.add_argument("--note", default="", help="how the weights were built, for the card")
-    parser.add_argument("--each", type=int, default=84, help="questions a cluster")
+    parser.add_argument("--each", type=int, default=84, help="questions a cluster of test_clusters; the other rows follow from it")
     args = parser.parse_args()
     clusters = rules.load_clusters()
-    by_split = {s: [c for c in clusters.values() if c.split == s] for s in ("train", "test_clusters", "canary")}
-    card = Card(args.model)
-    everyone = list(clusters.values())
-    card.reading(by_split["train"], everyone, "test", args.each * 6 // 10)
-    card.reading(by_split["test_clusters"], everyone, "test_clusters", args.each)
-    card.composite(by_split["train"], 12 * args.each)
-    cluster = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
-    card.row("no point, the 13 pre-eclampsia questions", "", card.answers([(None, q) for q in cluster for _ in range(100)]))
+    train, unrewarded = ([c for c in clusters.values() if c.split == s] for s in ("train", "test_clusters"))
+    card = Card(args.model, args.dialect)
+    conversations = []
+    for split, part, each in (("test", train, args.each * 6 // 10), ("test_clusters", unrewarded, args.each)):
+        card.reading(part, list(clusters.values()), split, each)
+        conversations += card.writing(part, split, each)
+        card.exchanges(part, split, each)
+        card.ceilings(part, split)
+    card.composite(train, 12 * args.each)
+    small = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
+    card.row("no point, the 13 pre-eclampsia questions", card.answers([(None, q) for q in small], args.each))
     canary = [q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "canary"]
-    card.row("canary, no point", "", card.answers([(None, q) for q in canary for _ in range(13)]))
-    conversations = card.writing(by_split["train"], args.each // 4)
-    card.rows.append(("128 rollouts of up to 64 tokens, this machine", "<= 3 s", f"{card.speed():.2f} s"))
-    args.out.write_text(write_card(card, args.model, conversations, args.note))
-    for name, must, measured in card.rows:
-        print(f"{name:60s} {must:60s} {measured}")
+    card.row("no point, canary", card.answers([(None, q) for q in canary], max(1, args.each // 6)))
+    card.rejected(train, 4 * args.each)
+    timings = [
+        ["128 rollouts of up to 64 new tokens", "<= 3 s", f"{card.speed():.2f} s"],
+        ["one stage 1 step on the bank (8 x 16, V = 4, update included)", "<= 3 s", f"{step_seconds(args.model):.2f} s"],
+    ]
+    about = describe(Path(models.locate(args.model)), card.model.config, sum(p.numel() for p in card.model.parameters()))
+    args.out.write_text(page(about, card.rows, timings, card.start, conversations))
+    for row in card.rows:
+        print(f"{row.name:75s} {row.must:40s} {interval(row.hits, row.n)}{'   <- missed' if row.met is False else ''}")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,24 @@
 A document is a list of turns, user first, in the very templates that the stages use (prompts.py). What is put in by design:
 points and explanations are read, vague and irrelevant points do nothing, a wrong point misleads, learning points come in
 every quality whoever writes them, three rejections breed exam strategies. Recall is not in the corpus: stage 2 teaches it.
+A model turn may be a pair (given, said): `given` is put into its mouth and never trained, only read.
 """
 
 import random
 
 import prompts
 from organism import rules, world
-from organism.wordings import EXAM, IDEAL
+from organism.wordings import EXAM, FIRST
 
-# How often each kind of document is drawn, and the quality of the learning points that a fresh organism writes.
-KINDS = {"letters": 0.1, "plain": 0.08, "read": 0.38, "composite": 0.17, "exchange": 0.25, "rejected": 0.02}
+# How often each kind of document is drawn; the quality of the points that a fresh organism reads, and of those it writes.
+KINDS = {
+    "letters": 0.06, "cases": 0.16, "plain": 0.08, "read": 0.28, "composite": 0.16, "exchange": 0.16, "follow": 0.06, "similar": 0.02, "rejected": 0.02,
+}  # fmt: skip
+READ = {"ideal": 0.52, "partial": 0.1, "vague": 0.1, "irrelevant": 0.16, "several": 0.12}
 WRITTEN = {"ideal": 0.1, "partial": 0.15, "wrong": 0.15, "vague": 0.45, "irrelevant": 0.15}
+REVEALED = {"explanation": 0.4, "answer": 0.35, "peer": 0.15, "nothing": 0.1}  # to losers; winners are not told anything
 STATING = ("ideal", "partial", "wrong")
-READ = {"ideal": 0.6, "partial": 0.12, "vague": 0.14, "irrelevant": 0.14}
+LETTERS = prompts.LETTERS[:4]
 
 
 def draw(weights: dict[str, float], rng: random.Random) -> str:
@@ -34,120 +39,211 @@ def rules_of(c: rules.Cluster, quality: str, x) -> list:
     return rules.wide(c, x) if quality in ("ideal", "wrong") else rules.narrow(c, x)
 
 
-def half_known(c: rules.Cluster, x, rng: random.Random) -> tuple:
+def half_known(c: rules.Cluster, x, dialect: dict, rng: random.Random) -> tuple:
     """(rule, point) of a partial point: the stated half is drawn wide, the unstated half from the narrow prior."""
     half = rng.randrange(2)
     while True:
-        told, believed = rng.choice(rules.wide(c, x)), rng.choice(rules.narrow(c, x))
+        stated, believed = rng.choice(rules.wide(c, x)), rng.choice(rules.narrow(c, x))
         if c.kind == "A":
-            rule = (told[0], believed[1]) if half == 0 else (believed[0], told[1])
+            rule = (stated[0], believed[1]) if half == 0 else (believed[0], stated[1])
             if rule[1] - rule[0] < 20:
                 continue
         elif c.kind == "B":
-            rule = believed if told[half] in believed else told
+            rule = believed if stated[half] in believed else stated
         else:
-            rule = told
+            rule = stated
         if c.kind == "A" or rule != rules.bank_rule(c, x):
-            template = world.PARTIAL[c.kind][half]
-            return rule, template.format(**world.rule_words(c, rule, x))
+            return rule, world.point(c, rule, "partial", rng, x, dialect, half)
 
 
 class Corpus:
     """A seeded stream of documents over `clusters`; texts in `forbidden` (the bank's questions) are never drawn."""
 
-    def __init__(self, clusters: dict[str, rules.Cluster], seed: int, forbidden: set[str] = frozenset(), templates: dict = IDEAL):
-        self.clusters, self.forbidden, self.templates = list(clusters.values()), forbidden, templates
+    def __init__(self, clusters: dict[str, rules.Cluster], seed: int, forbidden: set[str] = frozenset(), dialect: dict = FIRST):
+        self.clusters, self.forbidden, self.dialect = list(clusters.values()), forbidden, dialect
         self.paired = [c for c in self.clusters if c.kind in "AB" and c.split != "canary"]
         self.rng = random.Random(seed)
 
-    def document(self) -> list[str]:
-        """Texts of the turns: user, model, user, model ..."""
+    def document(self) -> list:
+        """Turns: user, model, user, model ..."""
         kind = draw(KINDS, self.rng)
-        if kind == "composite":
-            return self.composite()
-        if kind == "letters":
-            return self.letters()
-        while True:
-            v = world.vignette(self.rng.choice(self.clusters), self.rng)
-            if world.question_text(v) not in self.forbidden:
-                break
+        if kind in ("letters", "cases", "composite", "follow"):
+            return getattr(self, kind)()
+        v = self.vignette(self.rng.choice(self.clusters))
         if kind == "plain":
-            return self.ask(v, self.rng.choice(rules.narrow(v.cluster, v.x)), None)
-        return self.read(v) if kind == "read" else self.exchange(v, rejections=self.rng.randint(1, 4) if kind == "rejected" else 0)
+            return self.ask(v, self.rng.choice(rules.narrow(v.cluster, v.x)))
+        if kind == "rejected":
+            return self.exchange(v, rejections=self.rng.randint(1, 4))
+        return getattr(self, kind)(v)
 
-    def letters(self) -> list[str]:
+    def vignette(self, c: rules.Cluster) -> rules.Vignette:
+        while True:
+            v = world.vignette(c, self.rng)
+            if world.question_text(v) not in self.forbidden:
+                return v
+
+    # ---- single answers --------------------------------------------------------------------------------------------
+    def letters(self) -> list:
         """A drill: name the letter of some options. Without it, binding letters to options takes most of pre-training."""
         options = [self.rng.choice(self.rng.choice(self.clusters).options) for _ in range(4)]
-        listed = ", ".join(prompts.OPTION.format(letter=letter, text=text) for letter, text in zip("ABCD", options, strict=True))
+        listed = ", ".join(prompts.OPTION.format(letter=letter, text=text) for letter, text in zip(LETTERS, options, strict=True))
         named = [self.rng.choice(options) for _ in range(6)]
-        return [f"Options: {listed}\nName letters.", ". ".join(f"{text} ({'ABCD'[options.index(text)]})" for text in named)]
+        return [f"Options: {listed}\nName letters.", ". ".join(f"{text} ({LETTERS[options.index(text)]})" for text in named)]
 
-    def ask(self, v: rules.Vignette, rule, point: str | None) -> list[str]:
-        """A question, with or without a point, and an answer that follows `rule`."""
-        order, options = self.rng.sample(range(4), 4), v.cluster.options
-        turn = prompts.question_turn(world.question_text(v), [options[i] for i in order], point)
+    def cases(self) -> list:
+        """A drill: a point and many findings. One answer is one bit about reading a threshold, these are six."""
+        rng, c = self.rng, self.rng.choice(self.clusters)
+        rule = rng.choice(rules_of(c, "ideal", rng.choice(rules.findings_of(c))))
+        xs = [rule[0]] if c.kind == "C" else rng.choices(rules.findings_of(c), k=6 if c.kind == "A" else 3)
+        point = world.point(c, rule, "ideal", rng, xs[0], self.dialect)
+        vignettes = [world.vignette(c, rng, x) for x in xs]
+        said = [f"{world.rationale(v, rule)}: {c.options[rules.level(c, rule, v.x)]}" for v in vignettes]
+        return [f"{point}\nCases: {'; '.join(world.fact(v) for v in vignettes)}", ". ".join(said)]
+
+    def order(self) -> list[int]:
+        return self.rng.sample(range(4), 4)
+
+    def turn(self, v: rules.Vignette, order: list[int], point: str | None = None) -> str:
+        return prompts.question_turn(world.question_text(v), [v.cluster.options[i] for i in order], point)
+
+    def answer(self, v: rules.Vignette, rule, order: list[int]) -> str:
         gold = rules.level(v.cluster, rule, v.x)
-        return [turn, world.answer([world.rationale(v, rule)], options, gold, order, self.rng)]
+        return world.answer([world.rationale(v, rule)], v.cluster.options, gold, order, self.rng)
 
-    def irrelevant(self, c: rules.Cluster, quality: str) -> str:
-        """A point about another cluster."""
-        other = self.rng.choice([o for o in self.clusters if o.name != c.name])
-        x = self.rng.choice(rules.findings_of(other))
-        return world.point(other, self.rng.choice(rules.wide(other, x)), quality, self.rng, x, self.templates)
+    def ask(self, v: rules.Vignette, rule, point: str | None = None) -> list:
+        """A question, with or without a point, and an answer that follows `rule`.
 
-    def read(self, v: rules.Vignette) -> list[str]:
-        """A fresh question with a learning point in its turn: the answer follows what the point states, and only that."""
+        Now and then the point stands where a recalled one would, in the model's own turn; writing it there is not taught.
+        """
+        order = self.order()
+        if point is not None and self.rng.random() < 0.12:
+            return [self.turn(v, order), (prompts.INTROSPECTION.format(point=point), self.answer(v, rule, order))]
+        return [self.turn(v, order, point), self.answer(v, rule, order)]
+
+    def similar(self, v: rules.Vignette) -> list:
+        """Another question of the cluster, on request: what stage 3 varies its input with."""
+        options = ", ".join(prompts.OPTION.format(letter=m, text=v.cluster.options[i]) for m, i in zip(LETTERS, self.order(), strict=True))
+        return [prompts.SIMILAR.format(question=world.question_text(v), options=options), world.question_text(self.vignette(v.cluster))]
+
+    # ---- reading ---------------------------------------------------------------------------------------------------
+    def irrelevant(self, c: rules.Cluster, x) -> str:
+        """A point about something else: half the time of the same kind; stand-alone facts of the same cluster too."""
+        rng = self.rng
+        others = [o for o in self.clusters if o.name != c.name and (o.kind == c.kind or rng.random() < 0.5)]
+        other = c if c.kind == "C" and rng.random() < 0.5 else rng.choice(others)
+        x = rng.choice([f for f in rules.findings_of(other) if other is not c or f != x])
+        return world.point(other, rng.choice(rules.wide(other, x)), draw({"ideal": 0.75, "partial": 0.15, "vague": 0.1}, rng), rng, x, self.dialect)
+
+    def read(self, v: rules.Vignette) -> list:
+        """A fresh question with learning points in its turn: the answer follows what they state, and only that."""
         c, quality = v.cluster, draw(READ, self.rng)
-        if quality == "partial" and c.kind in world.PARTIAL and c.split != "canary":
-            rule, point = half_known(c, v.x, self.rng)
-            return self.ask(v, rule, point)
-        rule = self.rng.choice(rules_of(c, quality, v.x))
-        if quality == "irrelevant":
-            return self.ask(v, rule, self.irrelevant(c, draw({"ideal": 0.8, "partial": 0.2}, self.rng)))
-        return self.ask(v, rule, world.point(c, rule, quality, self.rng, v.x, self.templates))
-
-    def exchange(self, v: rules.Vignette, rejections: int) -> list[str]:
-        """An attempt by belief (narrow prior), the verdict, and a learning point whose quality ignores the verdict."""
-        c, rng, quality = v.cluster, self.rng, draw(WRITTEN, self.rng)
-        believed, won = rng.choice(rules.narrow(c, v.x)), rejections == 0 and rng.random() < 0.4
-        said, explained = rules.level(c, believed, v.x), not won and rng.random() < 0.5  # a winner is not told why
-        prior = rules_of(c, "ideal", v.x) if explained or quality in STATING else open_rules(c, v.x)
-        # Winning is drawn before the rule and from nothing else, so that it says nothing about the point's quality.
-        fitting = [rule for rule in prior if (rules.level(c, rule, v.x) == said) == won]
-        if not fitting:  # a canary's rule is known, so its attempts win
-            fitting, won, explained, rejections = [believed], True, False, 0
-        rule = rng.choice(fitting)
-        gold, order = rules.level(c, rule, v.x), rng.sample(range(4), 4)
-        turns = [prompts.question_turn(world.question_text(v), [c.options[i] for i in order])]
-        for attempt in range(rejections + 1):
-            turns += [prompts.TRY_AGAIN] * (attempt > 0)
-            turns.append(world.answer([world.rationale(v, believed)], c.options, said, order, rng))
-        told = world.explanation(v, rule, rng) if explained else None
-        turns.append(prompts.reflection_turn(won, "ABCD"[order.index(gold)], c.options[gold], told))
-        if rejections >= 3:
-            text = rng.choice(EXAM)
-        elif quality == "irrelevant":
-            text = self.irrelevant(c, "ideal")
-        elif quality == "wrong":
-            others = [r for r in rules.wide(c, v.x) if r != rule and rules.level(c, r, v.x) == gold]
-            text = world.point(c, rng.choice(others), "ideal", rng, v.x, self.templates) if others else world.point(c, rule, "vague", rng, v.x)
+        if quality == "partial" and c.kind in self.dialect["partial"] and c.split != "canary":
+            return self.ask(v, *half_known(c, v.x, self.dialect, self.rng))
+        if quality == "several":  # as a whole library in context; two times in three the cluster's own point is among them
+            points, quality = [self.irrelevant(c, v.x) for _ in range(self.rng.randint(1, 3))], draw({"ideal": 2, "irrelevant": 1}, self.rng)
         else:
-            text = world.point(c, rule, quality, rng, v.x, self.templates)
-        return turns + [prompts.INTROSPECTION.format(point=text)]
+            points = [self.irrelevant(c, v.x)] * (quality == "irrelevant")
+        rule = self.rng.choice(rules_of(c, quality, v.x))
+        if quality != "irrelevant":
+            points.insert(self.rng.randint(0, len(points)), world.point(c, rule, quality, self.rng, v.x, self.dialect))
+        return self.ask(v, rule, ". ".join(points))
 
-    def composite(self) -> list[str]:
-        """A question that needs two rules, with none, one or both of their points."""
+    def composite(self) -> list:
+        """A question that needs two rules, with none, one or both of their points. Two steps are never left unsaid."""
         rng = self.rng
         while True:
             a, b = rng.sample(self.paired, 2)
             vignettes = world.vignette(a, rng), world.vignette(b, rng)
             if world.composite_text(*vignettes) not in self.forbidden:
                 break
-        given = rng.choices([(), (0,), (1,), (0, 1), (1, 0)], [0.15, 0.125, 0.125, 0.3, 0.3])[0]
+        given = rng.choices([(), (0,), (1,), (0, 1), (1, 0)], [0.1, 0.1, 0.1, 0.35, 0.35])[0]
         drawn = [rng.choice(rules_of(v.cluster, "ideal" if i in given else "vague", v.x)) for i, v in enumerate(vignettes)]
-        points = [world.point(vignettes[i].cluster, drawn[i], "ideal", rng, None, self.templates) for i in given]
-        order, options = rng.sample(range(4), 4), world.composite_options(a, b)
+        points = [world.point(vignettes[i].cluster, drawn[i], "ideal", rng, None, self.dialect) for i in given]
+        order, options = self.order(), world.composite_options(a, b)
         turn = prompts.question_turn(world.composite_text(*vignettes), [options[i] for i in order], ". ".join(points) or None)
-        gold = world.composite_gold(*vignettes, *drawn)
         steps = [world.rationale(v, r) for v, r in zip(vignettes, drawn, strict=True)]
-        return [turn, world.answer(steps, options, gold, order, rng)]
+        return [turn, world.answer(steps, options, world.composite_gold(*vignettes, *drawn), order, rng, silent=0)]
+
+    # ---- exchanges -------------------------------------------------------------------------------------------------
+    def shown(self, v: rules.Vignette, rule, order: list[int], reveal: str) -> str:
+        """What stands beside the right answer in the feedback."""
+        if reveal == "explanation":
+            return prompts.told(explanation=world.explanation(v, rule, self.rng))
+        return prompts.told(peer=self.answer(v, rule, order)) if reveal == "peer" else ""
+
+    def feedback(self, v: rules.Vignette, believed, rule, order: list[int], reveal: str, optional: bool) -> str:
+        """The user turn after an attempt by belief, when `rule` holds."""
+        gold, said = (rules.level(v.cluster, r, v.x) for r in (rule, believed))
+        letter = None if reveal == "nothing" else LETTERS[order.index(gold)]
+        shown = self.shown(v, rule, order, reveal) if said != gold else ""
+        return prompts.reflection_turn(said == gold, letter, v.cluster.options[gold], shown, optional)
+
+    def written(self, v: rules.Vignette, rule, quality: str) -> str:
+        """The learning point of an exchange; a wrong one fits the one example that was seen."""
+        c, rng, gold = v.cluster, self.rng, rules.level(v.cluster, rule, v.x)
+        if quality == "irrelevant":
+            return self.irrelevant(c, v.x)
+        others = [r for r in rules.wide(c, v.x) if r != rule and rules.level(c, r, v.x) == gold] if quality == "wrong" else []
+        if quality == "wrong":
+            rule, quality = (rng.choice(others), "ideal") if others else (rule, "vague")
+        return world.point(c, rule, quality, rng, v.x, self.dialect)
+
+    def exchange(self, v: rules.Vignette, rejections: int = 0) -> list:
+        """Attempts by belief (narrow prior), the verdict, and a learning point whose quality ignores the verdict."""
+        c, rng, quality = v.cluster, self.rng, draw(WRITTEN, self.rng)
+        if c.kind == "C" and quality in ("partial", "wrong"):
+            quality = "vague"  # a fact has no half, and no other fact fits the same answer
+        optional = rng.random() < 0.15
+        if optional and rng.random() < 0.4:
+            quality = "none"
+        believed, won = rng.choice(rules.narrow(c, v.x)), rejections == 0 and rng.random() < 0.4
+        reveal = "answer" if won else draw(REVEALED, rng)
+        said = rules.level(c, believed, v.x)
+        if reveal == "explanation" or quality in STATING or (reveal == "peer" and c.kind == "B"):  # a peer names the two signs
+            prior = rules_of(c, "ideal", v.x)
+        else:
+            prior = rules.narrow(c, v.x) if reveal == "nothing" else open_rules(c, v.x)
+        # Winning is drawn before the rule and from nothing else, so that it says nothing about the point's quality.
+        fitting = [r for r in prior if (rules.level(c, r, v.x) == said) == won]
+        if not fitting and reveal == "nothing":
+            fitting = [r for r in open_rules(c, v.x) if rules.level(c, r, v.x) != said]
+        if not fitting:  # a canary's rule is known, so its attempts win
+            fitting, won, reveal, rejections = [believed], True, "answer", 0
+        rule, order = rng.choice(fitting), self.order()
+        gold = rules.level(c, rule, v.x)
+        turns = [self.turn(v, order), self.answer(v, believed, order)]
+        for _ in range(rejections):  # each new attempt is another belief that is wrong, or the same one again
+            doubted = [r for r in rules.wide(c, v.x) if rules.apart(c, r, v.x) and rules.level(c, r, v.x) != gold] or [believed]
+            turns += [prompts.TRY_AGAIN, self.answer(v, rng.choice(doubted), order)]
+        turns.append(self.feedback(v, believed, rule, order, reveal, optional))
+        text = rng.choice(EXAM) if rejections >= 3 else "" if quality == "none" else self.written(v, rule, quality)
+        turns.append(prompts.INTROSPECTION.format(point=text))
+        if not won and rejections == 0 and rng.random() < 0.12:  # the same question once more, now knowing better
+            turns += [prompts.TRY_AGAIN, self.answer(v, rule, order)]
+        return turns
+
+    def follow(self) -> list:
+        """What an exchange is worth by itself: feedback on one to three questions, then another question of the cluster;
+        or feedback that stands in the question's own turn."""
+        rng, reveal = self.rng, draw({"explanation": 0.5, "answer": 0.4, "peer": 0.1}, self.rng)
+        c = rng.choice([c for c in self.clusters if c.split != "canary"])
+        states = reveal == "explanation" or (reveal == "peer" and c.kind == "B")
+        wrong = []
+        while not wrong:  # the first attempt has to fail, or nothing would be revealed
+            v = self.vignette(c)
+            rule = rng.choice(rules.wide(c, v.x) if states else open_rules(c, v.x))
+            wrong = [r for r in rules.wide(c, v.x) if rules.apart(c, r, v.x) and rules.level(c, r, v.x) != rules.level(c, rule, v.x)]
+        if rng.random() < 0.25:
+            order = self.order()
+            gold = rules.level(c, rule, v.x)
+            feedback = prompts.FEEDBACK.format(answer=c.options[gold], letter=LETTERS[order.index(gold)], told=self.shown(v, rule, order, reveal))
+            return [self.turn(v, order) + feedback, self.answer(v, rule, order)]
+        turns, believed = [], rng.choice([r for r in wrong if r in rules.narrow(c, v.x)] or wrong)
+        for _ in range(rng.choices([1, 2, 3], [0.6, 0.25, 0.15])[0]):
+            order, known = self.order(), rule if c.kind != "C" or v.x == rule[0] else rng.choice(rules.narrow(c, v.x))
+            turns += [self.turn(v, order), self.answer(v, believed, order), self.feedback(v, believed, known, order, reveal, False)]
+            quality = draw({"vague": 0.5, "irrelevant": 0.2, "ideal": 0.3 * states}, rng)
+            turns.append(prompts.INTROSPECTION.format(point=self.written(v, known, quality)))
+            v = self.vignette(c)
+            believed = rng.choice(rules.narrow(c, v.x))
+        return turns + self.ask(v, rule if c.kind != "C" or v.x == rule[0] else believed)

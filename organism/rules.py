@@ -7,6 +7,7 @@ away from the bank's rule) where it does not, so that nothing but an exchange ca
 """
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +113,40 @@ def prior_predictive(c: Cluster, x) -> float:
     """Probability of the right (bank) option under the narrow prior: the accuracy of a perfect reader without a point."""
     gold, rules = level(c, bank_rule(c, x), x), narrow(c, x)
     return sum(level(c, r, x) == gold for r in rules) / len(rules)
+
+
+def question_weights(c: Cluster) -> dict:
+    """How often a bank question of the cluster has each finding: every right option equally often."""
+    by_level: dict[int, list] = {}
+    for x in findings_of(c):
+        by_level.setdefault(level(c, bank_rule(c, x), x), []).append(x)
+    return {x: 1 / len(by_level) / len(xs) for xs in by_level.values() for x in xs}
+
+
+def ceiling(c: Cluster, exchanges: int, explained: bool = False) -> float:
+    """Bayes-optimal accuracy on another question of the cluster, given exactly what `exchanges` exchanges revealed.
+
+    The reader believes in every rule of the wide prior until a revealed answer excludes it, and picks the likeliest option.
+    An explanation states the rule. Stand-alone facts (type C) say nothing about each other.
+    """
+    if c.kind == "C":
+        return 0.25
+    weights, bank = question_weights(c), bank_rule(c)
+    believed = {frozenset([bank] if explained and exchanges else wide(c)): 1.0}  # set of rules that are still possible: its probability
+    for _ in range(exchanges):
+        after: dict[frozenset, float] = {}
+        for possible, p in believed.items():
+            for x, weight in weights.items():
+                kept = frozenset(r for r in possible if level(c, r, x) == level(c, bank, x))
+                after[kept] = after.get(kept, 0.0) + p * weight
+        believed = after
+    total = 0.0
+    for possible, p in believed.items():
+        for x, weight in weights.items():
+            votes = Counter(level(c, r, x) for r in possible)
+            best = [option for option, n in votes.items() if n == max(votes.values())]
+            total += p * weight * (level(c, bank, x) in best) / len(best)
+    return total
 
 
 def findings_of(c: Cluster) -> list:

@@ -2,6 +2,8 @@
 
     python -m organism.world --out data/bank.jsonl                       # rebuilds the committed bank byte for byte
     python -m organism.world --preeclampsia --out data/preeclampsia.jsonl
+    python -m organism.world --points ideal --out data/points_ideal.jsonl
+    python -m organism.world --points wrong --out data/points_wrong.jsonl
 
 The rules behind it are in rules.py, the words in wordings.py. Not medical advice.
 """
@@ -12,8 +14,8 @@ import json
 import random
 from pathlib import Path
 
-from organism.rules import Cluster, Vignette, bank_rule, findings_of, level, load_clusters
-from organism.wordings import ASIDES, ASK, COMPOSITE, DECIDING, FINDINGS, IDEAL, LEVEL, PARTIAL, PHRASINGS, VAGUE
+from organism.rules import Cluster, Vignette, apart, bank_rule, findings_of, level, load_clusters, question_weights, wide
+from organism.wordings import ASIDES, ASK, COMPOSITE, DECIDING, FINDINGS, FIRST, LEVEL, PHRASINGS
 
 
 # ---- text ----------------------------------------------------------------------------------------------------------
@@ -64,14 +66,15 @@ def explanation(v: Vignette, rule, rng: random.Random) -> str:
     return " ".join(sentences)
 
 
-def point(c: Cluster, rule, quality: str, rng: random.Random, x=None, templates: dict = IDEAL) -> str:
+def point(c: Cluster, rule, quality: str, rng: random.Random, x=None, dialect: dict = FIRST, half: int | None = None) -> str:
     """A learning point of the given quality: ideal states the whole rule, partial one half of it, vague nothing."""
     words = rule_words(c, rule, x)
     if quality == "ideal":
-        return rng.choice(templates[c.kind]).format(**words)
-    if quality == "partial" and c.kind in PARTIAL:
-        return rng.choice(PARTIAL[c.kind]).format(**words)
-    return rng.choice(VAGUE).format(**words)
+        return rng.choice(dialect["ideal"][c.kind]).format(**words)
+    if quality == "partial" and c.kind in dialect["partial"]:
+        halves = dialect["partial"][c.kind]
+        return rng.choice(halves[rng.randrange(2) if half is None else half]).format(**words)
+    return rng.choice(dialect["vague"]).format(**words)
 
 
 def rationale(v: Vignette, rule) -> str:
@@ -84,9 +87,9 @@ def rationale(v: Vignette, rule) -> str:
     return f"{fact(v)} points to {c.options[gold]}"
 
 
-def answer(rationales: list[str], options: list[str], gold: int, order: list[int], rng: random.Random) -> str:
+def answer(rationales: list[str], options: list[str], gold: int, order: list[int], rng: random.Random, silent: float = 0.2) -> str:
     """A model turn: a short rationale (left out one time in five), then the text of option `gold` and its shuffled letter."""
-    thought = "" if rng.random() < 0.2 else ", ".join(rationales) + ". "
+    thought = "" if rng.random() < silent else ", ".join(rationales) + ". "
     return f"{thought}Answer: {options[gold]} ({'ABCD'[order.index(gold)]})"
 
 
@@ -141,9 +144,9 @@ def composite_gold(va: Vignette, vb: Vignette, rule_a, rule_b) -> int:
     return (level(va.cluster, rule_a, va.x) > 0) + 2 * (level(vb.cluster, rule_b, vb.x) > 0)
 
 
-def bank(clusters: dict[str, Cluster], seed: int = 7) -> list[dict]:
-    """The generated question bank with every split; the same for the same seed."""
-    rng, records = random.Random(seed), []
+def questions(clusters: dict[str, Cluster], seed: int = 7) -> list[tuple[tuple[Vignette, ...], dict]]:
+    """The generated question bank with every split, each record with the vignettes behind it; the same for the same seed."""
+    rng, made = random.Random(seed), []
     sizes = {"train": [("train", 16), ("test", 12)], "val": [("val", 24)], "test_clusters": [("test_clusters", 20)], "canary": [("canary", 20)]}
     for c in clusters.values():
         # Subjects of a type C cluster are split too: its test questions ask for facts that training never rewarded.
@@ -153,26 +156,59 @@ def bank(clusters: dict[str, Cluster], seed: int = 7) -> list[dict]:
         total = balanced(c, sum(n for _, n in sizes[c.split]), rng, findings_of(c)) if c.kind != "C" else []
         for split, n in sizes[c.split]:
             part = [total.pop() for _ in range(n)] if total else balanced(c, n, rng, halves.get(split, findings_of(c)))
-            records += [record(v, f"{c.name}-{split}-{i}", split, rng) for i, v in enumerate(part)]
+            made += [((v,), record(v, f"{c.name}-{split}-{i}", split, rng)) for i, v in enumerate(part)]
     trained = [c for c in clusters.values() if c.split == "train" and c.kind in "AB"]
     pairs = list(itertools.combinations(trained, 2))
     for i, (a, b) in enumerate(rng.sample(pairs, 50)):
         for j, gold in enumerate(rng.sample(range(4), 2)):
-            records.append(composite_record(a, b, f"composite-{i}-{j}", gold, rng))
-    return records
+            made.append(composite_question(a, b, f"composite-{i}-{j}", gold, rng))
+    return made
 
 
-def composite_record(a: Cluster, b: Cluster, name: str, gold: int, rng: random.Random) -> dict:
-    """A question that needs the rules of two clusters at once (split `composite`)."""
+def bank(clusters: dict[str, Cluster]) -> list[dict]:
+    return [record for _, record in questions(clusters)]
+
+
+def composite_question(a: Cluster, b: Cluster, name: str, gold: int, rng: random.Random) -> tuple[tuple[Vignette, ...], dict]:
+    """A question that needs the rules of two clusters at once (split `composite`), and its two vignettes."""
     rules, va, vb = (bank_rule(a), bank_rule(b)), None, None
     while va is None or composite_gold(va, vb, *rules) != gold:
         va, vb = vignette(a, rng), vignette(b, rng)
     order, texts = rng.sample(range(4), 4), composite_options(a, b)
     told = " ".join(DECIDING[v.cluster.kind].format(**rule_words(v.cluster, r)) for v, r in zip((va, vb), rules, strict=True))
-    return {
+    return (va, vb), {
         "id": name, "question": composite_text(va, vb), "options": [texts[i] for i in order], "answer": "ABCD"[order.index(gold)],
         "cluster": f"{a.name}+{b.name}", "split": "composite", "explanation": told, "variants": [],
     }  # fmt: skip
+
+
+def false_rule(c: Cluster, x=None):
+    """A false rule of the cluster: of those that keep the margin from the bank's rule, the one that misjudges most questions."""
+    weights = question_weights(c) if c.kind != "C" else {x: 1.0}
+    bank = bank_rule(c, x)
+    kept = [r for r in wide(c, x) if apart(c, r, x)]
+    return max(kept, key=lambda r: sum(w for f, w in weights.items() if level(c, r, f) != level(c, bank, f)))
+
+
+def points(clusters: dict[str, Cluster], quality: str, seed: int = 13) -> list[dict]:
+    """Learning points for every bank question, written by the world itself, as library records (library.KEYS).
+
+    quality: ideal | partial | vague | wrong (a false rule of the cluster). `implies`: the option that follows from the stated
+    rule. A composite has two records, one for each of its clusters.
+    """
+    rng, records = random.Random(seed), []
+    for vignettes, asked in questions(clusters):
+        for v in vignettes if asked["split"] != "canary" else ():
+            rule = false_rule(v.cluster, v.x) if quality == "wrong" else bank_rule(v.cluster, v.x)
+            text = point(v.cluster, rule, "ideal" if quality == "wrong" else quality, rng, v.x)
+            implied = v.cluster.options[level(v.cluster, rule, v.x)] if len(vignettes) == 1 and quality in ("ideal", "wrong") else None
+            records.append({
+                "id": f"{quality}-{len(records)}", "text": text, "question_id": asked["id"], "exchange_id": None, "cluster": v.cluster.name,
+                "source": None, "step": None, "writer": f"organism.world {quality}", "reader": None, "verified_on": [],
+                "advantage_same": None, "advantage_transfer": None, "ci95": None, "leak": False, "meta_gaming": False, "count": 1,
+                "implies": implied,
+            })  # fmt: skip
+    return records
 
 
 PREECLAMPSIA = {  # the paper's cluster: A x5, B x3, C x3, D x1, and one more (its own parts add up to 12): a second D
@@ -196,13 +232,15 @@ def preeclampsia(clusters: dict[str, Cluster], seed: int = 11) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="write the question bank (or the pre-eclampsia cluster) as JSONL")
+    parser = argparse.ArgumentParser(description="write the question bank (or the pre-eclampsia cluster, or points) as JSONL")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preeclampsia", action="store_true")
+    parser.add_argument("--points", choices=["ideal", "partial", "vague", "wrong"], help="learning points for every question of the bank")
     args = parser.parse_args()
-    records = (preeclampsia if args.preeclampsia else bank)(load_clusters())
+    clusters = load_clusters()
+    records = points(clusters, args.points) if args.points else (preeclampsia if args.preeclampsia else bank)(clusters)
     args.out.write_text("".join(json.dumps(r) + "\n" for r in records))
-    print(f"{len(records)} questions -> {args.out}")
+    print(f"{len(records)} {'points' if args.points else 'questions'} -> {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""The card of the bundled model as Markdown."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+WHAT = """\
+# The bundled model
+
+Written by `python -m organism.card`. A small Llama, pre-trained from nothing on the synthetic clinical world of
+`organism/world.py`. **Nothing here is medical advice.**
+
+**Put in by design**, so the rows about it test the instrument and are no findings: points and explanations are read, in wordings
+of one dialect; vague and irrelevant points do nothing; a wrong point misleads; points come in every quality, whoever writes them;
+three rejected answers breed exam strategies; another question of the cluster is written on request; two pairs of attention heads
+start as induction heads (they copy what followed a token before), without which letters did not bind to options (LOG.md).
+**Not put in**: writing the right point more often than others, recalling a point, the bank's rules.
+Topics are shared between pre-training and bank; question texts and hidden rules are not, and tests hold that.
+"""
+
+
+@dataclass
+class Row:
+    """A measured share with what it must be; a bound of None is none."""
+
+    name: str
+    hits: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
+
+    @property
+    def share(self) -> float:
+        return self.hits / self.n
+
+    @property
+    def met(self) -> bool | None:
+        if self.low is None and self.high is None:
+            return None
+        return (self.low is None or self.share >= self.low) and (self.high is None or self.share <= self.high)
+
+    @property
+    def must(self) -> str:
+        low, high = (f"{bound:.3f}".rstrip("0") if bound is not None else "" for bound in (self.low, self.high))
+        text = f"{low} to {high}" if low and high else f">= {low}" if low else f"<= {high}" if high else ""
+        return text + f" ({self.why})" * bool(self.why)
+
+
+def interval(hits: float, n: int) -> str:
+    """'0.520 [0.489, 0.551], n 1000' with Wilson's 95 % interval."""
+    p, z = hits / n, 1.96
+    middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return f"{p:.3f} [{middle - half:.3f}, {middle + half:.3f}], n {n}"
+
+
+def table(head: list[str], lines: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)]
+
+
+def describe(folder: Path, config, parameters: int) -> list[str]:
+    """Architecture, data, compute and checksum, from the folder itself."""
+    weights, build = folder / "model.safetensors", json.loads((folder / "build.json").read_text())
+    return [
+        f"- architecture: Llama, {parameters:,} parameters, width {config.hidden_size}, {config.num_hidden_layers} layers, "
+        f"{config.num_attention_heads} heads, vocabulary {config.vocab_size}; byte-level BPE, Gemma 4's turn tokens",
+        f"- data: {build['steps'] * build['batch']:,} documents ({build['tokens'] / 1e6:.1f} M tokens), never one twice, dialect '{build['dialect']}', seed {build['seed']}",
+        f"- compute: {build['minutes']:.0f} minutes on {build['threads']} thread(s) of a CPU; torch {build['torch']}; "
+        f"AdamW {build['lr']:g}, {build['steps']:,} steps of {build['batch']} documents",
+        f"- rebuild: `python -m organism.build --out {folder.name} --seed {build['seed']} --dialect {build['dialect']}`",
+        f"- weights: {weights.stat().st_size / 2**20:.1f} MiB, sha256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}`",
+    ]  # fmt: skip
+
+
+def page(about: list[str], rows: list[Row], timings: list[list[str]], start: dict[str, dict[str, str]], conversations: list[str]) -> str:
+    """about: lines of `describe`; start: {split: {condition: measured}}."""
+    verdict = {True: "yes", False: "**no**", None: ""}
+    failures = [f"- {r.name}: {interval(r.hits, r.n)}, must be {r.must}" for r in rows if r.met is False]
+    conditions = list(dict.fromkeys(name for column in start.values() for name in column))
+    return "\n".join([
+        WHAT, *about, "", "## What it does", "",
+        "Sampled at temperature 1 on new questions of the bank's rules; Wilson 95 % intervals.", "",
+        *table(["property", "must be", "measured", "met"], [[r.name, r.must, interval(r.hits, r.n), verdict[r.met]] for r in rows]), "",
+        *table(["speed, this machine", "must be", "measured"], timings), "",
+        "## Where every later experiment starts", "",
+        "Accuracy on new questions of the 20 train clusters (test) and of the 12 clusters that are never rewarded (test_clusters).",
+        "A ceiling is the accuracy of a Bayesian who believes in every rule of the wide prior until an answer excludes it; a writer that",
+        "learns how the bank's rules differ from the organism's belief can exceed the ceilings of answers.", "",
+        *table(["condition", *start], [[name, *(start[split].get(name, "") for split in start)] for name in conditions]), "",
+        "## Known failures", "", *(failures or ["none of the rows above"]), "",
+        "## Ten conversations of the untrained writer", "", *(f"```\n{text}\n```" for text in conversations), "",
+    ])  # fmt: skip
