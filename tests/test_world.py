@@ -5,10 +5,10 @@ import random
 
 import pytest
 
+import library
 from common import ROOT
 from organism import rules, world
 from organism.corpus import WRITTEN, Corpus
-import library
 from organism.wordings import DIALECTS, EXAM, FIRST
 from prompts import INTROSPECTION, LOSER, TRY_AGAIN, parse_point
 
