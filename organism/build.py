@@ -85,7 +85,7 @@ def batch_of(corpus: Corpus, chat: Chat, size: int) -> list[tuple[torch.Tensor, 
         chunks[-1].append(document)
     parts = []
     for chunk in chunks:
-        width = len(chunk[-1][0])
+        width = -(-len(chunk[-1][0]) // 16) * 16  # few shapes: oneDNN compiles its kernels anew for each
         ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in chunk])
         parts.append((ids, torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in chunk])))
     return parts
@@ -140,12 +140,11 @@ def start_with_induction_heads(model: LlamaForCausalLM, strength: float = 60.0, 
 
 
 def lm_loss(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted sum of the cross-entropy over all real tokens: ids (B, T), weights (B, T), 0 at padding."""
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, H)
-    targets, weights = ids[:, 1:], weights[:, 1:]
-    real = weights > 0
-    losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[real]).float(), targets[real], reduction="none")
-    return (losses * weights[real]).sum()
+    """Weighted sum of the cross-entropy: ids (B, T), weights (B, T) of each token as a target, 0 at padding."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, H)
+    logits = model.lm_head(hidden)[:, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    return (losses * weights[:, 1:].flatten()).sum()
 
 
 def learning_rate(step: int, steps: int) -> float:
