@@ -33,7 +33,7 @@ from introspection import CANARY, Group, Point, rollout_1, rollout_2, rollout_3
 from losses import centred_advantages, clip_advantages, fresh_advantages, standard_errors
 from measure import Reader, accuracy, bootstrap_mean
 from rollout import Chat, Trajectory
-from tasks.mcq import Question, load_questions
+from tasks.mcq import Exchange, Question, load_exchanges, load_questions
 from update import Updater
 
 
@@ -43,12 +43,18 @@ class Config(Shared):
     questions_per_step: int = 8  # Q, questions of one step (paper: value lost)
     group_size: int = 16  # G, attempts on each question (paper: 32 rollouts a step)
     contributors: Literal["both", "winners", "losers"] = "both"  # whose points are trained (paper: both)
-    reveal: Literal["answer", "explanation"] = "answer"  # what losers see: letter and text (paper), or the explanation too
+    reveal: Literal["answer", "explanation", "peer"] = "answer"  # what losers see: letter and text (paper), the explanation too, a winner's attempt too
+    introspect: Literal["prompted", "optional"] = "prompted"  # optional: an empty block is a decision not to write (paper: when to introspect)
+    token_price: float = 0.0  # taken off a point's score for each token of its turn; an empty block is free (paper: value lost)
+    correction_turns: int = 0  # how often a wrong attempt is sent back with 'try again' first (paper: 1 to 4 led to meta-gaming)
+    exchanges: str = ""  # JSONL of collected conversations that take the place of rollout 1
     verify_on: Literal["same", "transfer", "both"] = "transfer"  # same: the point's own question (paper); transfer: others of its cluster
+    transfer_pool: Literal["cluster", "bank"] = "cluster"  # where transfer questions come from (bank: emergent structure)
     n_verify: int = 4  # V, verification views of a point, of each kind (paper: 1; ours: 4, one for each letter)
     transfer_weight: float = 1.0  # weight of transfer against same where verify_on is both (paper: lost)
     n_fresh: int = 4  # answers without a point on each view, for the baseline and the introspection advantage
-    reward: Literal["sampled", "prob"] = "sampled"  # accuracy (paper), or the probability of the right option
+    # accuracy (paper); probability of the right option; its log against no point (SDPO's Eq. 1); minus the KL to the full exchange
+    reward: Literal["sampled", "prob", "log_ratio", "invariance"] = "sampled"
     baseline: Literal["group_mean", "fresh"] = "group_mean"  # what a point must beat: its group (paper), or no point
     clip: Literal["zero", "lcb", "none"] = "zero"  # max(A, 0) (paper); lcb: max(A - lcb_z SE, 0); none: signed (collapse cause 2)
     lcb_z: float = 1.0  # standard errors taken off by clip: lcb
@@ -76,13 +82,17 @@ class Config(Shared):
                 raise UserError(f"grpo_introspect.{name}: expected at least 1, got {getattr(self, name)}")
         if self.group_size == 1 and self.baseline == "group_mean":
             raise UserError("grpo_introspect.group_size: a group of 1 has no spread around its mean; use baseline: fresh or a larger group")
+        if self.reward == "invariance" and self.baseline == "fresh":
+            raise UserError("grpo_introspect.baseline: reward: invariance compares points with each other; expected group_mean")
+        if self.exchanges and (self.correction_turns or self.mask != "learning_point"):
+            raise UserError("grpo_introspect.exchanges: collected attempts can be neither corrected nor trained; use correction_turns: 0, mask: learning_point")
         for name in ("temperature", "lr", "max_grad_norm"):
             if getattr(self, name) == 0:
                 raise UserError(f"grpo_introspect.{name}: expected a number above 0")
 
 
-def questions_of_step(cfg: Config, train: list[Question], step: int) -> list[Question]:
-    """The next Q questions of an endless walk through the bank, shuffled anew every epoch."""
+def questions_of_step(cfg: Config, train: list[Question | Exchange], step: int) -> list[Question | Exchange]:
+    """The next Q questions (or exchanges) of an endless walk through the bank, shuffled anew every epoch."""
     places = range((step - 1) * cfg.questions_per_step, step * cfg.questions_per_step)
     return [train[rng(cfg.seed, place // len(train)).permutation(len(train))[place % len(train)]] for place in places]
 
@@ -97,7 +107,8 @@ def introspection_advantage(cfg: Config, group: Group) -> torch.Tensor:
         return torch.empty(0)
     valid = torch.tensor([point.valid for point in group.points])  # (G,)
     rewards = torch.stack([point.rewards_V for point in group.points]).double().nan_to_num(0.0)  # (G, V)
-    scores = rewards @ weights
+    tokens = torch.tensor([len(point.completion.ids) if point.text else 0 for point in group.points])
+    scores = rewards @ weights - cfg.token_price * tokens
     if cfg.baseline == "group_mean":
         advantages = centred_advantages(scores, valid)
     else:
@@ -116,7 +127,8 @@ def training_batch(cfg: Config, groups: list[Group]) -> tuple[list[Trajectory], 
     for point in (point for group in groups for point in group.points):
         # Departure from paper: by default a loser's wrong attempt is not reinforced when its point turns out to help.
         train_attempt = cfg.mask != "learning_point" and (point.won or cfg.train_loser_attempt)
-        trained = [point.trajectory(train_attempt)] + (point.verifications if cfg.mask == "conversation+verification" else [])
+        train_errors = cfg.mask != "learning_point" and cfg.train_loser_attempt
+        trained = [point.trajectory(train_attempt, train_errors)] + (point.verifications if cfg.mask == "conversation+verification" else [])
         trajectories += trained
         advantages += [point.advantage] * len(trained)
     return trajectories, advantages
@@ -133,14 +145,14 @@ def step_metrics(groups: list[Group], scores_QG: list[torch.Tensor]) -> dict:
     pairs = [(group, point) for group in groups for point in group.points]
     counted = [(group, point) for group, point in pairs if point.valid]
     spread = [scores[~scores.isnan()] for scores in scores_QG]
-    turns = [a for g in groups for a in g.attempts_G] + [p.completion for _, p in pairs]
+    turns = [a.completion for g in groups for a in g.attempts_G] + [p.completion for _, p in pairs]
     gains = {kind: [(g.gain(p, kind), p.won) for g, p in counted] for kind in ("same", "transfer")}
     own = [(gain, won) for kind in gains for gain, won in gains[kind]]
     return {
         "reward": mean(s for scores in spread for s in scores.tolist()),
         "reward_std": mean(scores.std().item() for scores in spread if len(scores) > 1),
         "frac_reward_zero_std": mean(float(len(scores) < 2 or scores.max().item() == scores.min().item()) for scores in spread),
-        "accuracy/attempt": mean(float(won) for g in groups for won in g.won_G),
+        "accuracy/attempt": mean(float(a.won) for g in groups for a in g.attempts_G),
         "accuracy/verify": mean(p.accuracies_V[~g.on("twin")].mean().item() for g, p in counted),
         "accuracy/fresh": mean(g.fresh_accuracies_V[~g.on("twin")].mean().item() for g, _ in counted),
         "introspection_advantage/same": mean(gain for gain, _ in gains["same"]),
@@ -167,7 +179,7 @@ def point_record(cfg: Config, step: int, group: Group, point: Point, number: int
         for name, pairs in on.items()
     ]
     record = {
-        "id": f"{step}-{number}", "text": point.text, "question_id": group.question.id, "exchange_id": None,
+        "id": f"{step}-{number}", "text": point.text, "question_id": group.question.id, "exchange_id": group.exchange_id,
         "cluster": group.question.cluster, "source": "winner" if point.won else "loser", "step": step,
         "writer": f"{cfg.model}@{step - 1}", "reader": f"{cfg.model}@{step - 1}", "verified_on": verified,
         "advantage_same": group.gain(point, "same"), "advantage_transfer": group.gain(point, "transfer"), "ci95": None,
@@ -185,7 +197,7 @@ def evaluate(cfg: Config, reader: Reader, questions: list[Question], canary: lis
     """
     reader = replace(reader, key=(cfg.seed, 0, 1))
     groups = rollout_1(reader, questions, questions, group_size=4, verify_on="transfer", n_verify=2)
-    rollout_2(reader, groups, contributors="both", reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens)
+    rollout_2(reader, groups, contributors="both", reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens, introspect=cfg.introspect)
     rollout_3(reader, groups, n_fresh=4, reward="sampled")
     per_question = {}
     for group in groups:
@@ -232,6 +244,7 @@ def phase(bar: tqdm, clock: dict[str, float], name: str):
 
 def main(cfg: Config, run: Run, dry_run: bool) -> None:
     train, held_out, canary = load_data(cfg)
+    exchanges = load_exchanges(common.ROOT / cfg.exchanges, train) if cfg.exchanges else []
     tokenizer = models.load_tokenizer(cfg.model)
     chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer))
     if dry_run:
@@ -259,11 +272,13 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         reader = replace(reader, key=(cfg.seed, step, 0), generated=0)
         started = time.perf_counter()
 
-        questions_Q = questions_of_step(cfg, train, step)
+        questions_Q = questions_of_step(cfg, exchanges or train, step)
         with phase(bar, clock, "rollout1"):
-            groups = rollout_1(reader, questions_Q, train, group_size=cfg.group_size, verify_on=cfg.verify_on, n_verify=cfg.n_verify)
+            verify = {"verify_on": cfg.verify_on, "n_verify": cfg.n_verify, "transfer_pool": cfg.transfer_pool}
+            groups = rollout_1(reader, questions_Q, train, group_size=cfg.group_size, correction_turns=cfg.correction_turns, **verify)
         with phase(bar, clock, "rollout2"):
-            rollout_2(reader, groups, contributors=cfg.contributors, reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens)
+            asked = {"reveal": cfg.reveal, "introspect": cfg.introspect, "max_point_tokens": cfg.max_point_tokens}
+            rollout_2(reader, groups, contributors=cfg.contributors, **asked)
         with phase(bar, clock, "rollout3"):
             rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
         scores_QG = [introspection_advantage(cfg, group) for group in groups]
@@ -287,9 +302,9 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         for group in groups:
             for point in group.points:
                 record = point_record(cfg, step, group, point, len(records))
-                records.append(record | {"advantage": point.advantage, "gain_twin": group.gain(point, "twin"), "completion": chat.text(point.completion.ids), "attempt": chat.text(point.attempt.ids)})
+                records.append(record | {"advantage": point.advantage, "gain_twin": group.gain(point, "twin"), "completion": chat.text(point.completion.ids), "attempt": chat.text(point.attempt.completion.ids)})
                 run.log("rollouts.jsonl", records[-1])
-                if point.valid and point.advantage > 0 and library.gain(record) > 0:
+                if point.text and point.valid and point.advantage > 0 and library.gain(record) > 0:
                     run.log("library.jsonl", record)
         if cfg.show_every and step % cfg.show_every == 0:
             bar.write(report.sample_points(records))

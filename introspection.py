@@ -13,9 +13,23 @@ import prompts
 from common import rng
 from measure import Reader, same_views, score, transfer_views, twin_views
 from rollout import Completion, Trajectory
-from tasks.mcq import Question, grade
+from tasks.mcq import Exchange, Question, grade
+from update import right_pad, token_logprobs
 
-ATTEMPTS, POINTS, VERIFY, FRESH, VIEWS, CANARY = range(6)  # phases, part of every noise key
+ATTEMPTS, POINTS, VERIFY, FRESH, VIEWS, CANARY, CORRECTIONS = range(7)  # phases, part of every noise key
+
+
+@dataclass
+class Attempt:
+    """An answer of rollout 1. `before`: the segments (ids, sampled) between prompt and answer, where an error was tried again."""
+
+    completion: Completion
+    won: bool
+    before: list[tuple[list[int], bool]] = field(default_factory=list)
+
+    @property
+    def segments(self) -> list[tuple[list[int], bool]]:
+        return [*self.before, (self.completion.ids, True)]
 
 
 @dataclass
@@ -23,24 +37,36 @@ class Point:
     """A learning point and the conversation that led to it; `accuracies_V`, `rewards_V` are nan where not measured."""
 
     prompt_ids: list[int]
-    attempt: Completion
-    won: bool
+    attempt: Attempt
     turn_ids: list[int]  # the user turn between attempt and point
     accuracies_V: torch.Tensor
     rewards_V: torch.Tensor
     completion: Completion | None = None  # the model turn of rollout 2
-    text: str | None = None  # its learning point; None: did not parse
+    text: str | None = None  # its learning point; None: did not parse; "": the policy chose not to write one
     verifications: list[Trajectory] = field(default_factory=list)
     leak: bool = False
     advantage: float = 0.0  # the training weight
 
     @property
+    def won(self) -> bool:
+        return self.attempt.won
+
+    @property
     def valid(self) -> bool:
         return self.text is not None and not self.leak
 
-    def trajectory(self, train_attempt: bool) -> Trajectory:
-        """The conversation of rollouts 1 and 2, in the very ids that were sampled; the point is trained, the turns never."""
-        return Trajectory(self.prompt_ids, [(self.attempt.ids, train_attempt), (self.turn_ids, False), (self.completion.ids, True)])
+    @property
+    def exchange_ids(self) -> list[int]:
+        """Everything up to the point: question, attempts, feedback."""
+        return self.prompt_ids + [token for ids, _ in self.attempt.segments for token in ids] + self.turn_ids
+
+    def trajectory(self, train_attempt: bool, train_errors: bool) -> Trajectory:
+        """The conversation of rollouts 1 and 2, in the very ids that were sampled; the point is trained, user turns never.
+
+        train_errors: whether attempts before the last one, all of them wrong, are trained.
+        """
+        before = [(ids, sampled and train_errors) for ids, sampled in self.attempt.before]
+        return Trajectory(self.prompt_ids, [*before, (self.attempt.completion.ids, train_attempt), (self.turn_ids, False), (self.completion.ids, True)])
 
 
 @dataclass
@@ -48,13 +74,14 @@ class Group:
     """One question: its points, and the views on which all of them and the reader without a point are measured."""
 
     question: Question
-    attempts_G: list[Completion]
-    won_G: list[bool]
+    prompt_ids: list[int]
+    attempts_G: list[Attempt]
     views_V: list[Question]
     kinds_V: list[str]  # same | transfer | twin
     points: list[Point] = field(default_factory=list)
     fresh_accuracies_V: torch.Tensor | None = None
     fresh_rewards_V: torch.Tensor | None = None
+    exchange_id: str | None = None  # of a conversation that was collected elsewhere
 
     def on(self, kind: str) -> torch.Tensor:
         return torch.tensor([k == kind for k in self.kinds_V])
@@ -67,45 +94,100 @@ class Group:
         return (point.accuracies_V[on] - self.fresh_accuracies_V[on]).mean().item()
 
 
-def rollout_1(reader: Reader, questions: list[Question], pool: list[Question], *, group_size: int, verify_on: str, n_verify: int) -> list[Group]:
+def views_of(question: Question, pool: list[Question], verify_on: str, n_verify: int, draw) -> tuple[list[Question], list[str]]:
+    """The views on which all points of a question are verified, and their kinds."""
+    views, kinds = [], []
+    if verify_on != "transfer":
+        twins = twin_views(question, n_verify, draw)
+        views += same_views(question, n_verify, draw) + twins
+        kinds += ["same"] * n_verify + ["twin"] * len(twins)
+    if verify_on != "same":
+        views += transfer_views(question, pool, n_verify, draw)
+        kinds += ["transfer"] * n_verify
+    return views, kinds
+
+
+def rollout_1(
+    reader: Reader, questions: list[Question | Exchange], pool: list[Question], *, group_size: int, verify_on: str, n_verify: int,
+    transfer_pool: str = "cluster", correction_turns: int = 0,
+) -> list[Group]:  # fmt: skip
     """G attempts on each question, and the views on which its points will be verified.
 
-    pool: where transfer views are drawn from, within the question's cluster. Raises UserError if a cluster is too small.
+    An Exchange (a conversation that was collected elsewhere) takes the place of its question's attempts: G copies of it.
+    pool: where transfer views are drawn from, within the question's cluster or, with transfer_pool 'bank', anywhere in it.
+    correction_turns: how often a wrong answer is sent back with 'try again' before the conversation goes on (paper,
+    'Meta-Gaming'). Raises UserError if a cluster is too small.
     """
-    completions = reader.sample([reader.prompt(q) for q in questions], ATTEMPTS, group_size)
     groups = []
-    for i, question in enumerate(questions):
-        views, kinds, draw = [], [], rng(*reader.key, VIEWS, i)
-        if verify_on != "transfer":
-            twins = twin_views(question, n_verify, draw)
-            views += same_views(question, n_verify, draw) + twins
-            kinds += ["same"] * n_verify + ["twin"] * len(twins)
-        if verify_on != "same":
-            views += transfer_views(question, [q for q in pool if q.cluster == question.cluster], n_verify, draw)
-            kinds += ["transfer"] * n_verify
-        attempts = completions[i * group_size : (i + 1) * group_size]
-        won = [grade(reader.chat.text(attempt.ids), question) for attempt in attempts]
-        groups.append(Group(question, attempts, won, views, kinds))
+    for i, asked in enumerate(questions):
+        q = asked.question if isinstance(asked, Exchange) else asked
+        others = pool if transfer_pool == "bank" else [p for p in pool if p.cluster == q.cluster]
+        views, kinds = views_of(q, others, verify_on, n_verify, rng(*reader.key, VIEWS, i))
+        groups.append(Group(q, reader.prompt(q), [], views, kinds))
+    completions = iter(reader.sample([g.prompt_ids for g, q in zip(groups, questions, strict=True) if isinstance(q, Question)], ATTEMPTS, group_size))
+    for group, asked in zip(groups, questions, strict=True):
+        if isinstance(asked, Exchange):
+            collected(reader, group, asked, group_size)
+        else:
+            sampled = [next(completions) for _ in range(group_size)]
+            group.attempts_G = [Attempt(c, grade(reader.chat.text(c.ids), group.question)) for c in sampled]
+    for turn in range(correction_turns):
+        try_again(reader, [(g, a) for g in groups for a in g.attempts_G if not a.won and a.completion.logprobs], CORRECTIONS + turn)
     return groups
 
 
-def rollout_2(reader: Reader, groups: list[Group], *, contributors: str, reveal: str, max_point_tokens: int) -> None:
-    """Each attempt's conversation goes on, by token ids, to one learning point; fills `group.points`."""
+def collected(reader: Reader, group: Group, exchange: Exchange, group_size: int) -> None:
+    """Puts a given conversation in the place of rollout 1. Its model turns were sampled by nobody here: no log-probabilities."""
+    first, *turns = exchange.turns
+    group.prompt_ids, group.exchange_id = reader.chat.first(first), exchange.id
+    end = [reader.chat.between[0]]
+    before = []
+    for said, asked in zip(turns[::2], turns[1::2], strict=False):
+        ids = reader.chat.content_ids(said) + end
+        before += [(ids, False), (reader.chat.next(ids, asked), False)]
+    last = Completion(reader.chat.content_ids(turns[-1]) + end, [], True)
+    group.attempts_G = [Attempt(last, exchange.won, before) for _ in range(group_size)]
+
+
+def try_again(reader: Reader, lost: list[tuple[Group, Attempt]], phase: int) -> None:
+    """One more attempt in the same conversation, for each of the wrong ones."""
+    turns = [reader.chat.next(a.completion.ids, prompts.TRY_AGAIN) for _, a in lost]
+    histories = [g.prompt_ids + [token for ids, _ in a.segments for token in ids] + turn for (g, a), turn in zip(lost, turns, strict=True)]
+    for (group, attempt), turn, completion in zip(lost, turns, reader.sample(histories, phase), strict=True):
+        attempt.before = [*attempt.segments, (turn, False)]
+        attempt.completion, attempt.won = completion, grade(reader.chat.text(completion.ids), group.question)
+
+
+def feedback(reader: Reader, group: Group, attempt: Attempt, reveal: str, optional: bool, draw) -> str:
+    """The user turn after an attempt. A peer is a winner of the same group (paper, 'Cross-learning between rollouts')."""
+    q = group.question
+    peers = [a for a in group.attempts_G if a.won] if reveal == "peer" else []
+    peer = reader.chat.text(peers[int(draw.integers(len(peers)))].completion.ids) if peers and not attempt.won else None
+    shown = prompts.told(q.explanation if reveal == "explanation" else None, peer)
+    return prompts.reflection_turn(attempt.won, None if reveal == "nothing" else q.letter, q.options[q.answer], shown, optional)
+
+
+def rollout_2(
+    reader: Reader, groups: list[Group], *, contributors: str, reveal: str, max_point_tokens: int, introspect: str = "prompted"
+) -> None:
+    """Each attempt's conversation goes on, by token ids, to one learning point; fills `group.points`.
+
+    reveal: what losers see beside the verdict: answer | explanation | peer | nothing (a blind writer). introspect: 'optional'
+    asks for a point only if it helps; an empty block is then legal and means none.
+    """
+    optional, draw = introspect == "optional", rng(*reader.key, POINTS)
     for group in groups:
-        q, prompt_ids = group.question, reader.prompt(group.question)
-        for attempt, won in zip(group.attempts_G, group.won_G, strict=True):
-            if contributors != "both" and won != (contributors == "winners"):
+        for attempt in group.attempts_G:
+            if contributors != "both" and attempt.won != (contributors == "winners"):
                 continue
-            letter = None if reveal == "nothing" else q.letter
-            shown = prompts.told(q.explanation) if reveal == "explanation" else ""
-            turn_ids = reader.chat.next(attempt.ids, prompts.reflection_turn(won, letter, q.options[q.answer], shown))
+            turn_ids = reader.chat.next(attempt.completion.ids, feedback(reader, group, attempt, reveal, optional, draw))
             unmeasured = torch.full((len(group.views_V),), float("nan"))
-            group.points.append(Point(prompt_ids, attempt, won, turn_ids, unmeasured, unmeasured.clone()))
+            group.points.append(Point(group.prompt_ids, attempt, turn_ids, unmeasured, unmeasured.clone()))
     points = [point for group in groups for point in group.points]
-    completions = reader.sample([p.prompt_ids + p.attempt.ids + p.turn_ids for p in points], POINTS, 1, max_point_tokens)
+    completions = reader.sample([p.exchange_ids for p in points], POINTS, 1, max_point_tokens)
     for point, completion in zip(points, completions, strict=True):
         point.completion = completion
-        point.text = prompts.parse_point(reader.chat.text(completion.ids))
+        point.text = prompts.parse_point(reader.chat.text(completion.ids), optional)
 
 
 def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str) -> None:
@@ -117,24 +199,63 @@ def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str)
     tries = []  # (group, point, view)
     for group in groups:
         for point in group.points:
-            quotes = point.text is not None and library.quoted(point.text, group.question.options)
-            tries += [(group, point, v) for v, kind in enumerate(group.kinds_V) if point.text is not None and (kind != "twin" or quotes)]
+            quotes = bool(point.text) and bool(library.quoted(point.text, group.question.options))
+            tries += [(group, point, v) for v, kind in enumerate(group.kinds_V) if point.text and (kind != "twin" or quotes)]
     prompts_ids = [reader.prompt(group.views_V[v], point.text) for group, point, v in tries]
     completions = reader.sample(prompts_ids, VERIFY)
     accuracies, rewards = score(reader, prompts_ids, completions, [group.views_V[v] for group, _, v in tries], reward)
+    if reward == "invariance":
+        rewards = invariance(reader, tries, completions)
     for i, (group, point, v) in enumerate(tries):
         point.accuracies_V[v], point.rewards_V[v] = accuracies[i], rewards[i]
         if group.kinds_V[v] != "twin":
             point.verifications.append(Trajectory(prompts_ids[i], [(completions[i].ids, True)]))
-    views = [view for group in groups for view in group.views_V]
-    prompts_ids = [reader.prompt(view) for view in views for _ in range(n_fresh)]
-    repeated = [view for view in views for _ in range(n_fresh)]
-    accuracies, rewards = score(reader, prompts_ids, reader.sample(prompts_ids, FRESH), repeated, reward)
-    means = [torch.tensor(values).reshape(len(views), n_fresh).mean(1).split([len(g.views_V) for g in groups]) for values in (accuracies, rewards)]
-    for group, fresh_accuracies, fresh_rewards in zip(groups, *means, strict=True):
-        group.fresh_accuracies_V, group.fresh_rewards_V = fresh_accuracies, fresh_rewards
+    fresh(reader, groups, n_fresh, reward)
     for group in groups:
         for point in group.points:
-            if point.text is not None:
+            if point.text == "":  # not writing a point is worth exactly what the reader does without one
+                point.accuracies_V, point.rewards_V = group.fresh_accuracies_V.clone(), group.fresh_rewards_V.clone()
+            elif point.text is not None:
                 gains = group.gain(point, "same"), group.gain(point, "twin")
                 point.leak = library.is_leak(point.text, group.question.options, *gains, samples=int(group.on("twin").sum()))
+
+
+def fresh(reader: Reader, groups: list[Group], n_fresh: int, reward: str) -> None:
+    """The reader without a point on every view: the baseline, and what log-ratios are taken against."""
+    views = [view for group in groups for view in group.views_V for _ in range(n_fresh)]
+    prompts_ids = [reader.prompt(view) for view in views]
+    accuracies, rewards = score(reader, prompts_ids, reader.sample(prompts_ids, FRESH), views, reward)
+    sizes = [len(g.views_V) for g in groups]
+    means = [torch.tensor(values).reshape(-1, n_fresh).mean(1).split(sizes) for values in (accuracies, rewards)]
+    for group, fresh_accuracies, fresh_rewards in zip(groups, *means, strict=True):
+        group.fresh_accuracies_V, group.fresh_rewards_V = fresh_accuracies, fresh_rewards
+        if reward == "log_ratio":  # log p(right | question, point) - log p(right | question), SDPO's Eq. 1
+            for point in group.points:
+                point.rewards_V -= fresh_rewards
+            group.fresh_rewards_V = torch.zeros_like(fresh_rewards)
+
+
+def invariance(reader: Reader, tries: list[tuple[Group, Point, int]], completions: list[Completion]) -> list[float]:
+    """Minus the KL between the answer given (question, point) and the answer given (question, full exchange); needs no gold.
+
+    One sample of it for each answer: log p(answer | exchange) - log p(answer | point), summed over the answer's tokens. The
+    exchange is the point's own conversation with an empty block where the point stood, followed by the view's question.
+    """
+    empty = reader.chat.content_ids(prompts.INTROSPECTION.format(point="")) + [reader.chat.between[0]]
+    trajectories = []
+    for (group, point, v), completion in zip(tries, completions, strict=True):
+        view = group.views_V[v]
+        asked = reader.chat.next(empty, prompts.question_turn(view.question, list(view.options)))
+        trajectories.append(Trajectory(point.exchange_ids + empty + asked, [(completion.ids, True)]))
+    return [told - sum(c.logprobs) for told, c in zip(answer_logprobs(reader, trajectories), completions, strict=True)]
+
+
+@torch.no_grad()
+def answer_logprobs(reader: Reader, trajectories: list[Trajectory], rows: int = 32) -> list[float]:
+    """Sum of the log-probabilities of each trajectory's trained tokens, at the reader's temperature."""
+    sums = []
+    for start in range(0, len(trajectories), rows):
+        ids, mask = right_pad(trajectories[start : start + rows], reader.model.device)
+        logprobs = token_logprobs(reader.model, ids, mask, reader.temperature)
+        sums += [part.sum().item() for part in logprobs.split(mask[:, 1:].sum(1).tolist())]
+    return sums

@@ -4,6 +4,7 @@ A *view* is a question as a verification rollout shows it: the options reshuffle
 All points of a question are measured on the same views, and so is the reader without a point.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ import prompts
 from common import UserError
 from rollout import Chat, Completion, next_logprobs, sample
 from tasks.mcq import Question, grade, reshuffled
+
+MIN_PROBABILITY = 0.01  # of reward log_ratio
 
 
 @dataclass
@@ -95,11 +98,13 @@ def option_probabilities(reader: Reader, prompt_ids: list[list[int]], completion
 
 
 def score(reader: Reader, prompt_ids: list[list[int]], completions: list[Completion], views: list[Question], reward: str) -> tuple[list[float], list[float]]:
-    """(accuracies, rewards) of answers to views; they differ only for `reward: prob`."""
+    """(accuracies, rewards) of answers to views. Rewards are probabilities or their logarithms where those are asked for."""
     accuracies = [float(grade(reader.chat.text(c.ids), view)) for c, view in zip(completions, views, strict=True)]
-    if reward == "sampled":
+    if reward in ("sampled", "invariance"):
         return accuracies, accuracies
-    return accuracies, option_probabilities(reader, prompt_ids, completions, views)
+    probabilities = option_probabilities(reader, prompt_ids, completions, views)
+    # An answer without a letter has probability 0; the floor keeps one of them from outweighing a whole group.
+    return accuracies, probabilities if reward == "prob" else [math.log(max(p, MIN_PROBABILITY)) for p in probabilities]
 
 
 def accuracy(reader: Reader, questions: list[Question], phase: int, n: int) -> float:

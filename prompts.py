@@ -71,13 +71,16 @@ def reflection_turn(won: bool, letter: str | None, answer: str | None, shown: st
     return LOSER.format(letter=letter, answer=plain(answer), told=shown, ask=ask)
 
 
-def parse_point(text: str) -> str | None:
-    """The one learning point in a model turn, on one line; None without exactly one non-empty, well-closed block."""
+def parse_point(text: str, optional: bool = False) -> str | None:
+    """The one learning point in a model turn, on one line; None without exactly one well-closed block.
+
+    An empty block is None too, unless points are optional: then it is "", the decision not to write one.
+    """
     blocks = _BLOCK.findall(text)
     if len(blocks) != 1 or text.count("<introspection>") != 1 or text.count("</introspection>") != 1:
         return None
     point = " ".join(blocks[0].split())
-    return point or None
+    return point if point or optional else None
 
 
 def find_answer(text: str) -> tuple[int, str] | None:

@@ -140,7 +140,7 @@ class Card:
         return conversations
 
     def conversations(self, groups: list[Group]) -> list[str]:
-        return [self.chat.text([*p.prompt_ids, *p.attempt.ids, *p.turn_ids, *p.completion.ids]) for g in groups for p in g.points[:1]]
+        return [self.chat.text(p.exchange_ids + p.completion.ids) for g in groups for p in g.points[:1]]
 
     def exchanges(self, clusters: list[rules.Cluster], split: str, each: int) -> None:
         """Long conversations of four questions of a cluster, feedback after each: what the exchanges themselves teach."""

@@ -42,6 +42,16 @@ class Question:
         return not any(_REFERS.search(option) for option in self.options)
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """A conversation about a question that was collected elsewhere: texts of its turns, user first, model last."""
+
+    id: str
+    question: Question
+    turns: tuple[str, ...]
+    won: bool
+
+
 def grade(text: str, question: Question) -> bool:
     """Whether a model turn gives the right letter. No letter, a hedge, or a letter outside the options is wrong."""
     found = find_answer(text)
@@ -58,26 +68,31 @@ def reshuffled(question: Question, gold_at: int, rng: np.random.Generator) -> Qu
     return replace(question, options=(*order[:gold_at], question.options[question.answer], *order[gold_at:]), answer=gold_at)
 
 
+def read_jsonl(path: Path, key: str) -> list[tuple[str, object]]:
+    """('file:line', parsed line) of each non-empty line. Raises UserError; `key` is the setting that named the file."""
+    if not path.is_file():
+        raise UserError(f"{key}: no such file '{path}'")
+    lines = []
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if line.strip():
+            try:
+                lines.append((f"{path}:{number}", json.loads(line.decode("utf-8"))))
+            except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+                raise UserError(f"{path}:{number}: not JSON ({error})") from error
+    return lines
+
+
 def load_questions(path: Path, cluster: str = "") -> list[Question]:
     """The bank in a JSONL file, in its order; only clusters whose name starts with `cluster`.
 
     Raises UserError with file and line for anything malformed: nothing is dropped silently.
     """
-    if not path.is_file():
-        raise UserError(f"shared.questions: no such file '{path}'")
     questions, line_of = [], {}
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-            raise UserError(f"{where}: not JSON ({error})") from error
+    for where, record in read_jsonl(path, "shared.questions"):
         question = parse_record(record, where)
         if question.id in line_of:
             raise UserError(f"{where}: id '{question.id}' stands on line {line_of[question.id]} already; ids must differ")
-        line_of[question.id] = number
+        line_of[question.id] = where.rsplit(":", 1)[1]
         questions.append(question)
     if not questions:
         raise UserError(f"{path}: no questions in the file")
@@ -86,6 +101,31 @@ def load_questions(path: Path, cluster: str = "") -> list[Question]:
         known = sorted({q.cluster for q in questions})
         raise UserError(f"shared.cluster: no question of a cluster that starts with '{cluster}' in {path}; there are {', '.join(known)}")
     return kept
+
+
+def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
+    """Collected conversations (README 'Data') about `questions`. Raises UserError with file and line for anything malformed."""
+    by_id, exchanges = {q.id: q for q in questions}, []
+    for where, record in read_jsonl(path, "grpo_introspect.exchanges"):
+        turns = record.get("turns") if isinstance(record, dict) else None
+        if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("content"), str) for t in turns):
+            raise UserError(f"{where}: expected an object with 'turns', a list of objects with 'role' and 'content'")
+        if not turns or [t.get("role") for t in turns] != ["user", "assistant"] * (len(turns) // 2):
+            raise UserError(f"{where}: 'turns' must alternate user, assistant, and end with the assistant")
+        question = by_id.get(record.get("question_id"))
+        if question is None:
+            raise UserError(f"{where}: question_id {record.get('question_id')!r} is no train question of the bank")
+        gold, final = record.get("gold") or question.letter, record.get("final_answer")
+        letters = list(LETTERS[: len(question.options)])
+        if gold not in letters or final not in [*letters, None]:
+            raise UserError(f"{where}: 'gold' and 'final_answer' must be letters from A to {letters[-1]}, got {gold!r} and {final!r}")
+        others = [text for i, text in enumerate(question.options) if i != question.answer]
+        place = letters.index(gold)  # the conversation may have shown the options in another order
+        shown = (*others[:place], question.options[question.answer], *others[place:])
+        exchanges.append(Exchange(str(record.get("id")), replace(question, options=shown, answer=place), tuple(t["content"] for t in turns), gold == final))
+    if not exchanges:
+        raise UserError(f"{path}: no exchanges in the file")
+    return exchanges
 
 
 def parse_record(record, where: str) -> Question:

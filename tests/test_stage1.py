@@ -9,19 +9,17 @@ import time
 
 import pytest
 import torch
-from conftest import tiny_llama
+from conftest import SMALL, config, one_step, tiny_llama
 
 import library
-from common import ROOT, Run, load_config, rng
-from grpo_introspect import Config, evaluate, introspection_advantage, load_data, point_record, questions_of_step, step_metrics, training_batch
-from introspection import rollout_1, rollout_2, rollout_3
+from common import ROOT, Run, rng
+from grpo_introspect import evaluate, introspection_advantage, load_data, point_record, questions_of_step, step_metrics, training_batch
 from library import KEYS
 from measure import Reader, cut_before_letter, option_probabilities, same_views, score, transfer_views
-from models import eos_ids, load_policy, load_tokenizer, restore, write_checkpoint
+from models import restore, write_checkpoint
 from rollout import Chat, Trajectory, next_logprobs
 from update import Updater
 
-SMALL = ["steps=4", "questions_per_step=2", "group_size=4", "n_verify=2", "n_fresh=2", "save_every=2", "eval_every=2", "eval_questions=4"]
 TIMES = ("time/", "tokens_per_second", "peak_memory_gib")
 
 
@@ -146,28 +144,6 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, case):
 
 
 # ---- inside a step, in this process --------------------------------------------------------------------------------
-def config(**changes) -> Config:
-    overrides = [*SMALL, *(f"{k}={v}" for k, v in changes.items())]
-    return load_config(Config, "grpo_introspect", ROOT / "configs/preeclampsia.yaml", overrides)
-
-
-@pytest.fixture(scope="module")
-def organism():
-    cfg = config()
-    tokenizer = load_tokenizer(cfg.model)
-    return load_policy(cfg.model, cfg), Chat(tokenizer, eos_ids(cfg.model, tokenizer))
-
-
-def one_step(organism, cfg: Config, step: int = 1):
-    policy, chat = organism
-    train, _, _ = load_data(cfg)
-    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, step, 0))
-    groups = rollout_1(reader, questions_of_step(cfg, train, step), train, group_size=cfg.group_size, verify_on=cfg.verify_on, n_verify=cfg.n_verify)
-    rollout_2(reader, groups, contributors=cfg.contributors, reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens)
-    rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
-    return groups, [introspection_advantage(cfg, group) for group in groups], reader
-
-
 def test_trajectories_start_with_the_ids_sampled_in_rollout_1(organism, monkeypatch):
     """Rollout 2 is prompted with the very ids that rollout 1 returned, and training sees them all again."""
     import measure
@@ -185,7 +161,7 @@ def test_trajectories_start_with_the_ids_sampled_in_rollout_1(organism, monkeypa
     points = [p for g in groups for p in g.points]
     for prompt, attempt, prompt2, completion, point in zip(first_prompts, attempts, second_prompts, written, points, strict=True):
         assert prompt2[: len(prompt) + len(attempt.ids)] == prompt + attempt.ids
-        assert point.trajectory(True).ids == prompt2 + completion.ids
+        assert point.trajectory(True, True).ids == prompt2 + completion.ids
 
 
 def test_winners_are_asked_and_losers_are_told(organism):
@@ -220,7 +196,7 @@ def test_masks_cover_exactly_the_sampled_tokens(organism, mask, train_loser_atte
         attempt = mask != "learning_point" and (point.won or train_loser_attempt == "true")
         t = next(batch)
         trained = [token for token, m in zip(t.ids, t.loss_mask, strict=True) if m]
-        assert trained == (point.attempt.ids if attempt else []) + point.completion.ids
+        assert trained == (point.attempt.completion.ids if attempt else []) + point.completion.ids
         for _ in point.verifications if "+" in mask else ():
             t = next(batch)
             trained = [token for token, m in zip(t.ids, t.loss_mask, strict=True) if m]
