@@ -41,6 +41,10 @@ class Shared:
     seed: int = 0  # keys all sampling noise and all choices of questions
     dtype: Literal["float32", "bfloat16"] = "float32"  # weights of the policy; bfloat16 gets fp32 masters (update.py)
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
+    system: str = ""  # system prompt; goes in front of the first user turn where the chat template has no such role
+    freeze_embeddings: bool = False  # leaves embeddings (and the tied head) as they are: 2.8 of Gemma 4 E2B's 4.6 B parameters
+    lora_rank: int = 0  # trains fp32 LoRA adapters of this rank instead of the weights (needs peft), 0: all weights
+    gradient_checkpointing: bool = False  # recomputes activations in the backward pass: less memory, a third slower
 
 
 class _Loader(yaml.SafeLoader):

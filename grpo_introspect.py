@@ -53,8 +53,8 @@ class Config(Shared):
     n_verify: int = 4  # V, verification views of a point, of each kind (paper: 1; ours: 4, one for each letter)
     transfer_weight: float = 1.0  # weight of transfer against same where verify_on is both (paper: lost)
     n_fresh: int = 4  # answers without a point on each view, for the baseline and the introspection advantage
-    # accuracy (paper); probability of the right option; its log against no point (SDPO's Eq. 1); minus the KL to the full exchange
-    reward: Literal["sampled", "prob", "log_ratio", "invariance"] = "sampled"
+    # sampled: accuracy (paper); prob: of the right option; log_ratio: its log against no point (SDPO's Eq. 1); invariance: - KL to the exchange
+    reward: Literal["sampled", "prob", "log_ratio", "invariance"] = "sampled"  # what a point is scored by
     baseline: Literal["group_mean", "fresh"] = "group_mean"  # what a point must beat: its group (paper), or no point
     clip: Literal["zero", "lcb", "none"] = "zero"  # max(A, 0) (paper); lcb: max(A - lcb_z SE, 0); none: signed (collapse cause 2)
     lcb_z: float = 1.0  # standard errors taken off by clip: lcb
@@ -246,7 +246,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     train, held_out, canary = load_data(cfg)
     exchanges = load_exchanges(common.ROOT / cfg.exchanges, train) if cfg.exchanges else []
     tokenizer = models.load_tokenizer(cfg.model)
-    chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer))
+    chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer), cfg.system)
     if dry_run:
         print(report.plan(cfg, chat, train, held_out))
         return
@@ -257,6 +257,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     policy = models.load_policy(cfg.model, cfg)
     run.open()
     ref_policy = copy.deepcopy(policy).requires_grad_(False) if cfg.kl_coef else None
+    policy = models.make_trainable(policy, cfg)
     updater = Updater(policy, cfg.optimizer, cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref_policy)
     done, checkpoint = run.latest()
     if checkpoint:
@@ -314,7 +315,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         if run.stopped_by:
             bar.close()
             run.leave()
-    run.save("final", lambda folder: [saved.save_pretrained(folder) for saved in (policy, tokenizer)])
+    run.save("final", lambda folder: models.save(policy, tokenizer, folder))
     print(report.summary(run))
 
 

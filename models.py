@@ -1,5 +1,6 @@
 """Policies and tokenizers: loading them, and the checkpoints of their weights."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -23,6 +24,39 @@ def locate(name: str) -> str:
     if name.count("/") != 1 or name.startswith((".", "/")) or (ROOT / name.split("/")[0]).exists():
         raise UserError(f"shared.model: no such folder '{name}'")
     return name
+
+
+def make_trainable(policy, cfg: Shared):
+    """The policy as `cfg` wants it trained: embeddings frozen, LoRA adapters put in, activations recomputed.
+
+    Raises UserError if adapters are asked for and peft is missing.
+    """
+    if cfg.freeze_embeddings:
+        for module in policy.modules():  # Gemma 4 has a second table, one embedding per layer
+            if isinstance(module, torch.nn.Embedding):
+                module.weight.requires_grad_(False)
+    if cfg.lora_rank:
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise UserError("shared.lora_rank: LoRA needs the package peft (pip install peft==0.21.2)") from error
+        # Vision and audio towers have projections of the same names, and layers that peft cannot wrap.
+        targets = r"(?!.*(?:vision|audio)).*\.layers\.\d+\.(?:self_attn|mlp)\.\w+_proj"
+        policy = get_peft_model(policy, LoraConfig(r=cfg.lora_rank, lora_alpha=2 * cfg.lora_rank, target_modules=targets))
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    if cfg.gradient_checkpointing:
+        policy.activation_checkpointing_enable({"use_reentrant": False})  # reentrant loses gradients of shared key-values (Gemma 4)
+    return policy.eval()
+
+
+def save(policy, tokenizer, folder: Path) -> None:
+    """A plain Hugging Face folder; adapters are merged into the weights."""
+    if hasattr(policy, "merge_and_unload"):
+        policy = copy.deepcopy(policy).merge_and_unload()
+    for saved in (policy, tokenizer):
+        saved.save_pretrained(folder)
 
 
 def load_tokenizer(name: str):
@@ -62,8 +96,8 @@ def eos_ids(name: str, tokenizer) -> list[int]:
 
 
 def write_checkpoint(policy, updater, folder: Path) -> None:
-    """Weights under the names that the model itself uses (a tied tensor once), and the updater's state."""
-    weights = {name: parameter.detach().contiguous() for name, parameter in policy.named_parameters()}
+    """Trained weights under the names that the model itself uses (a tied tensor once), and the updater's state."""
+    weights = {name: parameter.detach().contiguous() for name, parameter in policy.named_parameters() if parameter.requires_grad}
     save_file(weights, folder / "weights.safetensors")
     torch.save(updater.state_dict(), folder / "updater.pt")
 
@@ -73,7 +107,8 @@ def restore(policy, updater, folder: Path) -> None:
     """Puts weights and optimiser back as they were, bit by bit; raises KeyError if the model has changed shape or names."""
     weights = load_file(folder / "weights.safetensors")
     for name, parameter in policy.named_parameters():
-        parameter.copy_(weights.pop(name))
+        if parameter.requires_grad:
+            parameter.copy_(weights.pop(name))
     if weights:
         raise KeyError(f"{folder}: weights of no parameter: {', '.join(weights)}")
     updater.load_state_dict(torch.load(folder / "updater.pt", weights_only=True))

@@ -99,7 +99,10 @@ class Updater:
         budget = self.max_tokens
         while True:
             try:
+                # Recomputation only happens in train mode; rollouts need eval mode (their cache would be dropped silently).
+                self.policy.train(getattr(self.policy, "is_activation_checkpointing", False))
                 kl, finite = self._backward(pairs, normalizer, budget)
+                self.policy.eval()
                 break
             except torch.OutOfMemoryError:
                 self._clear_gradients()

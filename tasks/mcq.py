@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 
@@ -88,7 +90,7 @@ def load_questions(path: Path, cluster: str = "") -> list[Question]:
     Raises UserError with file and line for anything malformed: nothing is dropped silently.
     """
     questions, line_of = [], {}
-    for where, record in read_jsonl(path, "shared.questions"):
+    for where, record in from_published(read_jsonl(path, "shared.questions"), path):
         question = parse_record(record, where)
         if question.id in line_of:
             raise UserError(f"{where}: id '{question.id}' stands on line {line_of[question.id]} already; ids must differ")
@@ -101,6 +103,48 @@ def load_questions(path: Path, cluster: str = "") -> list[Question]:
         known = sorted({q.cluster for q in questions})
         raise UserError(f"shared.cluster: no question of a cluster that starts with '{cluster}' in {path}; there are {', '.join(known)}")
     return kept
+
+
+def from_published(lines: list[tuple[str, object]], path: Path) -> list[tuple[str, object]]:
+    """Our records from the rows of MedMCQA or MedQA as they are published; other lines as they are.
+
+    Their rows have no split: a tenth of the clusters becomes test_clusters, of the other questions a tenth val and a fifth
+    test, by a hash of the name. Rows with two equal or empty options cannot be asked; they are left out and counted on stderr.
+    """
+    kind = next((k for k in ("cop", "answer_idx") if lines and isinstance(lines[0][1], dict) and k in lines[0][1]), None)
+    if kind is None:
+        return lines
+    rows, left_out = [], []
+    if kind == "cop":  # the right option: 1 to 4 in the raw file, 0 to 3 in the hub's copy, -1 where answers are withheld
+        seen = {row.get("cop") for _, row in lines if isinstance(row, dict)}
+        if -1 in seen or not seen <= set(range(5)) or (0 in seen) == (4 in seen):
+            raise UserError(f"{path}: 'cop' should run from 1 to 4 (raw MedMCQA) or from 0 to 3 (hub copy); it has {sorted(map(str, seen))}")
+        first = 0 if 0 in seen else 1
+    for number, (where, row) in enumerate(lines, start=1):
+        try:
+            if kind == "cop":
+                options, answer = [str(row[k] or "") for k in ("opa", "opb", "opc", "opd")], LETTERS[row["cop"] - first]
+                cluster = ": ".join(row[k] for k in ("subject_name", "topic_name") if row.get(k))
+                name, explanation = str(row["id"]), row.get("exp")
+            else:
+                options, answer = [row["options"][letter] for letter in sorted(row["options"])], row["answer_idx"]
+                name, cluster, explanation = f"medqa-{number}", row.get("meta_info") or "medqa", None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{where}: not a {'MedMCQA' if kind == 'cop' else 'MedQA'} row like the first line ({error!r})") from error
+        if len({o.strip() for o in options} - {""}) < len(options):
+            left_out.append(where)
+            continue
+        record = {"id": name, "question": row["question"], "options": options, "answer": answer, "cluster": cluster, "explanation": explanation}
+        rows.append((where, record | {"split": split_of(name, cluster)}))
+    if left_out:
+        print(f"{path}: {len(left_out)} rows with equal or empty options left out, the first is {left_out[0]}", file=sys.stderr)
+    return rows
+
+
+def split_of(name: str, cluster: str) -> str:
+    if crc32(cluster.encode()) % 10 == 0:
+        return "test_clusters"
+    return {0: "val", 1: "test", 2: "test"}.get(crc32(name.encode()) % 10, "train")
 
 
 def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:

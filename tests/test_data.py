@@ -226,3 +226,44 @@ def test_shipped_banks_load():
     cluster = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
     assert [sum(q.cluster.endswith(kind) for q in cluster) for kind in "ABCD"] == [5, 3, 3, 2]
     assert all(q.variants and q.explanation for q in cluster)
+
+
+# ---- files as they are published -----------------------------------------------------------------------------------
+def medmcqa(i: int, cop: int, **changes) -> dict:
+    row = {"question": f"Which sign is number {i}?", "exp": "Because.", "cop": cop, "opa": "one", "opb": "two", "opc": "three", "opd": "four"}
+    return row | {"subject_name": "Medicine", "topic_name": f"Topic {i % 7}", "id": f"id-{i}", "choice_type": "single"} | changes
+
+
+def write(path, rows: list[dict]):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_medmcqa_loads_as_published_with_either_base(tmp_path, first):
+    questions = load_questions(write(tmp_path / "dev.json", [medmcqa(i, first + i % 4) for i in range(200)]))
+    assert [q.answer for q in questions] == [i % 4 for i in range(200)]
+    assert questions[5].options == ("one", "two", "three", "four") and questions[5].explanation == "Because."
+    assert questions[5].cluster == "Medicine: Topic 5" and questions[5].id == "id-5"
+    assert {q.split for q in questions} >= {"train", "val", "test"}
+    assert len({q.split == "test_clusters" for q in questions if q.cluster == "Medicine: Topic 3"}) == 1
+
+
+def test_medmcqa_says_what_it_cannot_know_or_ask(tmp_path, capsys):
+    for cops in ([1, 2, 3], [0, 1, 4], [-1, -1], [1, 7]):
+        with pytest.raises(UserError, match="'cop' should run"):
+            load_questions(write(tmp_path / "x.json", [medmcqa(i, cop) for i, cop in enumerate(cops)]))
+    rows = [medmcqa(i, 1 + i % 4, opb="one" if i in (3, 9) else "two") for i in range(12)]
+    assert len(load_questions(write(tmp_path / "y.json", rows))) == 10
+    assert "2 rows with equal or empty options left out" in capsys.readouterr().err and "y.json:4" not in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"z.json:2: not a MedMCQA row"):
+        load_questions(write(tmp_path / "z.json", [medmcqa(0, 1), {"cop": 4}]))
+
+
+def test_medqa_loads_as_published(tmp_path):
+    row = {"question": "A 3-year-old ...?", "answer": "Ringer", "options": {"A": "Saline", "B": "Ringer", "C": "Milk", "D": "Tea"}}
+    row |= {"meta_info": "step1", "answer_idx": "B", "metamap_phrases": ["x"]}
+    (question,) = load_questions(write(tmp_path / "medqa.jsonl", [row]))
+    assert question.letter == "B" and question.options[1] == "Ringer" and question.cluster == "step1" and question.id == "medqa-1"
+    with pytest.raises(UserError, match=r"medqa\.jsonl:1: 'answer' must be a letter"):
+        load_questions(write(tmp_path / "medqa.jsonl", [row | {"answer_idx": "E"}]))
