@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 
 ROOT = Path(__file__).resolve().parent
-STAGES = ("grpo_introspect",)  # the sections that a config may have beside `shared`
+STAGES = ("grpo_introspect", "eval")  # the sections that a config may have beside `shared`
 LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl")
 
 

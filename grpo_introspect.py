@@ -56,7 +56,8 @@ class Config(Shared):
     # sampled: accuracy (paper); prob: of the right option; log_ratio: its log against no point (SDPO's Eq. 1); invariance: - KL to the exchange
     reward: Literal["sampled", "prob", "log_ratio", "invariance"] = "sampled"  # what a point is scored by
     baseline: Literal["group_mean", "fresh"] = "group_mean"  # what a point must beat: its group (paper), or no point
-    clip: Literal["zero", "lcb", "none"] = "zero"  # max(A, 0) (paper); lcb: max(A - lcb_z SE, 0); none: signed (collapse cause 2)
+    # zero: max(A, 0) (paper); lcb: max(A - lcb_z SE, 0); none: signed (collapse cause 2); positive: 1 where A > 0, SFT on what helped
+    clip: Literal["zero", "lcb", "none", "positive"] = "zero"  # how an advantage becomes a training weight
     lcb_z: float = 1.0  # standard errors taken off by clip: lcb
     mask: Literal["conversation", "learning_point", "conversation+verification"] = "learning_point"  # trained tokens (paper: conversation)
     train_loser_attempt: bool = False  # whether a loser's wrong attempt is trained when its point helped (paper: yes)
@@ -114,7 +115,7 @@ def introspection_advantage(cfg: Config, group: Group) -> torch.Tensor:
     else:
         advantages = fresh_advantages(scores, valid, (group.fresh_rewards_V * weights).sum().item())
     errors = standard_errors(rewards, valid, weights)
-    # Departure from paper: clip lcb and none are offered beside the paper's max(A, 0).
+    # Departure from paper: clip lcb, none and positive are offered beside the paper's max(A, 0).
     advantages = clip_advantages(advantages, cfg.clip, errors, cfg.lcb_z)
     for point, advantage in zip(group.points, advantages.tolist(), strict=True):
         point.advantage = advantage if point.valid else 0.0

@@ -159,12 +159,23 @@ def try_again(reader: Reader, lost: list[tuple[Group, Attempt]], phase: int) -> 
 
 
 def feedback(reader: Reader, group: Group, attempt: Attempt, reveal: str, optional: bool, draw) -> str:
-    """The user turn after an attempt. A peer is a winner of the same group (paper, 'Cross-learning between rollouts')."""
+    """The user turn after an attempt. A peer is a winner of the same group (paper, 'Cross-learning between rollouts').
+
+    Blind writers are told nothing, or a wrong answer, whatever they said: what their points are worth was not in the exchange.
+    """
     q = group.question
+    if reveal == "nothing":
+        return prompts.reflection_turn(False, None, None, "", optional)
+    if reveal == "swapped":
+        wrong = [i for i in range(len(q.options)) if i != q.answer]
+        said = prompts.find_answer(reader.chat.text(attempt.completion.ids))
+        wrong = [i for i in wrong if said is None or prompts.LETTERS[i] != said[1]] or wrong
+        told = wrong[int(draw.integers(len(wrong)))]
+        return prompts.reflection_turn(False, prompts.LETTERS[told], q.options[told], "", optional)
     peers = [a for a in group.attempts_G if a.won] if reveal == "peer" else []
     peer = reader.chat.text(peers[int(draw.integers(len(peers)))].completion.ids) if peers and not attempt.won else None
     shown = prompts.told(q.explanation if reveal == "explanation" else None, peer)
-    return prompts.reflection_turn(attempt.won, None if reveal == "nothing" else q.letter, q.options[q.answer], shown, optional)
+    return prompts.reflection_turn(attempt.won, q.letter, q.options[q.answer], shown, optional)
 
 
 def rollout_2(
@@ -172,7 +183,7 @@ def rollout_2(
 ) -> None:
     """Each attempt's conversation goes on, by token ids, to one learning point; fills `group.points`.
 
-    reveal: what losers see beside the verdict: answer | explanation | peer | nothing (a blind writer). introspect: 'optional'
+    reveal: what losers see beside the verdict: answer | explanation | peer, or nothing | swapped (blind writers). introspect: 'optional'
     asks for a point only if it helps; an empty block is then legal and means none.
     """
     optional, draw = introspect == "optional", rng(*reader.key, POINTS)

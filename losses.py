@@ -44,9 +44,12 @@ def standard_errors(scores: torch.Tensor, valid: torch.Tensor, weights: torch.Te
 
 
 def clip_advantages(advantages: torch.Tensor, mode: str, errors: torch.Tensor, z: float) -> torch.Tensor:
-    """zero: max(A, 0) (paper, cause 2); lcb: max(A - z SE, 0), so that luck alone earns nothing; none: A as it is."""
+    """zero: max(A, 0) (paper, cause 2); lcb: max(A - z SE, 0), so that luck alone earns nothing; none: A as it is;
+    positive: 1 where A > 0, which makes the policy gradient supervised fine-tuning on the points that helped (a null)."""
     if mode == "none":
         return advantages
+    if mode == "positive":
+        return (advantages > 0).to(advantages.dtype)
     return (advantages - z * errors if mode == "lcb" else advantages).clamp(min=0)
 
 

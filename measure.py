@@ -121,3 +121,38 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0, resamples: int = 4000) -> 
     draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
     return float(values.mean()), float(low), float(high)
+
+
+def bootstrap_clusters(seeds: list[dict[str, list[float]]], resamples: int = 2000) -> np.ndarray:
+    """Means (resamples,) of a bootstrap that draws seeds, then clusters, then questions (DESIGN: cluster as the unit).
+
+    seeds: for each training seed, the values of each cluster's questions; every seed has the same clusters. A cluster counts
+    once, however many questions it has.
+    """
+    draw, clusters, means = np.random.default_rng(0), sorted(seeds[0]), np.empty(resamples)
+    values = [[np.asarray(seed[cluster], dtype=float) for cluster in clusters] for seed in seeds]
+    for i in range(resamples):
+        chosen = draw.integers(len(clusters), size=len(clusters))  # the same clusters for all seeds: they are crossed
+        total = 0.0
+        for s in draw.integers(len(seeds), size=len(seeds)):
+            for c in chosen:
+                x = values[s][c]
+                total += x[draw.integers(len(x), size=len(x))].mean()
+        means[i] = total / len(seeds) / len(clusters)
+    return means
+
+
+def cluster_means(seeds: list[dict[str, list[float]]]) -> np.ndarray:
+    """One value per cluster (C,): the mean over its questions, then over seeds."""
+    return np.array([np.mean([np.mean(seed[cluster]) for seed in seeds]) for cluster in sorted(seeds[0])])
+
+
+def sign_flip(values: np.ndarray, draws: int = 20_000) -> float:
+    """Two-sided p of 'the mean is 0' by flipping the signs of the entries (n,): all flips up to n = 14, random ones beyond."""
+    n = len(values)
+    if n <= 14:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = np.vstack([np.ones((1, n), dtype=int), 1 - 2 * np.random.default_rng(0).integers(0, 2, size=(draws, n))])
+    flipped = np.abs(signs @ values)
+    return float(np.mean(flipped >= abs(values.sum()) - 1e-12))

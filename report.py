@@ -81,7 +81,7 @@ def describe(record: dict) -> str:
 def summary(run: Run) -> str:
     """The closing summary of a finished run, from its files."""
     evaluations, metrics = run.read("eval.jsonl"), run.read("metrics.jsonl")
-    records = library.merge([r for r in run.read("rollouts.jsonl") if r["verified_on"]])
+    records = library.merge([r for r in run.read("rollouts.jsonl") if r["verified_on"] and r["text"]])
     validated = run.read("library.jsonl")
     before, after = evaluations[0], evaluations[-1]
     lines = ["", "== stage 1 finished ==", "", f"Learning points, pooled over the run, in sample ({len(records)} different ones, {len(validated)} records in the library):"]

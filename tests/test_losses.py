@@ -73,6 +73,7 @@ def test_clipping_modes():
     assert clip_advantages(advantages, "none", errors, 1.0).tolist() == advantages.tolist()
     assert clip_advantages(advantages, "zero", errors, 1.0).tolist() == pytest.approx([0, 0.1, 0.5])
     assert clip_advantages(advantages, "lcb", errors, 1.0).tolist() == pytest.approx([0, 0, 0.3])
+    assert clip_advantages(advantages, "positive", errors, 1.0).tolist() == (advantages > 0).double().tolist()
 
 
 def test_standard_error_matches_simulation_and_exists_at_one_view():

@@ -1,0 +1,136 @@
+"""Evaluation: the statistics, the conditions, and the script as a user runs it."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import config
+
+import eval as evaluation
+from common import ROOT, UserError, load_config
+from measure import Reader, bootstrap_clusters, cluster_means, sign_flip
+from tasks.mcq import load_questions
+
+SMALL = ["group_size=2", "n_verify=2", "n_fresh=2", "best_of=3", "eval_questions=12", "splits=test_clusters"]
+
+
+def settings(*changes: str):
+    return load_config(evaluation.Config, "eval", ROOT / "configs/bank.yaml", [*SMALL, *changes])
+
+
+# ---- statistics ----------------------------------------------------------------------------------------------------
+def test_sign_flip_is_the_exact_permutation_test():
+    values = np.array([0.3, -0.1, 0.25, 0.4, 0.05])
+    sums = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in itertools.product([1, -1], repeat=5)]
+    assert sign_flip(values) == sum(s >= abs(values.sum()) - 1e-12 for s in sums) / 32
+    assert sign_flip(np.ones(12)) == 2 / 2**12
+    assert sign_flip(np.full(30, 0.1)) < 0.001 and sign_flip(np.array([1.0, -1.0] * 10)) == 1.0
+
+
+def test_bootstrap_draws_seeds_clusters_and_questions():
+    one = {"a": [1.0, 1.0], "b": [0.0, 0.0]}
+    assert cluster_means([one, {"a": [0.0], "b": [0.0]}]).tolist() == [0.5, 0.0]  # clusters in order, mean over seeds
+    means = bootstrap_clusters([one], resamples=4000)
+    assert set(means) == {0.0, 0.5, 1.0} and np.mean(means == 0.5) == pytest.approx(0.5, abs=0.03)  # clusters are drawn
+    within = bootstrap_clusters([{"a": [0.0, 1.0]}], resamples=4000)
+    assert set(within) == {0.0, 0.5, 1.0}  # questions are drawn
+    across = bootstrap_clusters([{"a": [0.0]}, {"a": [1.0]}], resamples=4000)
+    assert set(across) == {0.0, 0.5, 1.0}  # seeds are drawn
+    sizes = bootstrap_clusters([{"a": [1.0] * 100, "b": [0.0]}], resamples=4000)
+    assert sizes.mean() == pytest.approx(0.5, abs=0.02)  # a cluster counts once
+
+
+def test_table_pairs_trained_with_start_question_by_question():
+    def unit(writer, reader, values):
+        questions = [{"question_id": str(i), "cluster": "ab"[i % 2], "with": w, "without": wo} for i, (w, wo) in enumerate(values)]
+        return {"writer": writer, "split": "test", "condition": "points", "reader": reader, "questions": questions}
+
+    start = unit("start", "start", [(0.5, 0.5), (0.5, 0.25), (0.5, 0.5), (0.5, 0.25)])
+    trained = unit("runs/x", "start", [(1.0, 0.5), (0.75, 0.25), (1.0, 0.5), (0.75, 0.25)])
+    own = unit("runs/x", "own", [(1.0, 0.25), (0.75, 0.25), (1.0, 0.25), (0.75, 0.25)])
+    first, second, third = evaluation.table([start, trained, own])
+    assert first["advantage"]["mean"] == 0.125 and "change" not in first
+    assert second["advantage"]["mean"] == 0.5 and second["change"]["mean"] == 0.375 and second["change"]["p"] == 0.5
+    assert third["no_point_change"]["mean"] == -0.125
+    text = evaluation.markdown([first, second, third])
+    assert "+0.375" in text and "one-sided" in text and text.count("\n") == 5
+
+
+# ---- conditions ----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def readers(organism):
+    policy, chat = organism
+    return Reader(policy, chat, 1.0, 48, (0, 0, 1))
+
+
+def test_blind_writers_are_told_nothing_or_something_wrong(readers):
+    cfg = settings()
+    questions = evaluation.load_data(cfg)["test_clusters"]
+    for reveal in ("nothing", "swapped"):
+        for group in evaluation.written(cfg, readers, questions, reveal, 4, 2):
+            q = group.question
+            for point in group.points:
+                turn = readers.chat.text(point.turn_ids)
+                assert f"{q.options[q.answer]} ({q.letter})" not in turn and "Correct" not in turn and "Wrong." in turn
+                assert ("The correct answer is" in turn) == (reveal == "swapped")
+
+
+def test_points_of_another_cluster_and_of_a_library(readers):
+    cfg = settings("library=data/points_ideal.jsonl")
+    questions = evaluation.load_data(cfg)["test_clusters"]
+    groups = evaluation.written(cfg, readers, questions, "answer", 2, 2)
+    texts = {g.question.id: [p.text for p in g.points] for g in groups}
+    cluster = {g.question.id: g.question.cluster for g in groups}
+    for group in evaluation.exchanged(groups):
+        sources = {name for name, written in texts.items() if written == [p.text for p in group.points]}
+        assert any(cluster[name] != group.question.cluster for name in sources)
+    records = [{"question_id": questions[0].id, "text": "one"}, {"question_id": questions[0].id, "text": "two"}]
+    (group,) = evaluation.from_library(cfg, readers, questions, records)
+    assert [p.text for p in group.points] == ["one. two"] and group.question is questions[0]
+
+
+def test_best_of_is_measured_where_it_was_not_chosen(readers, monkeypatch):
+    cfg = settings()
+    questions = evaluation.load_data(cfg)["test_clusters"]
+    groups = evaluation.written(cfg, readers, questions, "answer", 3, 4)
+    views = [list(g.views_V) for g in groups]
+    calls = []
+    monkeypatch.setattr(evaluation, "tried", lambda cfg, reader, groups: calls.append([(list(g.views_V), len(g.points)) for g in groups]))
+    evaluation.best_of(cfg, readers, groups)
+    for i, whole in enumerate(views):
+        assert calls[0][i] == (whole[:2], 3) and calls[1][i] == (whole[2:], 1)
+
+
+@pytest.mark.slow
+def test_the_script_resumes_and_repeats_itself(tmp_path):
+    command = [sys.executable, "eval.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / "a"), "--set", "writers=organism/weights"]
+    command += [word for change in (*SMALL, "library=data/points_ideal.jsonl") for word in ("--set", change)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = tmp_path / "a/eval/results.jsonl"
+    lines = results.read_text().splitlines()
+    assert len(lines) == 11 and "| test_clusters | trained | points | own |" in done.stdout
+    start, trained = (json.loads(lines[i])["questions"] for i in (0, 6))
+    assert start == trained  # the same weights under the same noise
+    rows = (tmp_path / "a/eval/table.json").read_text()
+    results.write_text("\n".join(lines[:4]) + "\n")
+    assert subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, check=False).returncode == 0
+    assert results.read_text().splitlines() == lines and (tmp_path / "a/eval/table.json").read_text() == rows
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [("splits=tests", "unknown split 'tests'"), ("splits=val,", "unknown split ''"), ("n_verify=0", "n_verify"), ("writer=x", "did you mean 'writers'")],
+)
+def test_bad_settings_are_one_line(change, message):
+    with pytest.raises(UserError, match=message):
+        settings(change)
+
+
+def test_a_split_without_questions_is_an_error():
+    assert load_questions(ROOT / config().questions)
+    with pytest.raises(UserError, match="no two 'val' questions"):
+        evaluation.load_data(settings("shared.questions=data/preeclampsia.jsonl", "splits=val"))
