@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jinja2 import TemplateError
-from transformers import DynamicCache
+from transformers import Cache
 
+from cache import growing_cache
 from common import UserError, rng
 
 SYSTEM_MARK = "the-system-turn"
@@ -180,13 +181,13 @@ def left_pad(rows: list[list[int]], device) -> tuple[torch.Tensor, torch.Tensor]
     return ids, mask
 
 
-def prefill(model, prompts: list[list[int]], new_tokens: int = 0) -> tuple[torch.Tensor, DynamicCache, torch.Tensor]:
+def prefill(model, prompts: list[list[int]], new_tokens: int = 0) -> tuple[torch.Tensor, Cache, torch.Tensor]:
     """Logits after each prompt (P, V), the cache of the P prompts, and its mask (P, T). Shared prefixes run once.
 
     In verification all points of a question share the question: it is prefilled once and only the points extend it.
     new_tokens: how many tokens will follow.
     """
-    cache = DynamicCache(config=model.config.get_text_config())
+    cache = growing_cache(model.config.get_text_config())
     prefixes, group_of = shared_prefixes(prompts)
     suffixes = [prompt[len(prefixes[group]) :] for prompt, group in zip(prompts, group_of, strict=True)]
     shared = sum(map(len, prefixes)) + sum(map(len, suffixes))
@@ -202,7 +203,7 @@ def prefill(model, prompts: list[list[int]], new_tokens: int = 0) -> tuple[torch
     return forward(model, ids, mask, cache), cache, mask
 
 
-def forward(model, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+def forward(model, ids: torch.Tensor, mask: torch.Tensor, cache: Cache) -> torch.Tensor:
     """Extends the cache by `ids` (rows, t); logits after the last token (rows, V). mask: (rows, cached + t)."""
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -1,0 +1,52 @@
+"""Keys and values of a rollout in storage that grows in blocks.
+
+transformers grows its cache by concatenation: every token copies all keys and values into fresh memory, which is half of the
+decoding time of a small model. Only full-attention layers are replaced; sliding windows and shared layers stay as they are.
+"""
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+BLOCK = 64  # tokens by which the storage of a row grows
+
+
+class GrowingLayer(DynamicLayer):
+    """A full-attention cache layer; `keys` and `values` (rows, heads, length, size) are views of storage with room to grow."""
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes the new states (rows, heads, t, size) behind those that are there; returns all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.storage = (key_states[:, :, :0], value_states[:, :, :0])
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        if end > self.storage[0].shape[2]:
+            self.storage = tuple(self._moved(s, start, -(-end // BLOCK) * BLOCK) for s in self.storage)
+        for storage, states in zip(self.storage, (key_states, value_states), strict=True):
+            storage[:, :, start:end] = states
+        self._view(end)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps, repeats or reorders rows."""
+        length = self.get_seq_length()
+        if length > 0:
+            self.storage = tuple(s[indices] for s in self.storage)
+            self._view(length)
+
+    def _view(self, length: int) -> None:
+        self.keys, self.values = (s[:, :, :length] for s in self.storage)
+
+    @staticmethod
+    def _moved(storage: torch.Tensor, used: int, capacity: int) -> torch.Tensor:
+        grown = storage.new_empty(*storage.shape[:2], capacity, storage.shape[3])
+        grown[:, :, :used] = storage[:, :, :used]
+        return grown
+
+
+def growing_cache(config) -> DynamicCache:
+    """An empty cache for a model's (text) config."""
+    cache = DynamicCache(config=config)
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
