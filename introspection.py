@@ -11,10 +11,10 @@ import torch
 import library
 import prompts
 from common import rng
+from logprobs import collate, token_logprobs
 from measure import Reader, same_views, score, transfer_views, twin_views
 from rollout import Completion, Trajectory
 from tasks.mcq import Exchange, Question, grade
-from update import right_pad, token_logprobs
 
 ATTEMPTS, POINTS, VERIFY, FRESH, VIEWS, CANARY, CORRECTIONS = range(7)  # phases, part of every noise key
 
@@ -264,9 +264,9 @@ def invariance(reader: Reader, tries: list[tuple[Group, Point, int]], completion
 @torch.no_grad()
 def answer_logprobs(reader: Reader, trajectories: list[Trajectory], rows: int = 32) -> list[float]:
     """Sum of the log-probabilities of each trajectory's trained tokens, at the reader's temperature."""
-    sums = []
+    sums = torch.zeros(len(trajectories))
     for start in range(0, len(trajectories), rows):
-        ids, mask = right_pad(trajectories[start : start + rows], reader.model.device)
-        logprobs = token_logprobs(reader.model, ids, mask, reader.temperature)
-        sums += [part.sum().item() for part in logprobs.split(mask[:, 1:].sum(1).tolist())]
-    return sums
+        batch = collate(trajectories, [[i] for i in range(start, min(start + rows, len(trajectories)))], reader.model.device)
+        logprobs = token_logprobs(reader.model, batch, reader.temperature)
+        sums.index_add_(0, batch.owners.cpu(), logprobs.cpu())
+    return sums.tolist()

@@ -1,65 +1,16 @@
 """One optimiser step from trajectories and advantages; nothing else in the project steps an optimiser.
 
-Zero-advantage trajectories cost nothing, micro-batches stay under a token budget, one normaliser serves the whole step, and
-log-probabilities are computed in fp32, in chunks, on trained tokens only, so that no (B, T, V) tensor ever exists.
+Zero-advantage trajectories cost nothing, micro-batches stay under a token budget, and one normaliser serves the whole step.
 """
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from common import UserError
+from logprobs import collate, micro_batches, packable, token_logprobs
 from losses import kl_k3, policy_gradient
 from rollout import Trajectory
 
-CHUNK_ELEMENTS = 2**26  # logits of one chunk: 256 MiB in fp32
 RATIO_SAMPLE = 2**16  # elements of each parameter that `update_ratio` looks at
-
-
-def chunk_logprobs(hidden, weight, bias, targets, temperature, softcap):
-    """Log-probabilities (n,) of `targets` (n,) from hidden states (n, H), in fp32."""
-    logits = torch.nn.functional.linear(hidden.float(), weight.float(), None if bias is None else bias.float())  # (n, V)
-    if softcap is not None:  # Gemma squashes its logits before the softmax
-        logits = softcap * torch.tanh(logits / softcap)
-    logits = logits / temperature
-    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)
-
-
-def token_logprobs(model, ids: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Log-probabilities (N,) under the sampling distribution of the tokens where `mask` is set, row by row.
-
-    ids, mask: (B, T), padded on the right. Causal attention never looks at the padding, so no attention mask is needed.
-    """
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (B, T-1, H)
-    hidden, targets = hidden[mask[:, 1:]], ids[:, 1:][mask[:, 1:]]  # (N, H), (N,)
-    head = model.get_output_embeddings()
-    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    size = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
-    chunks = zip(hidden.split(size), targets.split(size), strict=True)
-    # Chunks are recomputed in the backward pass: only one of them holds its logits at a time.
-    logprobs = [
-        checkpoint(chunk_logprobs, h, head.weight, head.bias, t, temperature, softcap, use_reentrant=False) for h, t in chunks
-    ]
-    return torch.cat(logprobs)
-
-
-def right_pad(trajectories: list[Trajectory], device) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids and mask (B, T), T rounded up to a multiple of 8 (CUDA attention kernels misbehave at some odd lengths)."""
-    width = -(-max(len(t.ids) for t in trajectories) // 8) * 8
-    ids = torch.tensor([t.ids + [0] * (width - len(t.ids)) for t in trajectories], device=device)
-    mask = torch.tensor([t.loss_mask + [False] * (width - len(t.ids)) for t in trajectories], device=device)
-    return ids, mask
-
-
-def micro_batches(trajectories: list[Trajectory], max_tokens: int) -> list[list[int]]:
-    """Indices in groups of similar length whose padded size stays within max_tokens (a longer one goes alone)."""
-    groups, longest = [], 0
-    for i in sorted(range(len(trajectories)), key=lambda i: -len(trajectories[i].ids)):
-        if groups and (len(groups[-1]) + 1) * longest <= max_tokens:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-            longest = len(trajectories[i].ids)
-    return groups
 
 
 class Updater:
@@ -83,6 +34,7 @@ class Updater:
         else:
             self.optimizer = torch.optim.SGD(self.masters, lr=lr)
         self.failures = 0  # non-finite steps in a row
+        self.pack = packable(policy)
 
     def step(self, trajectories: list[Trajectory], advantages: list[float]) -> dict[str, float | None]:
         """One policy gradient step; returns its metrics. Raises UserError after three non-finite steps in a row.
@@ -108,6 +60,7 @@ class Updater:
                 self._clear_gradients()
                 if budget <= max(len(t.ids) for t, _ in pairs):
                     raise
+                self.pack = False  # a packed row cannot be cut
                 budget //= 2
                 torch.cuda.empty_cache()
         gradients = [m.grad for m in self.masters if m.grad is not None]
@@ -135,15 +88,15 @@ class Updater:
         """Accumulates the gradient over micro-batches; (mean k3 KL of the trained tokens, whether every loss was finite)."""
         trajectories = [t for t, _ in pairs]
         kl_sum, tokens, finite = 0.0, 0, True
-        for group in micro_batches(trajectories, budget):
-            ids, mask = right_pad([trajectories[i] for i in group], self.policy.device)
-            per_row = torch.tensor([pairs[i][1] for i in group], device=ids.device)
-            logprobs = token_logprobs(self.policy, ids, mask, self.temperature)  # (N,)
-            advantages = per_row.repeat_interleave(mask[:, 1:].sum(1))  # (N,)
+        weights = torch.tensor([advantage for _, advantage in pairs], device=self.policy.device)
+        for rows in micro_batches(trajectories, budget, self.pack):
+            batch = collate(trajectories, rows, self.policy.device)
+            logprobs = token_logprobs(self.policy, batch, self.temperature)  # (N,)
+            advantages = weights[batch.owners]  # (N,)
             loss = policy_gradient(logprobs, advantages, normalizer)
             if self.kl_coef:
                 with torch.no_grad():
-                    reference = token_logprobs(self.ref_policy, ids, mask, self.temperature)
+                    reference = token_logprobs(self.ref_policy, batch, self.temperature)
                 kl = kl_k3(logprobs, reference).sum()
                 loss = loss + self.kl_coef * kl / normalizer
                 kl_sum += kl.item()

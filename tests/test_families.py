@@ -8,10 +8,11 @@ from safetensors.torch import load_file, save_file
 import models
 import prompts
 from common import Shared, UserError
+from logprobs import collate, packable, token_logprobs
 from losses import policy_gradient
 from rollout import Chat, Trajectory, noise, sample
 from tasks.mcq import Question, grade
-from update import Updater, right_pad, token_logprobs
+from update import Updater
 
 PROMPTS = [[4, 8, 6, 7] * 6, [9, 10, 11], [4, 8, 6, 7] * 5 + [12, 13]]
 GEMMA_EOS = [1, 5]
@@ -114,7 +115,8 @@ def test_gemma4_samples_exactly_and_scores_what_it_sampled(window, shared):
     for i, completion in enumerate(completions):
         assert completion.ids == naive(model, PROMPTS[i // 3], uniform[i], 8)
     trajectories = [Trajectory(PROMPTS[i // 3], [(c.ids, True)]) for i, c in enumerate(completions)]
-    scored = token_logprobs(model, *right_pad(trajectories, "cpu"), 1.0)
+    scored = token_logprobs(model, collate(trajectories, [[i] for i in range(9)], "cpu"), 1.0)
+    assert not packable(model)
     assert torch.allclose(scored, torch.tensor([lp for c in completions for lp in c.logprobs]).float(), atol=1e-5)
 
 

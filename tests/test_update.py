@@ -5,8 +5,9 @@ import torch
 from conftest import tiny_llama
 
 from common import UserError
+from logprobs import MAX_PACKED, collate, micro_batches, packable, token_logprobs
 from rollout import Trajectory, sample
-from update import Updater, micro_batches, token_logprobs
+from update import Updater
 
 
 def trajectories(n: int = 6, seed: int = 0) -> list[Trajectory]:
@@ -62,9 +63,38 @@ def test_bf16_gradients_are_summed_in_fp32():
 
 def test_micro_batches_stay_within_the_budget_and_keep_everything():
     batch = trajectories(20)
-    groups = micro_batches(batch, 60)
-    assert sorted(i for group in groups for i in group) == list(range(20))
-    assert all(len(g) * max(len(batch[i].ids) for i in g) <= 60 or len(g) == 1 for g in groups)
+    groups = micro_batches(batch, 60, pack=False)
+    assert sorted(i for group in groups for row in group for i in row) == list(range(20))
+    assert all(len(g) * max(len(batch[i].ids) for (i,) in g) <= 60 or len(g) == 1 for g in groups)
+
+
+def alike(n: int, prompts: int = 3) -> list[Trajectory]:
+    """Trajectories that share a few prompts; some are trained from their first token on."""
+    made = trajectories(n)
+    for i, trajectory in enumerate(made):
+        trajectory.prompt_ids = made[i % prompts].prompt_ids
+    return made
+
+
+def test_packing_gives_the_gradient_of_single_rows(model64):
+    batch, advantages = alike(11), [0.5, 0.1, 1.0, 0.3, 0.0, 0.2, 0.7, 0.9, -0.4, 1.0, 0.6]
+    packed_rows = [row for group in micro_batches(batch, 10**6, pack=True) for row in group]
+    assert len(packed_rows) == 3 and sorted(i for row in packed_rows for i in row) == list(range(11))
+    packed = gradient(model64, batch, advantages)
+    single = tiny_llama(dtype=torch.float64)
+    before = [p.detach().clone() for p in single.parameters()]
+    updater = Updater(single, "sgd", 1.0, 1e9, 1.0, 10**6)
+    assert updater.pack and packable(single)
+    updater.pack = False
+    updater.step(batch, advantages)
+    for got, old, new in zip(packed, before, single.parameters(), strict=True):
+        assert torch.allclose(got, old - new.detach(), atol=1e-6)
+
+
+def test_packed_rows_stay_short():
+    batch = [Trajectory([1] * 300, [([2] * 200, True)]) for _ in range(5)]
+    rows = [row for group in micro_batches(batch, 10**6, pack=True) for row in group]
+    assert [len(row) for row in rows] == [2, 2, 1] and MAX_PACKED >= 300 + 2 * 200
 
 
 def test_zero_advantage_rows_cost_nothing_and_change_nothing(monkeypatch):
@@ -72,8 +102,8 @@ def test_zero_advantage_rows_cost_nothing_and_change_nothing(monkeypatch):
     batch, advantages, seen = trajectories(6), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], []
     import update
 
-    original = update.right_pad
-    monkeypatch.setattr(update, "right_pad", lambda kept, device: seen.append(len(kept)) or original(kept, device))
+    original = update.collate
+    monkeypatch.setattr(update, "collate", lambda kept, rows, device: seen.append(len(kept)) or original(kept, rows, device))
     with_zeros = gradient(tiny_llama(), batch, advantages)
     assert seen == [1]
     alone = gradient(tiny_llama(), [batch[2]], [1.0])
@@ -92,10 +122,9 @@ def test_step_without_any_advantage_leaves_weights_bit_identical(model):
 def test_only_trained_tokens_carry_gradient(model64):
     """A token outside the mask is input only: its log-probability must not be part of the loss."""
     trajectory = Trajectory([4, 5, 6], [([7, 8], False), ([9], True)])
-    ids, mask = torch.tensor([trajectory.ids]), torch.tensor([trajectory.loss_mask])
     with torch.no_grad():
-        expected = torch.log_softmax(model64(ids).logits[0, 4], -1)[9]
-        assert token_logprobs(model64, ids, mask, 1.0).tolist() == pytest.approx([expected.item()], abs=1e-5)
+        expected = torch.log_softmax(model64(torch.tensor([trajectory.ids])).logits[0, 4], -1)[9]
+        assert token_logprobs(model64, collate([trajectory], [[0]], "cpu"), 1.0).tolist() == pytest.approx([expected.item()], abs=1e-5)
 
 
 def test_scorer_agrees_with_sampler_terminator_included(model):
@@ -106,9 +135,8 @@ def test_scorer_agrees_with_sampler_terminator_included(model):
         assert any(c.finished and c.ids[-1] == 3 for c in completions)
         for i, completion in enumerate(completions):
             trajectory = Trajectory(prompts[i // 8], [(completion.ids, True)])
-            ids, mask = torch.tensor([trajectory.ids]), torch.tensor([trajectory.loss_mask])
             with torch.no_grad():
-                scored = token_logprobs(model, ids, mask, temperature)
+                scored = token_logprobs(model, collate([trajectory], [[0]], "cpu"), temperature)
             assert torch.allclose(scored, torch.tensor(completion.logprobs), atol=1e-4)
 
 
@@ -147,10 +175,10 @@ def test_out_of_memory_halves_the_budget_with_the_same_gradient(monkeypatch):
     whole = gradient(tiny_llama(), batch, advantages)
     original = update.token_logprobs
 
-    def small_machine(model, ids, *rest):
-        if ids.numel() > 100:
+    def small_machine(model, batch, *rest):
+        if batch.ids.numel() > 100:
             raise torch.OutOfMemoryError
-        return original(model, ids, *rest)
+        return original(model, batch, *rest)
 
     monkeypatch.setattr(update, "token_logprobs", small_machine)
     for a, b in zip(whole, gradient(tiny_llama(), batch, advantages, max_tokens=400), strict=True):
