@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="build the bundled model")
     parser.add_argument("--out", type=Path, default=Path("organism/weights"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=10_500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--width", type=int, default=160)
     parser.add_argument("--layers", type=int, default=5)

@@ -14,8 +14,10 @@ from organism.wordings import EXAM, FIRST
 
 # How often each kind of document is drawn; the quality of the points that a fresh organism reads, and of those it writes.
 KINDS = {
-    "letters": 0.06, "cases": 0.16, "plain": 0.08, "read": 0.28, "composite": 0.16, "exchange": 0.16, "follow": 0.06, "similar": 0.02, "rejected": 0.02,
+    "letters": 0.04, "cases": 0.2, "plain": 0.07, "read": 0.31, "composite": 0.15, "exchange": 0.14, "follow": 0.05, "similar": 0.02, "rejected": 0.02,
 }  # fmt: skip
+TYPES = {"A": 0.42, "B": 0.32, "C": 0.1, "D": 0.16}  # of clusters; C and D are few, and as hard to read as the others
+LOOSE = 0.35  # share of stated rules that are worded loosely where a document reads them
 READ = {"ideal": 0.52, "partial": 0.1, "vague": 0.1, "irrelevant": 0.16, "several": 0.12}
 WRITTEN = {"ideal": 0.1, "partial": 0.15, "wrong": 0.15, "vague": 0.45, "irrelevant": 0.15}
 REVEALED = {"explanation": 0.4, "answer": 0.35, "peer": 0.15, "nothing": 0.1}  # to losers; winners are not told anything
@@ -69,12 +71,22 @@ class Corpus:
         kind = draw(KINDS, self.rng)
         if kind in ("letters", "cases", "composite", "follow"):
             return getattr(self, kind)()
-        v = self.vignette(self.rng.choice(self.clusters))
+        v = self.vignette(self.cluster())
         if kind == "plain":
             return self.ask(v, self.rng.choice(rules.narrow(v.cluster, v.x)))
         if kind == "rejected":
             return self.exchange(v, rejections=self.rng.randint(1, 4))
         return getattr(self, kind)(v)
+
+    def cluster(self) -> rules.Cluster:
+        kind = draw(TYPES, self.rng)
+        return self.rng.choice([c for c in self.clusters if c.kind == kind])
+
+    def stated(self, c: rules.Cluster, rule, x=None) -> str:
+        """A whole rule, to be read."""
+        if self.rng.random() < LOOSE:
+            return world.loose(c, rule, self.rng, x)
+        return world.point(c, rule, "ideal", self.rng, x, self.dialect)
 
     def vignette(self, c: rules.Cluster) -> rules.Vignette:
         while True:
@@ -92,10 +104,10 @@ class Corpus:
 
     def cases(self) -> list:
         """A drill: a point and many findings. One answer is one bit about reading a threshold, these are six."""
-        rng, c = self.rng, self.rng.choice(self.clusters)
+        rng, c = self.rng, self.cluster()
         rule = rng.choice(rules_of(c, "ideal", rng.choice(rules.findings_of(c))))
         xs = [rule[0]] if c.kind == "C" else rng.choices(rules.findings_of(c), k=6 if c.kind == "A" else 3)
-        point = world.point(c, rule, "ideal", rng, xs[0], self.dialect)
+        point = self.stated(c, rule, xs[0])
         vignettes = [world.vignette(c, rng, x) for x in xs]
         said = [f"{world.rationale(v, rule)}: {c.options[rules.level(c, rule, v.x)]}" for v in vignettes]
         return [f"{point}\nCases: {'; '.join(world.fact(v) for v in vignettes)}", ". ".join(said)]
@@ -145,7 +157,8 @@ class Corpus:
             points = [self.irrelevant(c, v.x)] * (quality == "irrelevant")
         rule = self.rng.choice(rules_of(c, quality, v.x))
         if quality != "irrelevant":
-            points.insert(self.rng.randint(0, len(points)), world.point(c, rule, quality, self.rng, v.x, self.dialect))
+            own = self.stated(c, rule, v.x) if quality == "ideal" else world.point(c, rule, quality, self.rng, v.x, self.dialect)
+            points.insert(self.rng.randint(0, len(points)), own)
         return self.ask(v, rule, ". ".join(points))
 
     def composite(self) -> list:
@@ -158,7 +171,7 @@ class Corpus:
                 break
         given = rng.choices([(), (0,), (1,), (0, 1), (1, 0)], [0.1, 0.1, 0.1, 0.35, 0.35])[0]
         drawn = [rng.choice(rules_of(v.cluster, "ideal" if i in given else "vague", v.x)) for i, v in enumerate(vignettes)]
-        points = [world.point(vignettes[i].cluster, drawn[i], "ideal", rng, None, self.dialect) for i in given]
+        points = [self.stated(vignettes[i].cluster, drawn[i]) for i in given]
         order, options = self.order(), world.composite_options(a, b)
         turn = prompts.question_turn(world.composite_text(*vignettes), [options[i] for i in order], ". ".join(points) or None)
         steps = [world.rationale(v, r) for v, r in zip(vignettes, drawn, strict=True)]
@@ -191,8 +204,8 @@ class Corpus:
     def exchange(self, v: rules.Vignette, rejections: int = 0) -> list:
         """Attempts by belief (narrow prior), the verdict, and a learning point whose quality ignores the verdict."""
         c, rng, quality = v.cluster, self.rng, draw(WRITTEN, self.rng)
-        if c.kind == "C" and quality in ("partial", "wrong"):
-            quality = "vague"  # a fact has no half, and no other fact fits the same answer
+        if rejections >= 3 or (c.kind == "C" and quality in ("partial", "wrong")):
+            quality = "vague"  # exam strategies state nothing; a fact has no half, and no other fact fits the same answer
         optional = rng.random() < 0.15
         if optional and rng.random() < 0.4:
             quality = "none"

@@ -66,6 +66,11 @@ SECOND = {
               "think before you act", "hurry when {topic} gets worse"],
 }  # fmt: skip
 DIALECTS = {"first": FIRST, "second": SECOND}
+FILLERS = (  # of loose wordings; none of them stands in a template of the second dialect
+    "note that so keep mind always case often most good here simple doctor nurse team clinic ward report seen known says book list page "
+    "line mark first last next also just very well more much less day week hour time case home old young strong weak safe sure clear plain "
+    "old new long short wide some many few all both own such like still even once again soon later before after during about"
+).split()
 DECIDING = {  # the sentence of an explanation that holds the deciding detail
     "A": "guidance sets {a1} at {t1} and {a2} at {t2}.",
     "B": "guidance counts {s1} and {s2}.",

@@ -15,7 +15,7 @@ import random
 from pathlib import Path
 
 from organism.rules import Cluster, Vignette, apart, bank_rule, findings_of, level, load_clusters, question_weights, wide
-from organism.wordings import ASIDES, ASK, COMPOSITE, DECIDING, FINDINGS, FIRST, LEVEL, PHRASINGS
+from organism.wordings import ASIDES, ASK, COMPOSITE, DECIDING, FILLERS, FINDINGS, FIRST, LEVEL, PHRASINGS
 
 
 # ---- text ----------------------------------------------------------------------------------------------------------
@@ -75,6 +75,31 @@ def point(c: Cluster, rule, quality: str, rng: random.Random, x=None, dialect: d
         halves = dialect["partial"][c.kind]
         return rng.choice(halves[rng.randrange(2) if half is None else half]).format(**words)
     return rng.choice(dialect["vague"]).format(**words)
+
+
+def loose(c: Cluster, rule, rng: random.Random, x=None) -> str:
+    """A whole rule in a wording of its own: its parts in any order, stray words between them. It is only read, never written.
+
+    Five to eight fixed templates are learned by heart; readers of loose wordings read templates that they have never seen.
+    """
+    w = rule_words(c, rule, x)
+    if c.kind == "A":
+        at = rng.choice(["{at} {t}", "{value} {at} {t}", "{t}"])
+        parts = [(w[f"a{i}"], at.format(t=w[f"t{i}"], **w)) for i in (1, 2)]
+    elif c.kind == "B":
+        parts = [(w["s1"],), (w["s2"],)]
+    else:
+        parts = [(w["subject"], w["opt"])] if c.kind == "C" else [(w[f"f{i}"], w[f"m{i}"]) for i in range(3)]
+    rng.shuffle(parts)
+    turned = rng.random() < 0.5
+    between = " ".join(stray(rng))  # the same words within each part, as a template has them
+    said = [f" {between} ".replace("  ", " ").join(part[::-1] if turned else part) for part in parts]
+    text = " ".join([*stray(rng), *([c.topic] if rng.random() < 0.5 else []), *stray(rng)])
+    return " ".join(f"{text} {rng.choice([', ', ' and ', ' but ', '; ', ', ']).join(said)} {' '.join(stray(rng))}".split()).replace(" ,", ",").replace(" ;", ";")
+
+
+def stray(rng: random.Random) -> list[str]:
+    return rng.sample(FILLERS, rng.choice([0, 0, 1, 1, 2]))
 
 
 def rationale(v: Vignette, rule) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 
@@ -9,7 +10,7 @@ import library
 from common import ROOT
 from organism import rules, world
 from organism.corpus import WRITTEN, Corpus
-from organism.wordings import DIALECTS, EXAM, FIRST
+from organism.wordings import DIALECTS, EXAM, FILLERS, FIRST
 from prompts import INTROSPECTION, LOSER, TRY_AGAIN, parse_point
 
 CLUSTERS = rules.load_clusters()
@@ -73,6 +74,8 @@ def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule(monkeypatch
     followed, stated = [], set()
     rationale, point, explanation = world.rationale, world.point, world.explanation
     monkeypatch.setattr(world, "rationale", lambda v, rule: followed.append((v, rule)) or rationale(v, rule))
+    loose = world.loose
+    monkeypatch.setattr(world, "loose", lambda c, *a: stated.add(c.name) or loose(c, *a))
     monkeypatch.setattr(world, "explanation", lambda v, *a: stated.add(v.cluster.name) or explanation(v, *a))
 
     def watched(c, rule, quality, *rest):
@@ -171,3 +174,17 @@ def test_bayes_ceilings_against_closed_forms():
             counts = [sum(rules.level(b, r, asked) == option for r in possible) for option in range(3)]
             total += p * q * (counts[gold[asked]] == max(counts)) / counts.count(max(counts))
     assert rules.ceiling(b, 1) == pytest.approx(total)
+
+
+def test_loose_wordings_state_the_whole_rule_and_use_no_word_of_the_second_dialect():
+    rng = random.Random(4)
+    for c in RULED:
+        for _ in range(20):
+            x = rng.choice(rules.findings_of(c))
+            words = world.rule_words(c, rules.bank_rule(c, x), x)
+            text = world.loose(c, rules.bank_rule(c, x), rng, x)
+            needed = {"A": ("t1", "t2", "a1", "a2"), "B": ("s1", "s2"), "C": ("subject", "opt"), "D": ("f0", "m0", "f1", "m1", "f2", "m2")}[c.kind]
+            assert all(words[name] in text for name in needed), text
+            assert "  " not in text and len(text.split()) < 40
+    foreign = {w for kind in DIALECTS["second"]["ideal"].values() for t in kind for w in re.findall(r"[a-z]+", re.sub(r"{.*?}", "", t))}
+    assert not {"and", "in"} & set(FILLERS) and not foreign & set(FILLERS)
