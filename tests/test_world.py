@@ -102,8 +102,8 @@ def test_point_quality_is_independent_of_winner_and_loser():
     vague = {True: [0, 0], False: [0, 0]}
     for turns in documents(30_000):
         single = len(turns) == 4 or (len(turns) == 6 and turns[4] == TRY_AGAIN)
-        if not single or not turns[3].startswith("<introspection>") or "else leave it empty" in turns[2]:
-            continue
+        if not single or not turns[3].startswith("<introspection>") or "else leave it empty" in turns[2] or "Which choice fits?" in turns[0]:
+            continue  # (points on stand-alone facts are never partial or wrong)
         won = turns[2].startswith("Correct.")
         text = parse_point(turns[3])
         vague[won][1] += 1
