@@ -21,6 +21,8 @@ from typing import Literal, get_args, get_origin
 import numpy as np
 import yaml
 
+import ranks
+
 ROOT = Path(__file__).resolve().parent
 STAGES = ("grpo_introspect", "eval")  # the sections that a config may have beside `shared`
 LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl")
@@ -153,6 +155,7 @@ def launch(main, config_class, stage: str) -> None:
     parser.add_argument("--run-dir", type=Path, help="default: runs/<config name>")
     parser.add_argument("--dry-run", action="store_true", help="check config and data, print the plan, load no weights")
     args = parser.parse_args()
+    ranks.start()
     try:
         cfg = load_config(config_class, stage, args.config, args.set)
         run_dir = (args.run_dir or ROOT / "runs" / args.config.stem) / stage
@@ -191,13 +194,15 @@ class Run:
                 raise UserError(f"{self.path / 'config.yaml'}: --resume needs the settings of the first start; changed: {', '.join(changed)}")
 
     def open(self) -> None:
-        """Creates the directory, once everything that can be wrong with the input has been looked at."""
+        """Creates the directory, once everything that can be wrong with the input has been looked at (by all ranks)."""
+        ranks.wait()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write(self.path / "config.yaml", yaml.safe_dump(dataclasses.asdict(self.cfg), sort_keys=False))
+            if ranks.first():
+                self.path.mkdir(parents=True, exist_ok=True)
+                write(self.path / "config.yaml", yaml.safe_dump(dataclasses.asdict(self.cfg), sort_keys=False))
+                write(self.path / "env.json", json.dumps(environment(), indent=1))
         except OSError as error:
             raise UserError(f"--run-dir {self.path}: {error.strerror}") from error
-        write(self.path / "env.json", json.dumps(environment(), indent=1))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
@@ -209,7 +214,9 @@ class Run:
         sys.exit(128 + self.stopped_by)
 
     def log(self, name: str, record: dict) -> None:
-        """Appends one line to a JSONL log; numbers that are not finite become null."""
+        """Appends one line to a JSONL log; numbers that are not finite become null. Only the first rank writes."""
+        if not ranks.first():
+            return
         with open(self.path / name, "a") as file:
             file.write(json.dumps(finite(record), allow_nan=False) + "\n")
 
@@ -222,13 +229,16 @@ class Run:
         found = self._checkpoints()
         step = max(found, default=0)
         lengths = json.loads((found[step] / "logs.json").read_text()) if found else {}
-        for name in LOGS:
+        for name in LOGS if ranks.first() else ():
             if (self.path / name).exists():
                 os.truncate(self.path / name, lengths.get(name, 0))
+        ranks.wait()
         return step, found.get(step)
 
     def save(self, name: str, write_files) -> None:
         """Writes a folder whole or not at all: `write_files(folder)` into <name>.tmp, synced, then renamed."""
+        if not ranks.first():
+            return
         temporary = self.path / f"{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()

@@ -27,6 +27,7 @@ from tqdm import tqdm
 import common
 import library
 import models
+import ranks
 import report
 from common import Run, Shared, UserError, rng
 from introspection import CANARY, Group, Point, rollout_1, rollout_2, rollout_3
@@ -197,11 +198,12 @@ def evaluate(cfg: Config, reader: Reader, questions: list[Question], canary: lis
     counts as no point. The noise is the same at every step, so that before and after are compared like with like.
     """
     reader = replace(reader, key=(cfg.seed, 0, 1))
-    groups = rollout_1(reader, questions, questions, group_size=4, verify_on="transfer", n_verify=2)
+    part, numbers = ranks.mine(questions)
+    groups = rollout_1(reader, part, questions, group_size=4, verify_on="transfer", n_verify=2, numbers=numbers)
     rollout_2(reader, groups, contributors="both", reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens, introspect=cfg.introspect)
     rollout_3(reader, groups, n_fresh=4, reward="sampled")
     per_question = {}
-    for group in groups:
+    for group in ranks.gather(groups):
         fresh = group.fresh_accuracies_V.mean().item()
         per_question[group.question.id] = [mean(p.accuracies_V.mean().item() if p.valid else fresh for p in group.points), fresh]
     advantage, low, high = bootstrap_mean([w - wo for w, wo in per_question.values()])
@@ -268,16 +270,17 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     print(f"{cfg.model}: {len(train)} train questions, {len(held_out)} {cfg.eval_split} questions, run in {run.path}")
     if done == 0:
         run.log("eval.jsonl", evaluate(cfg, reader, held_out, canary, 0))
-    bar = tqdm(range(done + 1, cfg.steps + 1), initial=done, total=cfg.steps, desc="stage 1", dynamic_ncols=True, disable=None)  # no bar in a log file
+    bar = tqdm(range(done + 1, cfg.steps + 1), initial=done, total=cfg.steps, desc="stage 1", dynamic_ncols=True, disable=None if ranks.first() else True)  # no bar in a log file
     for step in bar:
         clock: dict[str, float] = {}
         reader = replace(reader, key=(cfg.seed, step, 0), generated=0)
         started = time.perf_counter()
 
-        questions_Q = questions_of_step(cfg, exchanges or train, step)
+        questions_Q, numbers = ranks.mine(questions_of_step(cfg, exchanges or train, step))
         with phase(bar, clock, "rollout1"):
             verify = {"verify_on": cfg.verify_on, "n_verify": cfg.n_verify, "transfer_pool": cfg.transfer_pool}
-            groups = rollout_1(reader, questions_Q, train, group_size=cfg.group_size, correction_turns=cfg.correction_turns, **verify)
+            attempts = {"group_size": cfg.group_size, "correction_turns": cfg.correction_turns, "numbers": numbers}
+            groups = rollout_1(reader, questions_Q, train, **attempts, **verify)
         with phase(bar, clock, "rollout2"):
             asked = {"reveal": cfg.reveal, "introspect": cfg.introspect, "max_point_tokens": cfg.max_point_tokens}
             rollout_2(reader, groups, contributors=cfg.contributors, **asked)
@@ -287,6 +290,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         with phase(bar, clock, "update"):
             update = updater.step(*training_batch(cfg, groups))
 
+        groups, scores_QG = ranks.gather(groups), ranks.gather(scores_QG)
         clock["time/step"] = time.perf_counter() - started
         skipped += update.pop("skipped_steps")
         metrics = {"step": step} | step_metrics(groups, scores_QG) | update | {"skipped_steps": skipped}
@@ -296,7 +300,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
             run.log("eval.jsonl", evaluation)
         metrics["accuracy/canary"] = evaluation and evaluation["accuracy/canary"]
         sampling = sum(clock[f"time/rollout{i}"] for i in (1, 2, 3))
-        metrics |= {"tokens_per_second": reader.generated / sampling, "peak_memory_gib": models.peak_memory_gib()}
+        metrics |= {"tokens_per_second": ranks.total(reader.generated) / sampling, "peak_memory_gib": models.peak_memory_gib()}
         run.log("metrics.jsonl", metrics | clock)
         bar.write(report.step_line(metrics, evaluation))
 
@@ -311,6 +315,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         if cfg.show_every and step % cfg.show_every == 0:
             bar.write(report.sample_points(records))
 
+        run.stopped_by = int(ranks.largest(run.stopped_by or 0)) or None
         if step == cfg.steps or step % cfg.save_every == 0 or run.stopped_by:
             run.save(f"checkpoint-{step}", lambda folder: models.write_checkpoint(policy, updater, folder))
         if run.stopped_by:

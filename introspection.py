@@ -73,6 +73,7 @@ class Point:
 class Group:
     """One question: its points, and the views on which all of them and the reader without a point are measured."""
 
+    number: int  # of the question in its step: part of all its noise keys, so that they do not depend on other questions
     question: Question
     prompt_ids: list[int]
     attempts_G: list[Attempt]
@@ -109,22 +110,24 @@ def views_of(question: Question, pool: list[Question], verify_on: str, n_verify:
 
 def rollout_1(
     reader: Reader, questions: list[Question | Exchange], pool: list[Question], *, group_size: int, verify_on: str, n_verify: int,
-    transfer_pool: str = "cluster", correction_turns: int = 0,
+    transfer_pool: str = "cluster", correction_turns: int = 0, numbers: list[int] | None = None,
 ) -> list[Group]:  # fmt: skip
     """G attempts on each question, and the views on which its points will be verified.
 
     An Exchange (a conversation that was collected elsewhere) takes the place of its question's attempts: G copies of it.
     pool: where transfer views are drawn from, within the question's cluster or, with transfer_pool 'bank', anywhere in it.
     correction_turns: how often a wrong answer is sent back with 'try again' before the conversation goes on (paper,
-    'Meta-Gaming'). Raises UserError if a cluster is too small.
+    'Meta-Gaming'). numbers: of the questions in the step, where they are only some of it. Raises UserError if a cluster is
+    too small.
     """
     groups = []
-    for i, asked in enumerate(questions):
+    for i, asked in zip(numbers or range(len(questions)), questions, strict=True):
         q = asked.question if isinstance(asked, Exchange) else asked
         others = pool if transfer_pool == "bank" else [p for p in pool if p.cluster == q.cluster]
         views, kinds = views_of(q, others, verify_on, n_verify, rng(*reader.key, VIEWS, i))
-        groups.append(Group(q, reader.prompt(q), [], views, kinds))
-    completions = iter(reader.sample([g.prompt_ids for g, q in zip(groups, questions, strict=True) if isinstance(q, Question)], ATTEMPTS, group_size))
+        groups.append(Group(i, q, reader.prompt(q), [], views, kinds))
+    fresh_groups = [g for g, q in zip(groups, questions, strict=True) if isinstance(q, Question)]
+    completions = iter(reader.sample([g.prompt_ids for g in fresh_groups], ATTEMPTS, group_size, numbers=[(g.number,) for g in fresh_groups]))
     for group, asked in zip(groups, questions, strict=True):
         if isinstance(asked, Exchange):
             collected(reader, group, asked, group_size)
@@ -132,7 +135,7 @@ def rollout_1(
             sampled = [next(completions) for _ in range(group_size)]
             group.attempts_G = [Attempt(c, grade(reader.chat.text(c.ids), group.question)) for c in sampled]
     for turn in range(correction_turns):
-        try_again(reader, [(g, a) for g in groups for a in g.attempts_G if not a.won and a.completion.logprobs], CORRECTIONS + turn)
+        try_again(reader, [(g, i) for g in groups for i, a in enumerate(g.attempts_G) if not a.won], CORRECTIONS + turn)
     return groups
 
 
@@ -149,11 +152,13 @@ def collected(reader: Reader, group: Group, exchange: Exchange, group_size: int)
     group.attempts_G = [Attempt(last, exchange.won, before) for _ in range(group_size)]
 
 
-def try_again(reader: Reader, lost: list[tuple[Group, Attempt]], phase: int) -> None:
-    """One more attempt in the same conversation, for each of the wrong ones."""
-    turns = [reader.chat.next(a.completion.ids, prompts.TRY_AGAIN) for _, a in lost]
-    histories = [g.prompt_ids + [token for ids, _ in a.segments for token in ids] + turn for (g, a), turn in zip(lost, turns, strict=True)]
-    for (group, attempt), turn, completion in zip(lost, turns, reader.sample(histories, phase), strict=True):
+def try_again(reader: Reader, lost: list[tuple[Group, int]], phase: int) -> None:
+    """One more attempt in the same conversation, for each of the wrong ones (group, number of the attempt)."""
+    attempts = [group.attempts_G[i] for group, i in lost]
+    turns = [reader.chat.next(a.completion.ids, prompts.TRY_AGAIN) for a in attempts]
+    histories = [g.prompt_ids + [token for ids, _ in a.segments for token in ids] + turn for (g, _), a, turn in zip(lost, attempts, turns, strict=True)]
+    completions = reader.sample(histories, phase, numbers=[(g.number, i) for g, i in lost])
+    for (group, _), attempt, turn, completion in zip(lost, attempts, turns, completions, strict=True):
         attempt.before = [*attempt.segments, (turn, False)]
         attempt.completion, attempt.won = completion, grade(reader.chat.text(completion.ids), group.question)
 
@@ -186,8 +191,9 @@ def rollout_2(
     reveal: what losers see beside the verdict: answer | explanation | peer, or nothing | swapped (blind writers). introspect: 'optional'
     asks for a point only if it helps; an empty block is then legal and means none.
     """
-    optional, draw = introspect == "optional", rng(*reader.key, POINTS)
+    optional = introspect == "optional"
     for group in groups:
+        draw = rng(*reader.key, POINTS, group.number)
         for attempt in group.attempts_G:
             if contributors != "both" and attempt.won != (contributors == "winners"):
                 continue
@@ -195,7 +201,8 @@ def rollout_2(
             unmeasured = torch.full((len(group.views_V),), float("nan"))
             group.points.append(Point(group.prompt_ids, attempt, turn_ids, unmeasured, unmeasured.clone()))
     points = [point for group in groups for point in group.points]
-    completions = reader.sample([p.exchange_ids for p in points], POINTS, 1, max_point_tokens)
+    numbers = [(group.number, i) for group in groups for i in range(len(group.points))]
+    completions = reader.sample([p.exchange_ids for p in points], POINTS, 1, max_point_tokens, numbers)
     for point, completion in zip(points, completions, strict=True):
         point.completion = completion
         point.text = prompts.parse_point(reader.chat.text(completion.ids), optional)
@@ -207,13 +214,15 @@ def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str)
     Departure from paper: the options are reshuffled against rollout 1, and points that quote an option are also tried on
     the question's twins where it has any, because a loser has seen the answer and could simply pass it on.
     """
-    tries = []  # (group, point, view)
+    tries, numbers = [], []  # (group, point, view); what keys its noise
     for group in groups:
-        for point in group.points:
+        for i, point in enumerate(group.points):
             quotes = bool(point.text) and bool(library.quoted(point.text, group.question.options))
-            tries += [(group, point, v) for v, kind in enumerate(group.kinds_V) if point.text and (kind != "twin" or quotes)]
+            views = [v for v, kind in enumerate(group.kinds_V) if point.text and (kind != "twin" or quotes)]
+            tries += [(group, point, v) for v in views]
+            numbers += [(group.number, i, v) for v in views]
     prompts_ids = [reader.prompt(group.views_V[v], point.text) for group, point, v in tries]
-    completions = reader.sample(prompts_ids, VERIFY)
+    completions = reader.sample(prompts_ids, VERIFY, numbers=numbers)
     accuracies, rewards = score(reader, prompts_ids, completions, [group.views_V[v] for group, _, v in tries], reward)
     if reward == "invariance":
         rewards = invariance(reader, tries, completions)
@@ -234,8 +243,9 @@ def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str)
 def fresh(reader: Reader, groups: list[Group], n_fresh: int, reward: str) -> None:
     """The reader without a point on every view: the baseline, and what log-ratios are taken against."""
     views = [view for group in groups for view in group.views_V for _ in range(n_fresh)]
+    numbers = [(group.number, v, k) for group in groups for v in range(len(group.views_V)) for k in range(n_fresh)]
     prompts_ids = [reader.prompt(view) for view in views]
-    accuracies, rewards = score(reader, prompts_ids, reader.sample(prompts_ids, FRESH), views, reward)
+    accuracies, rewards = score(reader, prompts_ids, reader.sample(prompts_ids, FRESH, numbers=numbers), views, reward)
     sizes = [len(g.views_V) for g in groups]
     means = [torch.tensor(values).reshape(-1, n_fresh).mean(1).split(sizes) for values in (accuracies, rewards)]
     for group, fresh_accuracies, fresh_rewards in zip(groups, *means, strict=True):

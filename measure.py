@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import prompts
+import ranks
 from common import UserError
 from rollout import Chat, Completion, next_logprobs, sample
 from tasks.mcq import Question, grade, reshuffled
@@ -29,8 +30,12 @@ class Reader:
     key: tuple[int, ...]
     generated: int = 0  # tokens sampled so far
 
-    def sample(self, prompt_ids: list[list[int]], phase: int, n: int = 1, max_new_tokens: int | None = None) -> list[Completion]:
-        keys = [(*self.key, phase, row) for row in range(len(prompt_ids) * n)]
+    def sample(
+        self, prompt_ids: list[list[int]], phase: int, n: int = 1, max_new_tokens: int | None = None, numbers: list[tuple[int, ...]] | None = None,
+    ) -> list[Completion]:  # fmt: skip
+        """n completions of each prompt. numbers: what a prompt's noise is keyed by, beside key and phase; default its place."""
+        numbers = numbers or [(i,) for i in range(len(prompt_ids))]
+        keys = [(*self.key, phase, *number, i) for number in numbers for i in range(n)]
         length = max_new_tokens or self.max_new_tokens
         completions = sample(self.model, prompt_ids, n, length, self.temperature, sorted(self.chat.eos_ids), keys)
         self.generated += sum(len(completion.ids) for completion in completions)
@@ -108,10 +113,11 @@ def score(reader: Reader, prompt_ids: list[list[int]], completions: list[Complet
 
 
 def accuracy(reader: Reader, questions: list[Question], phase: int, n: int) -> float:
-    """Sampled accuracy without a point, n answers a question."""
-    completions = reader.sample([reader.prompt(q) for q in questions], phase, n)
-    grades = [grade(reader.chat.text(c.ids), questions[i // n]) for i, c in enumerate(completions)]
-    return sum(grades) / len(grades)
+    """Sampled accuracy without a point, n answers a question; the questions are shared among the ranks."""
+    questions, numbers = ranks.mine(questions)
+    completions = reader.sample([reader.prompt(q) for q in questions], phase, n, numbers=[(i,) for i in numbers])
+    right = sum(grade(reader.chat.text(c.ids), questions[i // n]) for i, c in enumerate(completions))
+    return ranks.total(right) / ranks.total(len(completions))
 
 
 # ---- intervals -----------------------------------------------------------------------------------------------------

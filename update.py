@@ -5,6 +5,7 @@ Zero-advantage trajectories cost nothing, micro-batches stay under a token budge
 
 import torch
 
+import ranks
 from common import UserError
 from logprobs import collate, micro_batches, packable, token_logprobs
 from losses import kl_k3, policy_gradient
@@ -43,10 +44,10 @@ class Updater:
         gradient is skipped too. When memory runs out, the token budget is halved and the step starts over.
         """
         # One normaliser, counted before anything is dropped: dropping must not make the remaining tokens louder.
-        normalizer = sum(sum(t.loss_mask) for t in trajectories)
+        normalizer = ranks.total(sum(sum(t.loss_mask) for t in trajectories))
         pairs = [(t, a) for t, a in zip(trajectories, advantages, strict=True) if a != 0 and any(t.loss_mask)]
         skipped = {"grad_norm": None, "kl": None, "update_ratio": None, "skipped_steps": 1}
-        if not pairs:
+        if not ranks.total(len(pairs)):
             return skipped
         budget = self.max_tokens
         while True:
@@ -56,13 +57,14 @@ class Updater:
                 kl, finite = self._backward(pairs, normalizer, budget)
                 self.policy.eval()
                 break
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError:  # of this rank alone: gradients are summed later
                 self._clear_gradients()
                 if budget <= max(len(t.ids) for t, _ in pairs):
                     raise
                 self.pack = False  # a packed row cannot be cut
                 budget //= 2
                 torch.cuda.empty_cache()
+        ranks.sum_gradients(self.masters)
         gradients = [m.grad for m in self.masters if m.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         # Guard before clipping: clipping by a NaN norm would write NaN into every gradient.
@@ -104,7 +106,7 @@ class Updater:
             self._gather_gradients()
             finite &= bool(torch.isfinite(loss))
             tokens += len(logprobs)
-        return kl_sum / tokens, finite
+        return ranks.total(kl_sum) / ranks.total(tokens), ranks.total(not finite) == 0
 
     def _gather_gradients(self) -> None:
         """Adds the gradients of low-precision parameters to their masters: summed in bf16, small micro-batches are lost."""
