@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 import common
 import models
+from chat import Chat
 from common import Run, Shared, UserError, rng
 from introspection import Attempt, Group, Point, rollout_1, rollout_2, rollout_3
 from library import load_library
 from measure import Reader, bootstrap_clusters, cluster_means, sign_flip
-from rollout import Chat, Completion
+from rollout import Completion
 from tasks.mcq import SPLITS, Question, load_questions
 
 

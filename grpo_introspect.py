@@ -29,11 +29,12 @@ import library
 import models
 import ranks
 import report
+from chat import Chat
 from common import Run, Shared, UserError, rng
 from introspection import CANARY, Group, Point, rollout_1, rollout_2, rollout_3
 from losses import centred_advantages, clip_advantages, fresh_advantages, standard_errors
 from measure import Reader, accuracy, bootstrap_mean
-from rollout import Chat, Trajectory
+from rollout import Trajectory
 from tasks.mcq import Exchange, Question, load_exchanges, load_questions
 from update import Updater
 

@@ -12,8 +12,9 @@ import torch
 
 import prompts
 import ranks
+from chat import Chat
 from common import UserError
-from rollout import Chat, Completion, next_logprobs, sample
+from rollout import Completion, next_logprobs, sample
 from tasks.mcq import Question, grade, reshuffled
 
 MIN_PROBABILITY = 0.01  # of reward log_ratio

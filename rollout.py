@@ -1,22 +1,19 @@
 """Batched sampling with a KV cache, and trajectories of token ids.
 
 Every conversation is token ids from start to end: a turn that was sampled is never decoded and tokenised again, because
-that changes ids under the policy's feet. `Chat` makes the ids around sampled turns, `sample` the turns themselves.
+that changes ids under the policy's feet. chat.py makes the ids around sampled turns, `sample` the turns themselves.
 """
 
-import re
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 from transformers import Cache
 
 from cache import growing_cache
-from common import UserError, rng
+from common import rng
 
-SYSTEM_MARK = "the-system-turn"
-THINKING = [("<think>", "</think>"), ("<|channel>", "<channel|>")]
+COMPACT_AT = 7 / 8  # finished rows are dropped when an eighth has finished: copying the cache costs about one step
 
 
 @dataclass
@@ -43,83 +40,6 @@ class Trajectory:
     def loss_mask(self) -> list[bool]:
         """True exactly at sampled tokens that are trained, terminator included. From lengths, never from token values."""
         return [False] * len(self.prompt_ids) + [trained for ids, trained in self.segments for _ in ids]
-
-
-class Chat:
-    """Ids of the user turns of a tokenizer's chat template, cut out of one rendered example.
-
-    Template text may hold control tokens; content is encoded with `split_special_tokens`, so that it never does.
-    Raises UserError if the template does not keep turn contents verbatim and in order.
-    """
-
-    def __init__(self, tokenizer, eos_ids: list[int], system: str = ""):
-        self.tokenizer, self.eos_ids, self.preface = tokenizer, set(eos_ids), ""
-        marks = ["first-user-turn", "first-model-turn", "second-user-turn"]
-        roles = ["user", "assistant", "user"]
-        if tokenizer.chat_template is None:
-            raise UserError("the tokenizer has no chat template; expected an instruction-tuned model")
-        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-        text = self._render([{"role": "system", "content": SYSTEM_MARK}, *messages]) if system else ""
-        if SYSTEM_MARK not in text:  # a template without that role refuses it or drops it
-            text, self.preface = self._render(messages), f"{system}\n\n" if system else ""
-        pieces = []
-        for mark in marks:
-            before, found, text = text.partition(mark)
-            if not found:
-                raise UserError("the chat template does not keep turn contents verbatim, so turns cannot be continued by ids")
-            pieces.append(before)
-        opening, _, between = pieces
-        before, found, after = opening.partition(SYSTEM_MARK)
-        self.between, self.closing = self._template_ids(between), self._template_ids(text)
-        if self.between[0] in tokenizer.all_special_ids:  # the template's own end of turn ends a sampled turn too
-            self.eos_ids.add(self.between[0])
-        # Added tokens that are not special (such as </think>) are matched in any text; content is cut inside them.
-        added = [re.escape(str(token)) for token in tokenizer.added_tokens_decoder.values() if len(str(token)) > 1]
-        self.control = re.compile("|".join(added) or r"(?!)")
-        self.opening = self._template_ids(before) + (self.content_ids(system) if found else []) + self._template_ids(after)
-        # Ids that open and close a stretch of thinking (Qwen 3, Gemma 4); what stands between them is not the answer.
-        known = tokenizer.get_vocab()
-        self.thinking = [(known[a], known[b]) for a, b in THINKING if a in known and b in known]
-
-    def _render(self, messages: list[dict]) -> str:
-        """Templates may print today's date or open a thinking block; a resumed run needs the same prompts tomorrow."""
-        fixed = {"date_string": "01 Jan 2026", "enable_thinking": False}
-        try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **fixed)
-        except TemplateError as error:
-            if messages[0]["role"] == "system":
-                return ""
-            raise UserError(f"the chat template refuses a conversation of user and assistant turns: {error}") from error
-
-    def _template_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
-
-    def content_ids(self, text: str) -> list[int]:
-        """Ids of text as data: none of them is a control token, whatever the text says."""
-        pieces, start = [], 0
-        for match in self.control.finditer(text):
-            pieces.append(text[start : match.start() + 1])
-            start = match.start() + 1
-        encode = [self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True).input_ids for piece in (*pieces, text[start:])]
-        return [token for ids in encode for token in ids]
-
-    def first(self, content: str) -> list[int]:
-        """Prompt ids of a fresh conversation: opening, user turn, generation prompt."""
-        return self.opening + self.content_ids(self.preface + content) + self.closing
-
-    def next(self, completion_ids: list[int], content: str) -> list[int]:
-        """Ids between a sampled turn and the next one: its terminator unless it was sampled, user turn, generation prompt."""
-        ended = bool(completion_ids) and completion_ids[-1] in self.eos_ids and completion_ids[-1] == self.between[0]
-        return self.between[ended:] + self.content_ids(content) + self.closing
-
-    def text(self, ids: list[int]) -> str:
-        """What was said, without control tokens and without thinking; a thought that was cut off leaves nothing after it."""
-        for start, end in self.thinking:
-            while start in ids or end in ids:
-                closed = ids.index(end) if end in ids else len(ids)
-                opened = ids.index(start) if start in ids[:closed] else 0  # a template may have opened it in the prompt
-                ids = ids[:opened] + ids[closed + 1 :]
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def noise(keys: list[tuple[int, ...]], max_new_tokens: int) -> torch.Tensor:
@@ -262,13 +182,19 @@ def sample_rows(model, rows, max_new_tokens, temperature, eos_ids, noise_keys, m
     )
 
 
+def distinct(rows: list[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """The different prompts among the rows, and which of them each row has."""
+    numbers: dict[tuple, int] = {}
+    prompt_of = [numbers.setdefault(tuple(row), len(numbers)) for row in rows]
+    return [list(prompt) for prompt in numbers], prompt_of
+
+
 def decode(model, rows, max_new_tokens, temperature, eos_ids, uniform) -> list[Completion]:
     """The decoding loop: prefill each distinct prompt once, repeat its cache, drop finished rows as it goes."""
     device = model.device
-    distinct = {tuple(row): None for row in rows}
-    prompt_of = {prompt: i for i, prompt in enumerate(distinct)}
-    row_prompts = torch.tensor([prompt_of[tuple(row)] for row in rows], device=device)
-    logits, cache, mask = prefill(model, [list(prompt) for prompt in distinct], max_new_tokens)
+    prompts, prompt_of = distinct(rows)
+    row_prompts = torch.tensor(prompt_of, device=device)
+    logits, cache, mask = prefill(model, prompts, max_new_tokens)
     cache.batch_select_indices(row_prompts)
     logits, mask = logits[row_prompts], mask[row_prompts]  # (R, V), (R, T)
     completions = [Completion([], [], False) for _ in rows]
@@ -285,7 +211,7 @@ def decode(model, rows, max_new_tokens, temperature, eos_ids, uniform) -> list[C
         open_rows = [i for i, row in enumerate(live) if not completions[row].finished]
         if not open_rows or t + 1 == max_new_tokens:
             return completions
-        if 8 * len(open_rows) <= 7 * len(live):  # a copy of the cache costs about one step: wait for an eighth to finish
+        if len(open_rows) <= COMPACT_AT * len(live):
             keep = torch.tensor(open_rows, device=device)
             cache.batch_select_indices(keep)
             tokens, mask, live = tokens[keep], mask[keep], [live[i] for i in open_rows]

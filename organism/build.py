@@ -17,10 +17,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from chat import Chat
 from organism import rules, world
 from organism.corpus import Corpus
 from organism.wordings import DIALECTS
-from rollout import Chat
 
 ROPE_THETA = 1e6  # most of the 32 dimensions of a head barely rotate, so that tokens can be compared over any distance
 PART_TOKENS = 4096  # a batch is computed in parts of similar length, padding included

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import models
 import prompts
+from chat import Chat
 from introspection import Group, rollout_1, rollout_2, rollout_3
 from measure import Reader
 from organism import rules, world
 from organism.page import Row, describe, interval, page
 from organism.wordings import DIALECTS, EXAM
-from rollout import Chat, sample
+from rollout import sample
 from tasks.mcq import Question, grade, load_questions, parse_record
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from chat import Chat
 from common import ROOT, load_config
 from grpo_introspect import Config, introspection_advantage, load_data, questions_of_step
 from introspection import rollout_1, rollout_2, rollout_3
 from measure import Reader
 from models import eos_ids, load_policy, load_tokenizer
-from rollout import Chat
 
 EOS = 3
 SMALL = ["steps=4", "questions_per_step=2", "group_size=4", "n_verify=2", "n_fresh=2", "save_every=2", "eval_every=2", "eval_questions=4"]

@@ -7,10 +7,11 @@ from safetensors.torch import load_file, save_file
 
 import models
 import prompts
+from chat import Chat
 from common import Shared, UserError
 from logprobs import collate, packable, token_logprobs
 from losses import policy_gradient
-from rollout import Chat, Trajectory, noise, sample
+from rollout import Trajectory, noise, sample
 from tasks.mcq import Question, grade
 from update import Updater
 

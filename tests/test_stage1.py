@@ -12,12 +12,13 @@ import torch
 from conftest import SMALL, config, one_step, tiny_llama
 
 import library
+from chat import Chat
 from common import ROOT, Run, rng
 from grpo_introspect import evaluate, introspection_advantage, load_data, point_record, questions_of_step, step_metrics, training_batch
 from library import KEYS
 from measure import Reader, cut_before_letter, option_probabilities, same_views, score, transfer_views
 from models import restore, write_checkpoint
-from rollout import Chat, Trajectory, next_logprobs
+from rollout import Trajectory, next_logprobs
 from update import Updater
 
 TIMES = ("time/", "tokens_per_second", "peak_memory_gib")

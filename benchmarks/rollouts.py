@@ -1,0 +1,172 @@
+"""Rollouts against transformers' generate(num_return_sequences=G), same prompts, same distribution of lengths.
+
+    python -m benchmarks.rollouts [--save] [--repeats 5]
+
+Prints the ratio, which part of it each of our four measures brings, the cost per rollout from 1 to 256 rollouts (table T7), and
+two floors: a replay of the same forward passes at the same shapes without any bookkeeping, and the roofline of this machine.
+Set malloc's thresholds for both sides (glibc): MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from transformers import DynamicCache
+
+import models
+import prompts
+import rollout
+from benchmarks.common import ROOT, alternating, random_llama, save, spread
+from cache import growing_cache
+from chat import Chat
+from common import Shared
+from rollout import sample
+from tasks.mcq import load_questions
+
+
+def ours(model, prompt_ids, n, length, ends):
+    def run(repeat):
+        return sample(model, prompt_ids, n, length, 1.0, ends, [(repeat, i) for i in range(len(prompt_ids) * n)])
+
+    return run
+
+
+@torch.no_grad()
+def theirs(model, prompt_ids, n, length, ends):
+    ids, mask = rollout.left_pad(prompt_ids, model.device)
+    settings = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": length, "num_return_sequences": n}
+
+    def run(repeat):
+        torch.manual_seed(repeat)
+        return model.generate(input_ids=ids, attention_mask=mask, eos_token_id=ends, pad_token_id=0, **settings)
+
+    return run
+
+
+def without(part: str, run):
+    """`run` with one of our measures taken away."""
+
+    def whole_prefill(model, prompt_ids, new_tokens=0):
+        cache = growing_cache(model.config)
+        ids, mask = rollout.left_pad(prompt_ids, model.device)
+        return rollout.forward(model, ids, mask, cache), cache, mask
+
+    def multinomial(logits, uniform, temperature):
+        logp = torch.log_softmax(logits.float() / temperature, -1)
+        token = torch.multinomial(logp.exp(), 1)
+        return token[:, 0], logp.gather(1, token)[:, 0]
+
+    changes = {
+        "sharing prefixes": ("prefill", whole_prefill), "compaction": ("COMPACT_AT", -1.0), "growth in blocks": ("growing_cache", lambda config: DynamicCache(config=config)),
+        "inverse-CDF sampling": ("inverse_cdf", multinomial), "prefill once": ("distinct", lambda rows: (rows, list(range(len(rows))))),
+    }  # fmt: skip
+    name, replacement = changes[part]
+    original = getattr(rollout, name)
+
+    def changed(repeat):
+        setattr(rollout, name, replacement)
+        try:
+            return run(repeat)
+        finally:
+            setattr(rollout, name, original)
+
+    return changed
+
+
+def replay(model, prompt_ids, n, length, ends) -> float:
+    """Seconds of the forward passes alone, at the shapes of one recorded run: no sampling, no compaction, no growth."""
+    shapes, original = [], rollout.forward
+
+    def recording(model, ids, mask, cache):
+        shapes.append((tuple(ids.shape), mask.shape[1]))
+        return original(model, ids, mask, cache)
+
+    rollout.forward = recording
+    try:
+        ours(model, prompt_ids, n, length, ends)(0)
+    finally:
+        rollout.forward = original
+    seconds, cache, rows = 0.0, None, None
+    with torch.no_grad():
+        for (batch, new), total in shapes:
+            if batch != rows or new > 1:  # a cache of the right shape, outside the clock
+                cache, rows = growing_cache(model.config), batch
+                if total > new:
+                    full = torch.ones(batch, total - new, dtype=torch.long)
+                    original(model, torch.ones(batch, total - new, dtype=torch.long), full, cache)
+            ids, mask = torch.ones(batch, new, dtype=torch.long), torch.ones(batch, total, dtype=torch.long)
+            start = time.perf_counter()
+            original(model, ids, mask, cache)
+            seconds += time.perf_counter() - start
+    return seconds
+
+
+def roofline(model, tokens: int, context: int) -> float:
+    """Seconds that the arithmetic of `tokens` decoded tokens takes at this machine's measured matmul rate and memory rate."""
+    a = torch.randn(1024, 1024)
+    start = time.perf_counter()
+    for _ in range(20):
+        a @ a
+    flops = 20 * 2 * 1024**3 / (time.perf_counter() - start)
+    block = torch.empty(2**26)
+    target = torch.empty_like(block)
+    start = time.perf_counter()
+    for _ in range(4):
+        target.copy_(block)
+    rate = 4 * 2 * block.numel() * 4 / (time.perf_counter() - start)
+    config, parameters = model.config, sum(p.numel() for p in model.parameters())
+    kv_bytes = 2 * 4 * config.num_hidden_layers * config.hidden_size * context
+    return tokens * max(2 * parameters / flops, kv_bytes / rate)
+
+
+def cases() -> dict:
+    """name: (model, prompts, rows a prompt, longest, end ids)."""
+    policy = models.load_policy("organism/weights", Shared())
+    tokenizer = models.load_tokenizer("organism/weights")
+    chat = Chat(tokenizer, models.eos_ids("organism/weights", tokenizer))
+    questions = load_questions(ROOT / "data/bank.jsonl")[:16]
+    asked = [chat.first(prompts.question_turn(q.question, list(q.options))) for q in questions]
+    draw = torch.Generator().manual_seed(0)
+    random_prompts = torch.randint(60, 2048, (16, 200), generator=draw).tolist()
+    return {
+        "organism, attempts, 16 x 32": (policy, asked, 32, 48, sorted(chat.eos_ids)),
+        "42 M random Llama, 200-token prompts, mean 40, 16 x 32": (random_llama(2048, 640, 6), random_prompts, 32, 128, list(range(2, 53))),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--save", action="store_true", help="write results/rollouts.json")
+    args = parser.parse_args()
+    record = {}
+    for name, case in cases().items():
+        runs = {"ours": ours(*case), "generate": theirs(*case)}
+        runs |= {f"ours without {part}": without(part, ours(*case)) for part in ("sharing prefixes", "compaction", "growth in blocks", "inverse-CDF sampling", "prefill once")}
+        times = alternating(runs, args.repeats)
+        base = statistics.median(times["ours"])
+        tokens = sum(len(c.ids) for c in ours(*case)(1))
+        floor, roof = replay(*case), roofline(case[0], tokens, 150)
+        print(f"\n{name}: {tokens} tokens")
+        for variant, seconds in times.items():
+            print(f"  {variant:35s} {spread(seconds)}  {statistics.median(seconds) / base:.2f}x ours")
+        print(f"  {'replay of the same forward passes':35s} {floor:.3f} s  {floor / base:.2f}x ours\n  {'roofline':35s} {roof:.3f} s  {roof / base:.2f}x ours")
+        record[name] = {"tokens": tokens, "seconds": times, "replay": floor, "roofline": roof}
+    model, asked, _, length, ends = next(iter(cases().values()))
+    print("\nrollouts   ours: s, ms a rollout, tokens/s      generate: s, ms a rollout")
+    scaling = []
+    for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        part = asked[: min(8, rows)]
+        n = rows // len(part)
+        times = alternating({"ours": ours(model, part, n, length, ends), "generate": theirs(model, part, n, length, ends)}, args.repeats)
+        tokens = sum(len(c.ids) for c in ours(model, part, n, length, ends)(1))
+        a, b = (statistics.median(times[k]) for k in ("ours", "generate"))
+        scaling.append({"rollouts": rows, "tokens": tokens, "seconds": times})
+        print(f"{rows:8d}   {a:.3f}  {1000 * a / rows:7.2f}  {tokens / a:9.0f}                {b:.3f}  {1000 * b / rows:7.2f}")
+    if args.save:
+        save("rollouts", {"cases": record, "scaling": scaling})
+
+
+if __name__ == "__main__":
+    main()
