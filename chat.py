@@ -45,6 +45,7 @@ class Chat:
         # Ids that open and close a stretch of thinking (Qwen 3, Gemma 4); what stands between them is not the answer.
         known = tokenizer.get_vocab()
         self.thinking = [(known[a], known[b]) for a, b in THINKING if a in known and b in known]
+        self.thinks_first = any(start in self.closing[self.closing.index(end) + 1 :] if end in self.closing else start in self.closing for start, end in self.thinking)
 
     def _render(self, messages: list[dict]) -> str:
         """Templates may print today's date or open a thinking block; a resumed run needs the same prompts tomorrow."""
@@ -78,7 +79,9 @@ class Chat:
         return self.between[ended:] + self.content_ids(content) + self.closing
 
     def text(self, ids: list[int]) -> str:
-        """What was said, without control tokens and without thinking; a thought that was cut off leaves nothing after it."""
+        """What a turn says, without control tokens and without thinking; a thought that was cut off leaves nothing after it."""
+        if self.thinks_first and not any(end in ids for _, end in self.thinking):
+            return ""  # the prompt opened a thought, and it never ended
         for start, end in self.thinking:
             while start in ids or end in ids:
                 closed = ids.index(end) if end in ids else len(ids)

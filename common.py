@@ -237,8 +237,11 @@ class Run:
 
     def save(self, name: str, write_files) -> None:
         """Writes a folder whole or not at all: `write_files(folder)` into <name>.tmp, synced, then renamed."""
-        if not ranks.first():
-            return
+        if ranks.first():
+            self._save(name, write_files)
+        ranks.wait()  # nobody leaves while the first rank still writes
+
+    def _save(self, name: str, write_files) -> None:
         temporary = self.path / f"{name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()

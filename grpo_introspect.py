@@ -16,6 +16,7 @@ Dimension suffixes: _Q question, _G rollout in a group, _V verification view, _T
 """
 
 import copy
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from introspection import CANARY, Group, Point, rollout_1, rollout_2, rollout_3
 from losses import centred_advantages, clip_advantages, fresh_advantages, standard_errors
 from measure import Reader, accuracy, bootstrap_mean
 from rollout import Trajectory
-from tasks.mcq import Exchange, Question, load_exchanges, load_questions
+from tasks.mcq import Exchange, Question, in_company, load_exchanges, load_questions
 from update import Updater
 
 
@@ -85,8 +86,10 @@ class Config(Shared):
                 raise UserError(f"grpo_introspect.{name}: expected at least 1, got {getattr(self, name)}")
         if self.group_size == 1 and self.baseline == "group_mean":
             raise UserError("grpo_introspect.group_size: a group of 1 has no spread around its mean; use baseline: fresh or a larger group")
-        if self.reward == "invariance" and self.baseline == "fresh":
-            raise UserError("grpo_introspect.baseline: reward: invariance compares points with each other; expected group_mean")
+        if self.reward == "invariance" and (self.baseline == "fresh" or self.introspect == "optional"):
+            raise UserError("grpo_introspect.reward: invariance compares points with each other; expected baseline: group_mean, introspect: prompted")
+        if self.reward in ("log_ratio", "invariance") and self.clip == "lcb":
+            raise UserError(f"grpo_introspect.clip: lcb knows the noise of scores between 0 and 1, not of reward: {self.reward}")
         if self.exchanges and (self.correction_turns or self.mask != "learning_point"):
             raise UserError("grpo_introspect.exchanges: collected attempts can be neither corrected nor trained; use correction_turns: 0, mask: learning_point")
         for name in ("temperature", "lr", "max_grad_norm"):
@@ -221,17 +224,16 @@ def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Questio
     questions = load_questions(common.ROOT / cfg.questions, cfg.cluster)
     train = [q for q in questions if q.split == "train"]
     canary = [q for q in questions if q.split == "canary"]
+    if cfg.verify_on != "same" and cfg.transfer_pool == "cluster":
+        paired = in_company(train)
+        if len(paired) < len(train):
+            print(f"{cfg.questions}: {len(train) - len(paired)} train questions are alone in their cluster and left out (verify_on: {cfg.verify_on})", file=sys.stderr)
+        train = paired
     if len(train) < cfg.questions_per_step:
         raise UserError(f"grpo_introspect.questions_per_step: {cfg.questions_per_step} asked for, but {cfg.questions} has {len(train)} train questions")
-    if cfg.verify_on != "same":
-        for question in train:
-            if sum(q.cluster == question.cluster for q in train) < 2:
-                raise UserError(f"{cfg.questions}: cluster '{question.cluster}' has one train question; verify_on: {cfg.verify_on} needs two")
-    held_out = [q for q in questions if q.split == cfg.eval_split]
-    held_out = [q for q in held_out if sum(p.cluster == q.cluster for p in held_out) > 1]
+    held_out = in_company([q for q in questions if q.split == cfg.eval_split])
     chosen = sorted(rng(cfg.seed).permutation(len(held_out))[: cfg.eval_questions])
-    chosen = [held_out[i] for i in chosen]
-    chosen = [q for q in chosen if sum(p.cluster == q.cluster for p in chosen) > 1]
+    chosen = in_company([held_out[i] for i in chosen])
     if not chosen:
         raise UserError(f"grpo_introspect.eval_questions: no two {cfg.eval_split} questions of one cluster in {cfg.questions} to evaluate on")
     return train, chosen, canary

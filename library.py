@@ -85,6 +85,8 @@ def normalized(text: str) -> str:
 
 def load_library(path: Path) -> list[dict]:
     """Records of a library file. Raises UserError with the line of a broken record; a torn last line counts as broken."""
+    if not path.is_file():
+        raise UserError(f"library: no such file '{path}'")
     records = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
@@ -94,6 +96,8 @@ def load_library(path: Path) -> list[dict]:
         missing = [key for key in KEYS if key not in record] if isinstance(record, dict) else list(KEYS)
         if missing:
             raise UserError(f"{path}:{number}: missing {', '.join(missing)}")
+        if not isinstance(record["text"], str):
+            raise UserError(f"{path}:{number}: 'text' must be text, got {record['text']!r}")
         records.append(record)
     return records
 
@@ -111,6 +115,11 @@ def merge(records: list[dict]) -> list[dict]:
         kept["verified_on"] += record["verified_on"]
         kept["ci95"] = interval(kept)
     return list(merged.values())
+
+
+def best(records: list[dict]) -> dict:
+    """The record with the highest lower confidence bound; one that was never measured comes last."""
+    return max(records, key=lambda r: r["ci95"][0] if r["ci95"] else float("-inf"))
 
 
 def accuracies(record: dict) -> tuple[float, float, int]:

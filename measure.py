@@ -92,7 +92,7 @@ def option_probabilities(reader: Reader, prompt_ids: list[list[int]], completion
             before, token, letter = cut
             letters = prompts.LETTERS[: len(view.options)]
             spelled = {other: reader.chat.content_ids(token.replace(letter, other)) for other in letters}
-            if all(len(ids) == 1 for ids in spelled.values()) and letter in spelled:
+            if all(len(ids) == 1 for ids in spelled.values()) and letter in token:
                 asked.append((i, prompt + before, [ids[0] for ids in spelled.values()]))
             else:  # an odd token around the letter: fall back to what was sampled
                 scores[i] = float(letter == view.letter)
@@ -133,18 +133,17 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0, resamples: int = 4000) -> 
 def bootstrap_clusters(seeds: list[dict[str, list[float]]], resamples: int = 2000) -> np.ndarray:
     """Means (resamples,) of a bootstrap that draws seeds, then clusters, then questions (DESIGN: cluster as the unit).
 
-    seeds: for each training seed, the values of each cluster's questions; every seed has the same clusters. A cluster counts
-    once, however many questions it has.
+    seeds: for each training seed, the values of each cluster's questions; every seed has the same questions, in the same order.
+    A cluster counts once, however many questions it has. Clusters and questions are crossed with seeds: a draw takes the same
+    ones for all seeds, or more seeds would seem to be more questions.
     """
     draw, clusters, means = np.random.default_rng(0), sorted(seeds[0]), np.empty(resamples)
     values = [[np.asarray(seed[cluster], dtype=float) for cluster in clusters] for seed in seeds]
     for i in range(resamples):
-        chosen = draw.integers(len(clusters), size=len(clusters))  # the same clusters for all seeds: they are crossed
-        total = 0.0
-        for s in draw.integers(len(seeds), size=len(seeds)):
-            for c in chosen:
-                x = values[s][c]
-                total += x[draw.integers(len(x), size=len(x))].mean()
+        drawn, total = draw.integers(len(seeds), size=len(seeds)), 0.0
+        for c in draw.integers(len(clusters), size=len(clusters)):
+            questions = draw.integers(len(values[0][c]), size=len(values[0][c]))
+            total += sum(values[s][c][questions].mean() for s in drawn)
         means[i] = total / len(seeds) / len(clusters)
     return means
 
@@ -152,6 +151,15 @@ def bootstrap_clusters(seeds: list[dict[str, list[float]]], resamples: int = 200
 def cluster_means(seeds: list[dict[str, list[float]]]) -> np.ndarray:
     """One value per cluster (C,): the mean over its questions, then over seeds."""
     return np.array([np.mean([np.mean(seed[cluster]) for seed in seeds]) for cluster in sorted(seeds[0])])
+
+
+def holm(ps: list[float]) -> list[float]:
+    """Holm's adjusted p values, in the order given."""
+    order, adjusted, highest = np.argsort(ps), [0.0] * len(ps), 0.0
+    for k, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(ps) - k) * ps[i]))
+        adjusted[i] = highest
+    return adjusted
 
 
 def sign_flip(values: np.ndarray, draws: int = 20_000) -> float:

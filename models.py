@@ -42,7 +42,9 @@ def make_trainable(policy, cfg: Shared):
             raise UserError("shared.lora_rank: LoRA needs the package peft (pip install peft==0.21.2)") from error
         # Vision and audio towers have projections of the same names, and layers that peft cannot wrap.
         targets = r"(?!.*(?:vision|audio)).*\.layers\.\d+\.(?:self_attn|mlp)\.\w+_proj"
-        policy = get_peft_model(policy, LoraConfig(r=cfg.lora_rank, lora_alpha=2 * cfg.lora_rank, target_modules=targets))
+        with torch.random.fork_rng(devices=[]):  # the same adapters on every rank and in every run of a seed
+            torch.manual_seed(cfg.seed)
+            policy = get_peft_model(policy, LoraConfig(r=cfg.lora_rank, lora_alpha=2 * cfg.lora_rank, target_modules=targets))
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()

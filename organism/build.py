@@ -1,4 +1,4 @@
-"""Builds the bundled model from nothing: tokenizer and pre-training (about 20 minutes on 2 cores).
+"""Builds the bundled model from nothing: tokenizer and pre-training (about 85 minutes on 2 cores).
 
     python -m organism.build --out organism/weights      # resumable: run it again after an interruption
     python -m organism.card                              # then measure it
@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="build the bundled model")
     parser.add_argument("--out", type=Path, default=Path("organism/weights"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=10_500)
+    parser.add_argument("--steps", type=int, default=18_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--width", type=int, default=160)
     parser.add_argument("--layers", type=int, default=5)

@@ -17,11 +17,10 @@ KINDS = {
     "letters": 0.04, "cases": 0.2, "plain": 0.07, "read": 0.31, "composite": 0.15, "exchange": 0.14, "follow": 0.05, "similar": 0.02, "rejected": 0.02,
 }  # fmt: skip
 TYPES = {"A": 0.42, "B": 0.32, "C": 0.1, "D": 0.16}  # of clusters; C and D are few, and as hard to read as the others
-LOOSE = 0.35  # share of stated rules that are worded loosely where a document reads them
+LOOSE = 0.3  # share of stated rules that are worded loosely where a document reads them
 READ = {"ideal": 0.52, "partial": 0.1, "vague": 0.1, "irrelevant": 0.16, "several": 0.12}
 WRITTEN = {"ideal": 0.1, "partial": 0.15, "wrong": 0.15, "vague": 0.45, "irrelevant": 0.15}
 REVEALED = {"explanation": 0.4, "answer": 0.35, "peer": 0.15, "nothing": 0.1}  # to losers; winners are not told anything
-STATING = ("ideal", "partial", "wrong")
 LETTERS = prompts.LETTERS[:4]
 
 
@@ -39,6 +38,11 @@ def rules_of(c: rules.Cluster, quality: str, x) -> list:
     if c.split == "canary":
         return rules.narrow(c, x)
     return rules.wide(c, x) if quality in ("ideal", "wrong") else rules.narrow(c, x)
+
+
+def states(c: rules.Cluster, reveal: str) -> bool:
+    """Whether feedback to a loser states the rule: a peer of type B names the two signs, the answer of type C is the fact."""
+    return reveal == "explanation" or (c.kind == "B" and reveal == "peer") or (c.kind == "C" and reveal != "nothing")
 
 
 def half_known(c: rules.Cluster, x, dialect: dict, rng: random.Random) -> tuple:
@@ -118,9 +122,9 @@ class Corpus:
     def turn(self, v: rules.Vignette, order: list[int], point: str | None = None) -> str:
         return prompts.question_turn(world.question_text(v), [v.cluster.options[i] for i in order], point)
 
-    def answer(self, v: rules.Vignette, rule, order: list[int]) -> str:
+    def answer(self, v: rules.Vignette, rule, order: list[int], silent: float = 0.2) -> str:
         gold = rules.level(v.cluster, rule, v.x)
-        return world.answer([world.rationale(v, rule)], v.cluster.options, gold, order, self.rng)
+        return world.answer([world.rationale(v, rule)], v.cluster.options, gold, order, self.rng, silent)
 
     def ask(self, v: rules.Vignette, rule, point: str | None = None) -> list:
         """A question, with or without a point, and an answer that follows `rule`.
@@ -182,7 +186,7 @@ class Corpus:
         """What stands beside the right answer in the feedback."""
         if reveal == "explanation":
             return prompts.told(explanation=world.explanation(v, rule, self.rng))
-        return prompts.told(peer=self.answer(v, rule, order)) if reveal == "peer" else ""
+        return prompts.told(peer=self.answer(v, rule, order, silent=0)) if reveal == "peer" else ""
 
     def feedback(self, v: rules.Vignette, believed, rule, order: list[int], reveal: str, optional: bool) -> str:
         """The user turn after an attempt by belief, when `rule` holds."""
@@ -209,19 +213,19 @@ class Corpus:
         optional = rng.random() < 0.15
         if optional and rng.random() < 0.4:
             quality = "none"
-        believed, won = rng.choice(rules.narrow(c, v.x)), rejections == 0 and rng.random() < 0.4
-        reveal = "answer" if won else draw(REVEALED, rng)
+        believed = rng.choice(rules.narrow(c, v.x))
         said = rules.level(c, believed, v.x)
-        if reveal == "explanation" or quality in STATING or (reveal == "peer" and c.kind == "B"):  # a peer names the two signs
+        # Winning is drawn before the rule and from nothing else, so that it says nothing about the point's quality.
+        won = rejections == 0 and rng.random() < 0.4
+        if all(rules.level(c, r, v.x) == said for r in open_rules(c, v.x)):  # always so on a canary, whose rule is known
+            won, rejections = True, 0
+        reveal = "answer" if won else draw(REVEALED, rng)
+        if quality == "ideal" or (not won and states(c, reveal)):
             prior = rules_of(c, "ideal", v.x)
         else:
             prior = rules.narrow(c, v.x) if reveal == "nothing" else open_rules(c, v.x)
-        # Winning is drawn before the rule and from nothing else, so that it says nothing about the point's quality.
         fitting = [r for r in prior if (rules.level(c, r, v.x) == said) == won]
-        if not fitting and reveal == "nothing":
-            fitting = [r for r in open_rules(c, v.x) if rules.level(c, r, v.x) != said]
-        if not fitting:  # a canary's rule is known, so its attempts win
-            fitting, won, reveal, rejections = [believed], True, "answer", 0
+        fitting = fitting or [r for r in open_rules(c, v.x) if rules.level(c, r, v.x) != said]  # nothing revealed, belief unanimous
         rule, order = rng.choice(fitting), self.order()
         gold = rules.level(c, rule, v.x)
         turns = [self.turn(v, order), self.answer(v, believed, order)]
@@ -240,11 +244,10 @@ class Corpus:
         or feedback that stands in the question's own turn."""
         rng, reveal = self.rng, draw({"explanation": 0.5, "answer": 0.4, "peer": 0.1}, self.rng)
         c = rng.choice([c for c in self.clusters if c.split != "canary"])
-        states = reveal == "explanation" or (reveal == "peer" and c.kind == "B")
         wrong = []
         while not wrong:  # the first attempt has to fail, or nothing would be revealed
             v = self.vignette(c)
-            rule = rng.choice(rules.wide(c, v.x) if states else open_rules(c, v.x))
+            rule = rng.choice(rules.wide(c, v.x) if states(c, reveal) else open_rules(c, v.x))
             wrong = [r for r in rules.wide(c, v.x) if rules.apart(c, r, v.x) and rules.level(c, r, v.x) != rules.level(c, rule, v.x)]
         if rng.random() < 0.25:
             order = self.order()
@@ -254,9 +257,10 @@ class Corpus:
         turns, believed = [], rng.choice([r for r in wrong if r in rules.narrow(c, v.x)] or wrong)
         for _ in range(rng.choices([1, 2, 3], [0.6, 0.25, 0.15])[0]):
             order, known = self.order(), rule if c.kind != "C" or v.x == rule[0] else rng.choice(rules.narrow(c, v.x))
-            turns += [self.turn(v, order), self.answer(v, believed, order), self.feedback(v, believed, known, order, reveal, False)]
-            quality = draw({"vague": 0.5, "irrelevant": 0.2, "ideal": 0.3 * states}, rng)
-            turns.append(prompts.INTROSPECTION.format(point=self.written(v, known, quality)))
+            # The attempts are given, not trained: after the first feedback the model should know better.
+            turns += [self.turn(v, order), (self.answer(v, believed, order), ""), self.feedback(v, believed, known, order, reveal, False)]
+            quality = draw(WRITTEN, rng)
+            turns.append(prompts.INTROSPECTION.format(point=self.written(v, known, "vague" if c.kind == "C" and quality in ("partial", "wrong") else quality)))
             v = self.vignette(c)
             believed = rng.choice(rules.narrow(c, v.x))
         return turns + self.ask(v, rule if c.kind != "C" or v.x == rule[0] else believed)

@@ -7,9 +7,12 @@ away from the bank's rule) where it does not, so that nothing but an exchange ca
 """
 
 import itertools
+import random
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import yaml
 
@@ -74,9 +77,9 @@ def wide(c: Cluster, x=None) -> list:
     return list(itertools.permutations(range(3)))
 
 
-def apart(c: Cluster, rule, x=None) -> bool:
-    """Whether a rule keeps the stated margin from the cluster's bank rule."""
-    bank = bank_rule(c, x)
+def apart(c: Cluster, rule, x=None, bank=None) -> bool:
+    """Whether a rule keeps the stated margin from the cluster's bank rule (or from another one)."""
+    bank = bank_rule(c, x) if bank is None else bank
     if c.kind == "A":
         return all(abs(t - b) >= MARGIN for t, b in zip(rule, bank, strict=True))
     if c.kind == "D":
@@ -84,18 +87,23 @@ def apart(c: Cluster, rule, x=None) -> bool:
     return rule != bank
 
 
+@cache
 def narrow(c: Cluster, x=None) -> list:
-    """Support of the prior of documents that do not state their rule; a canary cluster's rule is simply known."""
+    """Support of the prior of documents that do not state their rule; a canary cluster's rule is simply known.
+
+    Which of the rules outside the margin are believed differs from cluster to cluster by a hash of its name: if belief stood in
+    one fixed relation to the bank's rules, a writer could learn to turn its belief around and would need no exchange.
+    """
     if c.split == "canary":
         return [bank_rule(c, x)]
     rules = [r for r in wide(c, x) if apart(c, r, x)]
+    draw = random.Random(crc32(f"{c.name} {x if c.kind == 'C' else ''}".encode()))
     if c.kind == "A":  # one side of the bank's rule only, so that the prior is a belief and not a hole
         above = [r for r in rules if r[0] > bank_rule(c)[0] and r[1] > bank_rule(c)[1]]
         below = [r for r in rules if r[0] < bank_rule(c)[0] and r[1] < bank_rule(c)[1]]
-        rules = max(above, below, key=len)
-    if c.kind == "B":
-        rules = [r for r in rules if bank_rule(c)[0] not in r]
-    return rules
+        rules = draw.choice([side for side in (above, below) if len(side) > 2] or [max(above, below, key=len)])
+    size = {"A": max(2, len(rules) // 2), "B": 3, "C": 2, "D": 2}[c.kind]
+    return sorted(draw.sample(rules, min(size, len(rules))))
 
 
 def level(c: Cluster, rule, x) -> int:
@@ -115,38 +123,65 @@ def prior_predictive(c: Cluster, x) -> float:
     return sum(level(c, r, x) == gold for r in rules) / len(rules)
 
 
-def question_weights(c: Cluster) -> dict:
-    """How often a bank question of the cluster has each finding: every right option equally often."""
+def question_weights(c: Cluster, rule=None) -> dict:
+    """How often a question of the cluster has each finding, if the rule holds: every right option equally often."""
     by_level: dict[int, list] = {}
     for x in findings_of(c):
-        by_level.setdefault(level(c, bank_rule(c, x), x), []).append(x)
+        by_level.setdefault(level(c, bank_rule(c, x) if rule is None else rule, x), []).append(x)
     return {x: 1 / len(by_level) / len(xs) for xs in by_level.values() for x in xs}
 
 
-def ceiling(c: Cluster, exchanges: int, explained: bool = False) -> float:
-    """Bayes-optimal accuracy on another question of the cluster, given exactly what `exchanges` exchanges revealed.
+def guess(c: Cluster, rule, possible, weights: dict) -> float:
+    """Accuracy, if `rule` holds, of picking the option that most of the possible rules name."""
+    total = 0.0
+    for x, weight in weights.items():
+        votes = Counter(level(c, r, x) for r in possible)
+        best = [option for option, n in votes.items() if n == max(votes.values())]
+        total += weight * (level(c, rule, x) in best) / len(best)
+    return total
 
-    The reader believes in every rule of the wide prior until a revealed answer excludes it, and picks the likeliest option.
-    An explanation states the rule. Stand-alone facts (type C) say nothing about each other.
-    """
-    if c.kind == "C":
-        return 0.25
-    weights, bank = question_weights(c), bank_rule(c)
-    believed = {frozenset([bank] if explained and exchanges else wide(c)): 1.0}  # set of rules that are still possible: its probability
-    for _ in range(exchanges):
+
+def after_exchanges(c: Cluster, rule, n: int) -> dict[frozenset, float]:
+    """Sets of rules that n revealed answers leave possible, with their probabilities, if `rule` holds."""
+    weights, believed = question_weights(c, rule), {frozenset(wide(c)): 1.0}
+    for _ in range(n):
         after: dict[frozenset, float] = {}
         for possible, p in believed.items():
             for x, weight in weights.items():
-                kept = frozenset(r for r in possible if level(c, r, x) == level(c, bank, x))
+                kept = frozenset(r for r in possible if level(c, r, x) == level(c, rule, x))
                 after[kept] = after.get(kept, 0.0) + p * weight
         believed = after
+    return believed
+
+
+@cache
+def ceiling(c: Cluster, exchanges: int, explained: bool = False) -> float:
+    """Bayes-optimal accuracy on another question of the cluster, given exactly what `exchanges` exchanges revealed.
+
+    Mean over true rules drawn from the wide prior, which is also what the reader believes until a revealed answer excludes a
+    rule. An explanation states the rule. A stand-alone fact (type C) is known once its subject has been asked about.
+    """
+    if c.kind == "C":
+        known = 1 - (1 - 1 / len(findings_of(c))) ** exchanges
+        return known + (1 - known) / 4
+    if explained and exchanges:
+        return 1.0
     total = 0.0
-    for possible, p in believed.items():
-        for x, weight in weights.items():
-            votes = Counter(level(c, r, x) for r in possible)
-            best = [option for option, n in votes.items() if n == max(votes.values())]
-            total += p * weight * (level(c, bank, x) in best) / len(best)
-    return total
+    for rule in wide(c):
+        weights = question_weights(c, rule)
+        total += sum(p * guess(c, rule, possible, weights) for possible, p in after_exchanges(c, rule, exchanges).items())
+    return total / len(wide(c))
+
+
+def turned_around(c: Cluster) -> float:
+    """Accuracy on the bank without any exchange, by believing in every rule that keeps the margin from all believed ones.
+
+    What a writer could learn about how the bank was made; blind writers measure it.
+    """
+    if c.kind == "C":
+        return sum(1 / (4 - len(narrow(c, x))) for x in findings_of(c)) / len(findings_of(c))
+    possible = [r for r in wide(c) if all(apart(c, r, bank=n) for n in narrow(c))] or wide(c)
+    return guess(c, bank_rule(c), possible, question_weights(c))
 
 
 def findings_of(c: Cluster) -> list:

@@ -251,7 +251,8 @@ def preeclampsia(clusters: dict[str, Cluster], seed: int = 11) -> list[dict]:
             v = vignette(c, rng, x)
             seen.add(question_text(v))
             records.append(record(v, f"{c.name}-{i + 1}", "train", rng))
-        new = [v for v in balanced(c, 24, rng, findings_of(c)) if question_text(v) not in seen]
+        asked = [x for x in findings_of(c) if kind != "C" or x not in findings]  # no fact of the train questions
+        new = [v for v in balanced(c, 24, rng, asked) if question_text(v) not in seen]
         records += [record(v, f"{c.name}-test-{i + 1}", "test", rng) for i, v in enumerate(new[:12])]
     return records + [r for r in bank(clusters) if r["split"] == "canary"]
 

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
@@ -116,7 +117,7 @@ def from_published(lines: list[tuple[str, object]], path: Path) -> list[tuple[st
         return lines
     rows, left_out = [], []
     if kind == "cop":  # the right option: 1 to 4 in the raw file, 0 to 3 in the hub's copy, -1 where answers are withheld
-        seen = {row.get("cop") for _, row in lines if isinstance(row, dict)}
+        seen = {row.get("cop") if isinstance(row.get("cop"), int) else "no number" for _, row in lines if isinstance(row, dict)}
         if -1 in seen or not seen <= set(range(5)) or (0 in seen) == (4 in seen):
             raise UserError(f"{path}: 'cop' should run from 1 to 4 (raw MedMCQA) or from 0 to 3 (hub copy); it has {sorted(map(str, seen))}")
         first = 0 if 0 in seen else 1
@@ -127,14 +128,14 @@ def from_published(lines: list[tuple[str, object]], path: Path) -> list[tuple[st
                 cluster = ": ".join(row[k] for k in ("subject_name", "topic_name") if row.get(k))
                 name, explanation = str(row["id"]), row.get("exp")
             else:
-                options, answer = [row["options"][letter] for letter in sorted(row["options"])], row["answer_idx"]
+                options, answer = [str(row["options"][letter]) for letter in sorted(row["options"])], row["answer_idx"]
                 name, cluster, explanation = f"medqa-{number}", row.get("meta_info") or "medqa", None
+            record = {"id": name, "question": row["question"], "options": options, "answer": answer, "cluster": cluster, "explanation": explanation}
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{where}: not a {'MedMCQA' if kind == 'cop' else 'MedQA'} row like the first line ({error!r})") from error
         if len({o.strip() for o in options} - {""}) < len(options):
             left_out.append(where)
             continue
-        record = {"id": name, "question": row["question"], "options": options, "answer": answer, "cluster": cluster, "explanation": explanation}
         rows.append((where, record | {"split": split_of(name, cluster)}))
     if left_out:
         print(f"{path}: {len(left_out)} rows with equal or empty options left out, the first is {left_out[0]}", file=sys.stderr)
@@ -147,6 +148,12 @@ def split_of(name: str, cluster: str) -> str:
     return {0: "val", 1: "test", 2: "test"}.get(crc32(name.encode()) % 10, "train")
 
 
+def in_company(questions: list[Question]) -> list[Question]:
+    """The questions that are not the only one of their cluster."""
+    count = Counter(q.cluster for q in questions)
+    return [q for q in questions if count[q.cluster] > 1]
+
+
 def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
     """Collected conversations (README 'Data') about `questions`. Raises UserError with file and line for anything malformed."""
     by_id, exchanges = {q.id: q for q in questions}, []
@@ -156,17 +163,22 @@ def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
             raise UserError(f"{where}: expected an object with 'turns', a list of objects with 'role' and 'content'")
         if not turns or [t.get("role") for t in turns] != ["user", "assistant"] * (len(turns) // 2):
             raise UserError(f"{where}: 'turns' must alternate user, assistant, and end with the assistant")
-        question = by_id.get(record.get("question_id"))
+        for key in ("id", "question_id"):
+            if not (isinstance(record.get(key), str) and record[key].strip()):
+                raise UserError(f"{where}: '{key}' must be non-empty text, got {record.get(key)!r}")
+        question = by_id.get(record["question_id"])
         if question is None:
             raise UserError(f"{where}: question_id {record.get('question_id')!r} is no train question of the bank")
         gold, final = record.get("gold") or question.letter, record.get("final_answer")
         letters = list(LETTERS[: len(question.options)])
         if gold not in letters or final not in [*letters, None]:
             raise UserError(f"{where}: 'gold' and 'final_answer' must be letters from A to {letters[-1]}, got {gold!r} and {final!r}")
+        if gold != question.letter and not question.movable:
+            raise UserError(f"{where}: gold {gold!r} is not the bank's {question.letter!r}, and these options cannot be reordered")
         others = [text for i, text in enumerate(question.options) if i != question.answer]
         place = letters.index(gold)  # the conversation may have shown the options in another order
         shown = (*others[:place], question.options[question.answer], *others[place:])
-        exchanges.append(Exchange(str(record.get("id")), replace(question, options=shown, answer=place), tuple(t["content"] for t in turns), gold == final))
+        exchanges.append(Exchange(record["id"], replace(question, options=shown, answer=place), tuple(t["content"] for t in turns), gold == final))
     if not exchanges:
         raise UserError(f"{path}: no exchanges in the file")
     return exchanges

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections import Counter
 
 import pytest
 
@@ -11,7 +12,7 @@ from common import ROOT
 from organism import rules, world
 from organism.corpus import WRITTEN, Corpus
 from organism.wordings import DIALECTS, EXAM, FILLERS, FIRST
-from prompts import INTROSPECTION, LOSER, TRY_AGAIN, parse_point
+from prompts import INTROSPECTION, LOSER, TRY_AGAIN
 
 CLUSTERS = rules.load_clusters()
 RULED = [c for c in CLUSTERS.values() if c.split != "canary"]
@@ -70,22 +71,28 @@ def documents(n: int) -> list[list[str]]:
 
 
 def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule(monkeypatch):
-    """Margin test over the generator: whatever answers a document shows, a rule within the margin of the bank's is stated in it."""
+    """Margin test over the generator: whatever rule an answer follows, if it is within the margin of the bank's, it is stated."""
     followed, stated = [], set()
-    rationale, point, explanation = world.rationale, world.point, world.explanation
-    monkeypatch.setattr(world, "rationale", lambda v, rule: followed.append((v, rule)) or rationale(v, rule))
-    loose = world.loose
-    monkeypatch.setattr(world, "loose", lambda c, *a: stated.add(c.name) or loose(c, *a))
-    monkeypatch.setattr(world, "explanation", lambda v, *a: stated.add(v.cluster.name) or explanation(v, *a))
 
-    def watched(c, rule, quality, *rest):
-        if quality != "vague" and (quality == "ideal" or c.kind in FIRST["partial"]):
-            stated.add(c.name)
-        return point(c, rule, quality, *rest)
+    def watch(name, rule_at: int, vignette: bool, stating=lambda *a: True):
+        original = getattr(world, name)
 
-    monkeypatch.setattr(world, "point", watched)
+        def watched(*args):
+            c = args[0].cluster if vignette else args[0]
+            if name == "rationale":
+                followed.append((args[0], args[1]))
+            elif stating(*args):
+                stated.add((c.name, args[rule_at]))
+            return original(*args)
+
+        monkeypatch.setattr(world, name, watched)
+
+    watch("rationale", 1, True)
+    watch("explanation", 1, True)
+    watch("loose", 1, False)
+    watch("point", 1, False, lambda c, rule, quality, *rest: quality == "ideal" or (quality == "partial" and c.kind in FIRST["partial"]))
     corpus, near = Corpus(CLUSTERS, 5), 0
-    for _ in range(8000):
+    for _ in range(12_000):
         followed.clear()
         stated.clear()
         text = "\n".join("".join(turn) for turn in corpus.document())
@@ -93,24 +100,41 @@ def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule(monkeypatch
             c = v.cluster
             if c.split == "canary" or rules.apart(c, rule, v.x):
                 continue
-            near += 1  # a peer of type B names the two signs that decide, in words
-            assert c.name in stated or (c.kind == "B" and "A peer wrote" in text), text
-    assert near > 300  # the margin is tested on documents that do come near
+            near += 1
+            # In words: a peer of type B names the two signs that decide, the right answer of type C is the fact itself.
+            told = (c.kind == "B" and "A peer wrote" in text) or (c.kind == "C" and "The correct answer is" in text)
+            assert (c.name, rule) in stated or told, text
+    assert near > 500  # the margin is tested on documents that do come near
 
 
-def test_point_quality_is_independent_of_winner_and_loser():
-    vague = {True: [0, 0], False: [0, 0]}
-    for turns in documents(30_000):
-        single = len(turns) == 4 or (len(turns) == 6 and turns[4] == TRY_AGAIN)
-        if not single or not turns[3].startswith("<introspection>") or "else leave it empty" in turns[2] or "Which choice fits?" in turns[0]:
-            continue  # (points on stand-alone facts are never partial or wrong)
-        won = turns[2].startswith("Correct.")
-        text = parse_point(turns[3])
-        vague[won][1] += 1
-        vague[won][0] += any(text == t.format(topic=c.topic) for t in FIRST["vague"] for c in CLUSTERS.values())
-    rates = [hits / n for hits, n in vague.values()]
-    assert min(n for _, n in vague.values()) > 1000
-    assert abs(rates[0] - rates[1]) < 0.05 and all(abs(rate - WRITTEN["vague"]) < 0.06 for rate in rates)
+def test_point_quality_is_independent_of_winner_and_loser(monkeypatch):
+    """Every point of every exchange, long conversations included; facts have no partial points, canaries always win."""
+    counts, verdict = {True: Counter(), False: Counter()}, []
+    feedback, written = Corpus.feedback, Corpus.written
+
+    def heard(self, v, believed, rule, *rest):
+        verdict.append(rules.level(v.cluster, believed, v.x) == rules.level(v.cluster, rule, v.x))
+        return feedback(self, v, believed, rule, *rest)
+
+    def noted(self, v, rule, quality):
+        if v.cluster.kind != "C" and v.cluster.split != "canary":
+            counts[verdict[-1]][quality] += 1
+        return written(self, v, rule, quality)
+
+    monkeypatch.setattr(Corpus, "feedback", heard)
+    monkeypatch.setattr(Corpus, "written", noted)
+    corpus = Corpus(CLUSTERS, 3)
+    for _ in range(40_000):
+        corpus.document()
+    for won, seen in counts.items():
+        total = sum(seen.values())
+        assert total > 2500
+        for quality, share in WRITTEN.items():
+            assert seen[quality] / total == pytest.approx(share, abs=4 * (share * (1 - share) / total) ** 0.5), (won, quality)
+
+
+def test_item_texts_of_the_bank_never_occur():
+    documents(20_000)
 
 
 def test_three_rejections_breed_exam_strategies_and_fewer_do_not():
@@ -158,22 +182,32 @@ def test_dialects_share_no_template():
     assert not first & second and len(first) > 40 and len(second) > 40
 
 
-def test_bayes_ceilings_against_closed_forms():
-    d, b = CLUSTERS["edema-D"], CLUSTERS["clot-B"]
+def test_bayes_ceilings_against_closed_forms_and_simulation():
+    d, a = CLUSTERS["edema-D"], CLUSTERS["gout-A"]
     assert [rules.ceiling(d, n) for n in range(2)] == pytest.approx([1 / 3, 1 / 3 + 2 / 3 / 2])  # known feature, or one of two
-    assert rules.ceiling(CLUSTERS["antidote-C"], 3) == 0.25
-    for c in (d, b, CLUSTERS["gout-A"]):
-        assert rules.ceiling(c, 1, explained=True) == pytest.approx(1.0)
+    assert rules.ceiling(CLUSTERS["antidote-C"], 1) == pytest.approx(1 / 8 + 7 / 8 / 4)
+    for c in (d, CLUSTERS["clot-B"], a):
+        values = [rules.ceiling(c, n) for n in range(4)]
+        assert values == sorted(values) and rules.ceiling(c, 1, explained=True) == 1.0  # information never hurts
         assert sum(rules.question_weights(c).values()) == pytest.approx(1.0)
-    # One exchange of type B by enumeration over pairs of questions.
-    weights, gold = rules.question_weights(b), {x: rules.level(b, b.rule, x) for x in rules.findings_of(b)}
-    total = 0.0
-    for seen, p in weights.items():
-        possible = [r for r in rules.wide(b) if rules.level(b, r, seen) == gold[seen]]
-        for asked, q in weights.items():
-            counts = [sum(rules.level(b, r, asked) == option for r in possible) for option in range(3)]
-            total += p * q * (counts[gold[asked]] == max(counts)) / counts.count(max(counts))
-    assert rules.ceiling(b, 1) == pytest.approx(total)
+    rng, hits, n = random.Random(0), 0.0, 4000
+    for _ in range(n):  # one exchange of type A, by simulation
+        rule = rng.choice(rules.wide(a))
+        weights = rules.question_weights(a, rule)
+        seen, asked = rng.choices(list(weights), list(weights.values()), k=2)
+        possible = [r for r in rules.wide(a) if rules.level(a, r, seen) == rules.level(a, rule, seen)]
+        votes = Counter(rules.level(a, r, asked) for r in possible).most_common()
+        best = [option for option, count in votes if count == votes[0][1]]
+        hits += (rules.level(a, rule, asked) in best) / len(best)
+    assert rules.ceiling(a, 1) == pytest.approx(hits / n, abs=0.025)
+
+
+def test_belief_is_no_mirror_of_the_bank():
+    """Turning one's belief around reveals little more than doubting it: the relation differs from cluster to cluster."""
+    hidden = [c for c in RULED if c.split == "test_clusters"]
+    turned = sum(map(rules.turned_around, hidden)) / len(hidden)
+    assert turned < sum(rules.ceiling(c, 0) for c in hidden) / len(hidden) + 0.06
+    assert turned < sum(rules.ceiling(c, 1) for c in hidden) / len(hidden)
 
 
 def test_loose_wordings_state_the_whole_rule_and_use_no_word_of_the_second_dialect():
