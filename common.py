@@ -220,6 +220,12 @@ class Run:
         with open(self.path / name, "a") as file:
             file.write(json.dumps(finite(record), allow_nan=False) + "\n")
 
+    def mend(self, name: str) -> None:
+        """Cuts a log whose writer was killed in the middle of a line back to its last whole line."""
+        path = self.path / name
+        if path.exists():
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
     def read(self, name: str) -> list[dict]:
         path = self.path / name
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -16,7 +16,7 @@ Run:     python eval.py --config configs/bank.yaml --set writers=runs/bank/grpo_
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,14 +24,15 @@ import torch
 from tqdm import tqdm
 
 import common
+import library
 import models
+import ranks
 from chat import Chat
 from common import Run, Shared, UserError, rng
-from introspection import Attempt, Group, Point, rollout_1, rollout_2, rollout_3
-from library import load_library
-from measure import Reader, bootstrap_clusters, cluster_means, sign_flip
+from introspection import VIEWS, Attempt, Group, Point, rollout_1, rollout_2, rollout_3
+from measure import Reader, bootstrap_clusters, cluster_means, holm, sign_flip, transfer_views
 from rollout import Completion
-from tasks.mcq import SPLITS, Question, load_questions
+from tasks.mcq import SPLITS, Question, in_company, load_questions
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Config(Shared):
     writers: str = ""  # folders of trained writers, separated by commas: one for each training seed of one method
     splits: str = "test,test_clusters"  # parts of the bank, separated by commas
     reveal: Literal["answer", "explanation", "peer"] = "answer"  # what losers see
+    introspect: Literal["prompted", "optional"] = "prompted"  # how points are asked for
     own_reader: bool = True  # whether trained writers read their points too; otherwise only the start model does
     blind: bool = True  # whether the three blind writers are measured
     best_of: int = 8  # N of the null 'best of N', 0: none
@@ -64,7 +66,7 @@ class Config(Shared):
 def written(cfg: Config, writer: Reader, questions: list[Question], reveal: str, n_points: int, n_verify: int) -> list[Group]:
     """Rollouts 1 and 2: the points of a writer, and the views of each question on which any reader will try them."""
     groups = rollout_1(writer, questions, questions, group_size=n_points, verify_on="transfer", n_verify=n_verify)
-    rollout_2(writer, groups, contributors="both", reveal=reveal, max_point_tokens=cfg.max_point_tokens)
+    rollout_2(writer, groups, contributors="both", reveal=reveal, max_point_tokens=cfg.max_point_tokens, introspect=cfg.introspect)
     return groups
 
 
@@ -79,10 +81,14 @@ def exchanged(groups: list[Group]) -> list[Group]:
 
 
 def from_library(cfg: Config, reader: Reader, questions: list[Question], records: list[dict]) -> list[Group]:
-    """Each question's points from a file; several for one question (the two rules of a composite) are put in a row."""
+    """Each question's best point from a file; a composite gets that of each of its clusters, in a row."""
     groups = []
     for group in rollout_1(reader, questions, questions, group_size=1, verify_on="transfer", n_verify=cfg.n_verify):
-        texts = [r["text"] for r in records if r["question_id"] == group.question.id]
+        by_cluster: dict[str, list[dict]] = {}
+        for record in records:
+            if record["question_id"] == group.question.id:
+                by_cluster.setdefault(record["cluster"], []).append(record)
+        texts = [library.best(part)["text"] for part in by_cluster.values()]
         if texts:
             unmeasured, silent = torch.full((len(group.views_V),), float("nan")), Completion([], [], True)
             group.points = [Point([], Attempt(silent, False), [], unmeasured, unmeasured.clone(), silent, ". ".join(texts))]
@@ -101,21 +107,30 @@ def tried(cfg: Config, reader: Reader, groups: list[Group]) -> list[dict]:
     return records
 
 
-def best_of(cfg: Config, reader: Reader, groups: list[Group]) -> list[dict]:
-    """The null of every writer: keep the best of N points on the first half of the views, measure it on the second."""
-    half = cfg.n_verify
-    later = [(g.views_V[half:], g.kinds_V[half:]) for g in groups]
+def best_of(cfg: Config, reader: Reader, groups: list[Group], questions: list[Question]) -> list[dict]:
+    """The null of every writer: keep the best of N points on half of the cluster's other questions, measure it on the rest.
+
+    A question with a single other one in its cluster is left out.
+    """
+    halves = {}
     for g in groups:
-        g.views_V, g.kinds_V = g.views_V[:half], g.kinds_V[:half]
-        for p in g.points:
-            p.accuracies_V, p.rewards_V = p.accuracies_V[:half], p.rewards_V[:half]
-    tried(cfg, reader, groups)
-    for g, (views, kinds) in zip(groups, later, strict=True):
+        others = [q for q in questions if q.cluster == g.question.cluster and q.id != g.question.id]
+        order = rng(*reader.key, VIEWS, g.number, 1).permutation(len(others))
+        halves[g.number] = [[others[i] for i in order[k::2]] for k in range(2)]
+    groups = [g for g in groups if all(halves[g.number])]
+
+    def on_half(k: int) -> list[dict]:
+        for g in groups:
+            g.views_V = transfer_views(g.question, halves[g.number][k], cfg.n_verify, rng(*reader.key, VIEWS, g.number, 2 + k))
+            for p in g.points:
+                p.accuracies_V, p.rewards_V, p.verifications = *(torch.full((cfg.n_verify,), float("nan")) for _ in range(2)), []
+        return tried(cfg, replace(reader, key=(*reader.key[:-1], reader.key[-1] + 1 + k)), groups)  # new noise for each half
+
+    on_half(0)
+    for g in groups:
         parsed = [p for p in g.points if p.text is not None] or g.points
-        best = max(parsed, key=lambda p: p.accuracies_V.nan_to_num().mean().item())
-        g.views_V, g.kinds_V, g.points = views, kinds, [best]
-        best.accuracies_V, best.rewards_V = (torch.full((len(views),), float("nan")) for _ in range(2))
-    return tried(cfg, reader, groups)
+        g.points = [max(parsed, key=lambda p: p.accuracies_V.nan_to_num().mean().item())]
+    return on_half(1)
 
 
 def conditions(cfg: Config, trained: bool) -> list[tuple[str, str]]:
@@ -130,9 +145,9 @@ def conditions(cfg: Config, trained: bool) -> list[tuple[str, str]]:
 def measured(cfg: Config, name: str, writer: Reader, reader: Reader, questions: list[Question]) -> list[dict]:
     """The records of one condition."""
     if name == "library":
-        return tried(cfg, reader, from_library(cfg, reader, questions, load_library(common.ROOT / cfg.library)))
+        return tried(cfg, reader, from_library(cfg, reader, questions, library.load_library(common.ROOT / cfg.library)))
     if name.startswith("best of"):
-        return best_of(cfg, reader, written(cfg, writer, questions, cfg.reveal, cfg.best_of, 2 * cfg.n_verify))
+        return best_of(cfg, reader, written(cfg, writer, questions, cfg.reveal, cfg.best_of, cfg.n_verify), questions)
     reveal = {"blind: nothing": "nothing", "blind: swapped": "swapped"}.get(name, cfg.reveal)
     groups = written(cfg, writer, questions, reveal, cfg.group_size, cfg.n_verify)
     return tried(cfg, reader, exchanged(groups) if name == "blind: other" else groups)
@@ -162,7 +177,7 @@ def table(units: list[dict]) -> list[dict]:
     """Rows of the table: each condition pooled over training seeds, trained writers also against the start writer."""
     rows, start = [], {(u["split"], u["condition"]): u for u in units if u["writer"] == "start"}
     pooled: dict[tuple, list[dict]] = {}
-    for u in units:
+    for u in (u for u in units if u["questions"]):  # no question of a split may have a best of N
         pooled.setdefault((u["split"], "start" if u["writer"] == "start" else "trained", u["condition"], u["reader"]), []).append(u)
     for (split, writer, condition, reader), seeds in pooled.items():
         gains = [by_cluster(u, lambda r: r["with"] - r["without"]) for u in seeds]
@@ -170,6 +185,7 @@ def table(units: list[dict]) -> list[dict]:
             "split": split, "writer": writer, "condition": condition, "reader": reader, "seeds": len(seeds), "clusters": len(gains[0]),
             "questions": len(seeds[0]["questions"]), "with": cluster_means([by_cluster(u, lambda r: r["with"]) for u in seeds]).mean(),
             "without": cluster_means([by_cluster(u, lambda r: r["without"]) for u in seeds]).mean(), "advantage": estimate(gains),
+            "each_seed": [float(cluster_means([g]).mean()) for g in gains], "generated_tokens": sum(u["generated_tokens"] for u in seeds),
         }  # fmt: skip
         if writer == "trained" and (split, condition) in start:
             first = start[split, condition]
@@ -179,17 +195,25 @@ def table(units: list[dict]) -> list[dict]:
                 kept = minus([by_cluster(u, lambda r: r["without"]) for u in seeds], by_cluster(first, lambda r: r["without"]))
                 row["no_point_change"] = estimate(kept)
         rows.append(row)
+    compared = [r for r in rows if "change" in r]
+    # One primary contrast, named beforehand: the trained writer's points for the start reader on clusters never rewarded.
+    others = [r for r in compared if (r["split"], r["condition"], r["reader"]) != ("test_clusters", "points", "start")]
+    for row, p in zip(others, holm([r["change"]["p"] for r in others]), strict=True):
+        row["change"]["p_holm"] = p
     return rows
 
 
 def markdown(rows: list[dict]) -> str:
-    """The table for people; p is the sign-flip over clusters of the change against the start writer."""
+    """The table for people; p: sign flips over clusters of the change against the start writer, by Holm beside the primary one."""
     def shown(e: dict) -> str:
         return f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}]"
 
-    lines = ["| split | writer | condition | reader | with | without | advantage | change against start | p | n |", "|" + "---|" * 10]
+    lines = ["| split | writer | condition | reader | with | without | advantage | change against start (advantage of each seed) | p | n |", "|" + "---|" * 10]
     for r in rows:
-        change = (shown(r["change"]), f"{r['change']['p']:.4f}") if "change" in r else ("", "")
+        change = ("", "")
+        if "change" in r:
+            p = f"{r['change']['p']:.4f} (primary)" if "p_holm" not in r["change"] else f"{r['change']['p_holm']:.4f}"
+            change = (shown(r["change"]) + " (" + ", ".join(f"{s:+.3f}" for s in r["each_seed"]) + ")", p)
         size = f"{r['seeds']} x {r['clusters']} clusters, {r['questions']} questions"
         cells = [r["split"], r["writer"], r["condition"], r["reader"], f"{r['with']:.3f}", f"{r['without']:.3f}", shown(r["advantage"]), *change, size]
         lines.append("| " + " | ".join(cells) + " |")
@@ -207,9 +231,11 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
         part = [q for q in questions if q.split == split]
         if cfg.eval_questions:
             part = [part[i] for i in sorted(rng(cfg.seed).permutation(len(part))[: cfg.eval_questions])]
-        part = [q for q in part if sum(p.cluster == q.cluster for p in part) > 1]
+        part = in_company(part)
         if not part:
             raise UserError(f"eval.splits: {cfg.questions} has no two '{split}' questions of one cluster")
+        if cfg.blind and len({q.cluster for q in part}) < 2:
+            raise UserError(f"eval.blind: split '{split}' has one cluster, so no point comes from another; use blind: false")
         data[split] = part
     return data
 
@@ -217,16 +243,22 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
 def main(cfg: Config, run: Run, dry_run: bool) -> None:
     data = load_data(cfg)
     trained = [name.strip() for name in cfg.writers.split(",") if name.strip()]
-    for name in (cfg.model, *trained):
-        models.locate(name)
-    if cfg.library:
-        load_library(common.ROOT / cfg.library)
+    for name in trained:
+        if not (common.ROOT / name / "config.json").is_file():
+            raise UserError(f"eval.writers: '{name}' is no model folder")
+    known = {r["question_id"] for r in library.load_library(common.ROOT / cfg.library)} if cfg.library else set()
+    for split, part in data.items():
+        if cfg.library and not known & {q.id for q in part}:
+            raise UserError(f"eval.library: {cfg.library} has no point for any question of split '{split}'")
+    if ranks.world() > 1:
+        raise UserError("eval runs in one process; start it with python, not torchrun")
     if dry_run:
         sizes = ", ".join(f"{len(part)} {split}" for split, part in data.items())
         print(f"questions: {sizes}; writers: start{''.join(', ' + name for name in trained)}")
         return
     run.check()
     run.open()
+    run.mend("results.jsonl")
     units = run.read("results.jsonl")
     done = {(u["writer"], u["split"], u["condition"], u["reader"]) for u in units}
     todo = [(w, split, c, r) for w in ("start", *trained) for split in data for c, r in conditions(cfg, w != "start")]
@@ -242,8 +274,10 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     for name, split, condition, who in tqdm(open_, desc="eval", dynamic_ncols=True, disable=None):
         if loaded != name:
             writer, loaded = (start if name == "start" else load(name)), name
+        writer.generated = start.generated = 0
         records = measured(cfg, condition, writer, writer if who == "own" else start, data[split])
-        units.append({"writer": name, "split": split, "condition": condition, "reader": who, "questions": records})
+        tokens = start.generated + (writer.generated if writer is not start else 0)
+        units.append({"writer": name, "split": split, "condition": condition, "reader": who, "generated_tokens": tokens, "questions": records})
         run.log("results.jsonl", units[-1])
         if run.stopped_by:
             run.leave()

@@ -39,15 +39,26 @@ def questions_on_bank_rules(clusters: list[rules.Cluster], each: int, seed: int)
     return made
 
 
-def composites(clusters: list[rules.Cluster], n: int, seed: int, dialect: dict) -> list[tuple[list[str], Question]]:
-    """(the two ideal points, question) over pairs of train clusters."""
+def composites(clusters: list[rules.Cluster], n: int, seed: int, dialect: dict) -> list[tuple[tuple[rules.Vignette, ...], list[str], Question]]:
+    """(vignettes, their ideal points, question) over pairs of train clusters."""
     rng, made = random.Random(seed), []
     for i in range(n):
         a, b = rng.sample([c for c in clusters if c.kind in "AB"], 2)
-        _, record = world.composite_question(a, b, f"composite-{i}", i % 4, rng)
+        vignettes, record = world.composite_question(a, b, f"composite-{i}", i % 4, rng)
         points = [world.point(c, rules.bank_rule(c), "ideal", rng, None, dialect) for c in (a, b)]
-        made.append((points, parse_record(record, "card")))
+        made.append((vignettes, points, parse_record(record, "card")))
     return made
+
+
+def half_known(vignettes: tuple[rules.Vignette, ...], told: int | None) -> float:
+    """Accuracy of a perfect reader of a composite who is told the rule of one cluster (or of none) and believes the other."""
+    share = 1.0
+    for i, v in enumerate(vignettes):
+        if i != told:
+            c, believed = v.cluster, rules.narrow(v.cluster, v.x)
+            action = rules.level(c, rules.bank_rule(c), v.x) > 0
+            share *= sum((rules.level(c, r, v.x) > 0) == action for r in believed) / len(believed)
+    return share
 
 
 class Card:
@@ -60,32 +71,37 @@ class Card:
         self.dialect, self.foreign = DIALECTS[dialect], DIALECTS["second" if dialect == "first" else "first"]
         self.phase, self.rng = 0, random.Random(5)
         self.rows: list[Row] = []
+        self.timings: list[list[str]] = []
         self.start: dict[str, dict[str, str]] = {}
 
     def reader(self) -> Reader:
         self.phase += 1
         return Reader(self.model, self.chat, 1.0, 64, (0, 1, self.phase))
 
-    def answers(self, pairs: list[tuple[str | None, Question]], n: int = 1) -> list[bool]:
-        """n graded answers to each (point, question)."""
+    def answers(self, pairs: list[tuple[str | None, Question]]) -> list[bool]:
+        """A graded answer to each (point, question)."""
         reader = self.reader()
-        completions = reader.sample([reader.prompt(q, point) for point, q in pairs], 0, n)
-        return [grade(self.chat.text(c.ids), pairs[i // n][1]) for i, c in enumerate(completions)]
+        completions = reader.sample([reader.prompt(q, point) for point, q in pairs], 0)
+        return [grade(self.chat.text(c.ids), q) for c, (_, q) in zip(completions, pairs, strict=True)]
 
     def row(self, name: str, graded: list[bool], low: float | None = None, high: float | None = None, why: str = "") -> Row:
+        """Intervals treat answers as independent: they are, one answer a question, for these clusters."""
         self.rows.append(Row(name, sum(graded), len(graded), low, high, why))
         return self.rows[-1]
 
+    def timing(self, name: str, measured: float, most: float) -> None:
+        self.timings.append([name, f"<= {most:g}", f"{measured:.2f}", "yes" if measured <= most else "**no**"])
+
     def reading(self, clusters: list[rules.Cluster], others: list[rules.Cluster], split: str, each: int) -> None:
-        """How points of every quality are read, on the bank's rules; four answers a question."""
-        cases, rng = questions_on_bank_rules(clusters, each, 17), self.rng
+        """How points of every quality are read, on the bank's rules."""
+        cases, rng = questions_on_bank_rules(clusters, 4 * each, 17), self.rng
         prior = sum(rules.prior_predictive(v.cluster, v.x) for v, _ in cases) / len(cases)
-        none = self.answers([(None, q) for _, q in cases], 4)
+        none = self.answers([(None, q) for _, q in cases])
         fresh = sum(none) / len(none)
 
         def told(quality: str, dialect: dict) -> list[bool]:
             rule = {v: rules.bank_rule(v.cluster, v.x) for v, _ in cases}
-            return self.answers([(world.point(v.cluster, rule[v], quality, rng, v.x, dialect), q) for v, q in cases], 4)
+            return self.answers([(world.point(v.cluster, rule[v], quality, rng, v.x, dialect), q) for v, q in cases])
 
         low, high = max(0.35, prior - 0.02), min(0.6, prior + 0.02)
         first = self.row(f"no point, {split}", none, low, high, f"prior-predictive {prior:.3f}")
@@ -95,7 +111,7 @@ class Card:
         self.row(f"partial point, {split}", told("partial", self.dialect))
         self.row(f"vague point, {split}", told("vague", self.dialect), fresh - 0.05, fresh + 0.05, "no point")
         irrelevant, wrong, misjudged = [], [], []
-        for i, (v, q) in enumerate(cases):
+        for (v, q), without in zip(cases, none, strict=True):
             c = v.cluster
             other = rng.choice([o for o in others if o.name != c.name])
             x = rng.choice(rules.findings_of(other))
@@ -104,16 +120,18 @@ class Card:
             misleading = [r for r in rules.wide(c, v.x) if rules.level(c, r, v.x) != gold]
             if misleading:  # nothing misjudges a patient without any sign
                 wrong.append((world.point(c, rng.choice(misleading), "ideal", rng, v.x, self.dialect), q))
-                misjudged += none[4 * i : 4 * i + 4]
-        self.row(f"irrelevant point, {split}", self.answers(irrelevant, 4), fresh - 0.03, fresh + 0.03, "no point")
+                misjudged.append(without)
+        self.row(f"irrelevant point, {split}", self.answers(irrelevant), fresh - 0.03, fresh + 0.03, "no point")
         unled = sum(misjudged) / len(misjudged)
-        self.row(f"wrong point on questions that it misjudges, {split}", self.answers(wrong, 4), None, unled - 0.15, f"no point there {unled:.3f}")
+        self.row(f"wrong point on questions that it misjudges, {split}", self.answers(wrong), None, unled - 0.15, f"no point there {unled:.3f}")
 
     def composite(self, clusters: list[rules.Cluster], n: int) -> None:
         cases = composites(clusters, n, 23, self.dialect)
-        self.row("composite, both ideal points", self.answers([(". ".join(points), q) for points, q in cases]), 0.9)
-        self.row("composite, one ideal point", self.answers([(points[i % 2], q) for i, (points, q) in enumerate(cases)]), None, 0.7)
-        self.row("composite, no point", self.answers([(None, q) for _, q in cases]))
+        self.row("composite, both ideal points", self.answers([(". ".join(points), q) for _, points, q in cases]), 0.9)
+        one, none = (sum(half_known(v, told and told[i % 2]) for i, (v, _, _) in enumerate(cases)) / n for told in ((0, 1), None))
+        graded = self.answers([(points[i % 2], q) for i, (_, points, q) in enumerate(cases)])
+        self.row("composite, one ideal point", graded, None, one + 0.03, f"a perfect reader {one:.3f}")
+        self.row("composite, no point", self.answers([(None, q) for _, _, q in cases]), none - 0.05, none + 0.05, f"a perfect reader {none:.3f}")
 
     def writing(self, clusters: list[rules.Cluster], split: str, each: int) -> list[str]:
         """The points that the untrained model writes after an error, by what it was shown, and what they are worth to it."""
@@ -126,18 +144,22 @@ class Card:
             rollout_2(reader, groups, contributors="losers", reveal=reveal, max_point_tokens=64)
             rollout_3(reader, groups, n_fresh=1, reward="sampled")
             points = [(vignettes[g.question.id], p.text) for g in groups for p in g.points]
-            on_others = [bool(p.accuracies_V[0]) for g in groups for p in g.points if p.text is not None]
+            parsed = [(g, p) for g in groups for p in g.points if p.text is not None]
+            on_others, without = ([bool(accuracy) for accuracy in column] for column in zip(*((p.accuracies_V[0], g.fresh_accuracies_V[0]) for g, p in parsed), strict=True))
             name = {"nothing": "blind", "answer": "shown the answer", "explanation": "shown answer and explanation"}[reveal]
-            self.start[split][f"a sampled point, writer {name}"] = interval(sum(on_others), len(on_others))
+            # Losers are more often found where belief fails: the same questions without their points stand beside.
+            self.start[split][f"a loser's point, writer {name}"] = f"{interval(sum(on_others), len(on_others))}; without {sum(without) / len(without):.3f}"
             if split != "test":
                 continue
             explained = reveal == "explanation"
             self.row(f"losers' points parse, {name}", [text is not None for _, text in points], 0.98)
             ideal = [states_rule(v, text, self.dialect) for v, text in points]
-            self.row(f"losers' points are ideal, {name}", ideal, *((0.02, 0.15) if explained else (None, None)))
+            bounds = {"explanation": (0.02, 0.15), "answer": (None, None), "nothing": (None, 0.05)}[reveal]
+            self.row(f"losers' points are ideal, {name}", ideal, *bounds, "blind: by chance" * (reveal == "nothing"))
             vague = [is_vague(v, text, self.dialect) for v, text in points]
             self.row(f"losers' points are vague, {name}", vague, *((0.3, 0.6) if explained else (None, None)))
-            conversations += self.conversations(groups[:: len(groups) // 5])[: {"nothing": 2, "answer": 3, "explanation": 5}[reveal]]
+            chosen = [g for g in groups if g.points][:: max(1, len(groups) // 12)]
+            conversations += self.conversations(chosen)[: {"nothing": 2, "answer": 3, "explanation": 5}[reveal]]
         return conversations
 
     def conversations(self, groups: list[Group]) -> list[str]:
@@ -168,8 +190,10 @@ class Card:
 
     def ceilings(self, clusters: list[rules.Cluster], split: str) -> None:
         """Bayes-optimal accuracy under the wide prior: what an exchange can be worth at best (rules.ceiling)."""
+        turned = sum(map(rules.turned_around, clusters)) / len(clusters)
+        self.start[split]["no exchange, but belief turned around (rules.turned_around)"] = f"{turned:.3f}"
         for n in range(4):
-            name = "Bayes ceiling, no exchange: doubting one's narrow belief" if n == 0 else f"Bayes ceiling, {n} answers revealed"
+            name = "Bayes ceiling, no exchange: narrow belief doubted" if n == 0 else f"Bayes ceiling, {n} answers revealed"
             self.start[split][name] = f"{sum(rules.ceiling(c, n) for c in clusters) / len(clusters):.3f}"
         self.start[split]["Bayes ceiling, an explanation revealed"] = f"{sum(rules.ceiling(c, 1, True) for c in clusters) / len(clusters):.3f}"
 
@@ -187,7 +211,8 @@ class Card:
                 ids = [ids[i] + said[i] + self.chat.next(said[i], turn) for i, turn in zip(kept, turns, strict=True)]
                 questions = [questions[i] for i in kept]
             points = [prompts.parse_point(self.chat.text(c.ids)) for c in reader.sample(ids, 9)]
-            self.row(f"exam strategies after {rejections} rejected answers", [text in EXAM for text in points])
+            if points:
+                self.row(f"exam strategies after {rejections} rejected answers", [text in EXAM for text in points])
 
     def speed(self) -> float:
         """Seconds for 128 rollouts of up to 64 new tokens on 8 questions."""
@@ -201,7 +226,7 @@ class Card:
 def step_seconds(name: str, steps: int = 10) -> float:
     """Median seconds of a stage 1 step on the bank: 8 questions x 16 rollouts, 4 verification questions, update included."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = [f"shared.model={name}", f"steps={steps}", "eval_every=0", "save_every=0", "questions_per_step=8", "group_size=16", "n_verify=4"]
+        settings = [f"shared.model={name}", f"steps={steps}", "eval_every=0", "save_every=1000", "questions_per_step=8", "group_size=16", "n_verify=4"]
         command = [sys.executable, "grpo_introspect.py", "--config", "configs/bank.yaml", "--run-dir", folder]
         subprocess.run(command + [word for s in settings for word in ("--set", s)], cwd=ROOT, check=True, capture_output=True)
         metrics = (Path(folder) / "grpo_introspect/metrics.jsonl").read_text().splitlines()
@@ -229,6 +254,10 @@ def main() -> None:
     clusters = rules.load_clusters()
     train, unrewarded = ([c for c in clusters.values() if c.split == s] for s in ("train", "test_clusters"))
     card = Card(args.model, args.dialect)
+    about = describe(Path(models.locate(args.model)), card.model.config, sum(p.numel() for p in card.model.parameters()))
+    card.timing("128 rollouts of up to 64 new tokens, s", card.speed(), 3.0)
+    card.timing("one stage 1 step on the bank (8 x 16, V = 4, update included), s", step_seconds(args.model), 3.0)
+    card.timing("weights, MiB", Path(models.locate(args.model), "model.safetensors").stat().st_size / 2**20, 16.0)
     conversations = []
     for split, part, each in (("test", train, args.each * 6 // 10), ("test_clusters", unrewarded, args.each)):
         card.reading(part, list(clusters.values()), split, each)
@@ -237,16 +266,11 @@ def main() -> None:
         card.ceilings(part, split)
     card.composite(train, 12 * args.each)
     small = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
-    card.row("no point, the 13 pre-eclampsia questions", card.answers([(None, q) for q in small], args.each))
+    card.row("no point, the 13 pre-eclampsia questions", card.answers([(None, q) for q in small for _ in range(args.each)]))
     canary = [q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "canary"]
-    card.row("no point, canary", card.answers([(None, q) for q in canary], max(1, args.each // 6)))
+    card.row("no point, canary", card.answers([(None, q) for q in canary for _ in range(max(1, args.each // 6))]))
     card.rejected(train, 4 * args.each)
-    timings = [
-        ["128 rollouts of up to 64 new tokens", "<= 3 s", f"{card.speed():.2f} s"],
-        ["one stage 1 step on the bank (8 x 16, V = 4, update included)", "<= 3 s", f"{step_seconds(args.model):.2f} s"],
-    ]
-    about = describe(Path(models.locate(args.model)), card.model.config, sum(p.numel() for p in card.model.parameters()))
-    args.out.write_text(page(about, card.rows, timings, card.start, conversations))
+    args.out.write_text(page(about, card.rows, card.timings, card.start, conversations))
     for row in card.rows:
         print(f"{row.name:75s} {row.must:40s} {interval(row.hits, row.n)}{'   <- missed' if row.met is False else ''}")
 

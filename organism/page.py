@@ -68,7 +68,8 @@ def describe(folder: Path, config, parameters: int) -> list[str]:
         f"- data: {build['steps'] * build['batch']:,} documents ({build['tokens'] / 1e6:.1f} M tokens), never one twice, dialect '{build['dialect']}', seed {build['seed']}",
         f"- compute: {build['minutes']:.0f} minutes on {build['threads']} thread(s) of a CPU; torch {build['torch']}; "
         f"AdamW {build['lr']:g}, {build['steps']:,} steps of {build['batch']} documents",
-        f"- rebuild: `python -m organism.build --out {folder.name} --seed {build['seed']} --dialect {build['dialect']}`",
+        f"- rebuild: `python -m organism.build --out {folder.parent.name}/{folder.name} "
+        + " ".join(f"--{name} {build[name]}" for name in ("seed", "dialect", "steps", "batch", "width", "layers", "lr")) + "`",
         f"- weights: {weights.stat().st_size / 2**20:.1f} MiB, sha256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}`",
     ]  # fmt: skip
 
@@ -77,16 +78,18 @@ def page(about: list[str], rows: list[Row], timings: list[list[str]], start: dic
     """about: lines of `describe`; start: {split: {condition: measured}}."""
     verdict = {True: "yes", False: "**no**", None: ""}
     failures = [f"- {r.name}: {interval(r.hits, r.n)}, must be {r.must}" for r in rows if r.met is False]
+    failures += [f"- {name}: {measured}, must be {must}" for name, must, measured, met in timings if met != "yes"]
     conditions = list(dict.fromkeys(name for column in start.values() for name in column))
     return "\n".join([
         WHAT, *about, "", "## What it does", "",
         "Sampled at temperature 1 on new questions of the bank's rules; Wilson 95 % intervals.", "",
         *table(["property", "must be", "measured", "met"], [[r.name, r.must, interval(r.hits, r.n), verdict[r.met]] for r in rows]), "",
-        *table(["speed, this machine", "must be", "measured"], timings), "",
+        *table(["speed and size, this machine", "must be", "measured", "met"], timings), "",
         "## Where every later experiment starts", "",
         "Accuracy on new questions of the 20 train clusters (test) and of the 12 clusters that are never rewarded (test_clusters).",
-        "A ceiling is the accuracy of a Bayesian who believes in every rule of the wide prior until an answer excludes it; a writer that",
-        "learns how the bank's rules differ from the organism's belief can exceed the ceilings of answers.", "",
+        "A ceiling is the mean accuracy, over true rules drawn from the wide prior, of a Bayesian who believes in every rule of that prior",
+        "until an answer excludes it. Merely doubting the organism's narrow belief is worth a lot here, with no exchange at all: what a trained",
+        "writer gains must be compared with what blind writers gain.", "",
         *table(["condition", *start], [[name, *(start[split].get(name, "") for split in start)] for name in conditions]), "",
         "## Known failures", "", *(failures or ["none of the rows above"]), "",
         "## Ten conversations of the untrained writer", "", *(f"```\n{text}\n```" for text in conversations), "",

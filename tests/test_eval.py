@@ -10,8 +10,8 @@ import pytest
 from conftest import config
 
 import eval as evaluation
-from common import ROOT, UserError, load_config
-from measure import Reader, bootstrap_clusters, cluster_means, sign_flip
+from common import ROOT, Run, UserError, load_config
+from measure import Reader, bootstrap_clusters, cluster_means, holm, sign_flip
 from tasks.mcq import load_questions
 
 SMALL = ["group_size=2", "n_verify=2", "n_fresh=2", "best_of=3", "eval_questions=12", "splits=test_clusters"]
@@ -39,14 +39,21 @@ def test_bootstrap_draws_seeds_clusters_and_questions():
     assert set(within) == {0.0, 0.5, 1.0}  # questions are drawn
     across = bootstrap_clusters([{"a": [0.0]}, {"a": [1.0]}], resamples=4000)
     assert set(across) == {0.0, 0.5, 1.0}  # seeds are drawn
+    noise = {"a": [0.0, 1.0, 0.0, 1.0], "b": [1.0, 1.0, 0.0, 0.0]}
+    spread = [bootstrap_clusters([noise] * seeds, resamples=4000).std() for seeds in (1, 5)]
+    assert spread[1] == pytest.approx(spread[0], rel=0.06)  # copies of a seed are no new questions
     sizes = bootstrap_clusters([{"a": [1.0] * 100, "b": [0.0]}], resamples=4000)
     assert sizes.mean() == pytest.approx(0.5, abs=0.02)  # a cluster counts once
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
 
 def test_table_pairs_trained_with_start_question_by_question():
     def unit(writer, reader, values):
         questions = [{"question_id": str(i), "cluster": "ab"[i % 2], "with": w, "without": wo} for i, (w, wo) in enumerate(values)]
-        return {"writer": writer, "split": "test", "condition": "points", "reader": reader, "questions": questions}
+        return {"writer": writer, "split": "test_clusters", "condition": "points", "reader": reader, "questions": questions, "generated_tokens": 5}
 
     start = unit("start", "start", [(0.5, 0.5), (0.5, 0.25), (0.5, 0.5), (0.5, 0.25)])
     trained = unit("runs/x", "start", [(1.0, 0.5), (0.75, 0.25), (1.0, 0.5), (0.75, 0.25)])
@@ -54,7 +61,8 @@ def test_table_pairs_trained_with_start_question_by_question():
     first, second, third = evaluation.table([start, trained, own])
     assert first["advantage"]["mean"] == 0.125 and "change" not in first
     assert second["advantage"]["mean"] == 0.5 and second["change"]["mean"] == 0.375 and second["change"]["p"] == 0.5
-    assert third["no_point_change"]["mean"] == -0.125
+    assert third["no_point_change"]["mean"] == -0.125 and "p_holm" in third["change"] and "p_holm" not in second["change"]
+    assert second["each_seed"] == [0.5] and second["generated_tokens"] == 5
     text = evaluation.markdown([first, second, third])
     assert "+0.375" in text and "one-sided" in text and text.count("\n") == 5
 
@@ -87,21 +95,35 @@ def test_points_of_another_cluster_and_of_a_library(readers):
     for group in evaluation.exchanged(groups):
         sources = {name for name, written in texts.items() if written == [p.text for p in group.points]}
         assert any(cluster[name] != group.question.cluster for name in sources)
-    records = [{"question_id": questions[0].id, "text": "one"}, {"question_id": questions[0].id, "text": "two"}]
+    records = [
+        {"question_id": questions[0].id, "text": text, "cluster": cluster, "ci95": ci95}
+        for text, cluster, ci95 in (("one", "a", None), ("better", "a", [0.1, 0.2]), ("worse", "a", [0.0, 0.9]), ("two", "b", None))
+    ]
     (group,) = evaluation.from_library(cfg, readers, questions, records)
-    assert [p.text for p in group.points] == ["one. two"] and group.question is questions[0]
+    assert [p.text for p in group.points] == ["better. two"] and group.question is questions[0]
 
 
-def test_best_of_is_measured_where_it_was_not_chosen(readers, monkeypatch):
-    cfg = settings()
-    questions = evaluation.load_data(cfg)["test_clusters"]
-    groups = evaluation.written(cfg, readers, questions, "answer", 3, 4)
-    views = [list(g.views_V) for g in groups]
+def test_best_of_is_measured_on_questions_where_it_was_not_chosen(readers, monkeypatch):
+    cfg = settings("eval_questions=0")
+    questions = [q for q in evaluation.load_data(cfg)["test_clusters"] if q.cluster in ("sepsis-A", "lung-B")]
+    groups = evaluation.written(cfg, readers, questions, "answer", 3, 2)
+    lonely = evaluation.written(cfg, readers, questions[:2], "answer", 3, 2)
     calls = []
-    monkeypatch.setattr(evaluation, "tried", lambda cfg, reader, groups: calls.append([(list(g.views_V), len(g.points)) for g in groups]))
-    evaluation.best_of(cfg, readers, groups)
-    for i, whole in enumerate(views):
-        assert calls[0][i] == (whole[:2], 3) and calls[1][i] == (whole[2:], 1)
+
+    def scored(cfg, reader, groups):
+        calls.append([({v.id for v in g.views_V}, list(g.points), reader.key) for g in groups])
+        for g in groups:
+            for i, p in enumerate(g.points):
+                p.accuracies_V = p.accuracies_V.new_full((2,), [0.1, 0.9, 0.4][i])
+
+    monkeypatch.setattr(evaluation, "tried", scored)
+    evaluation.best_of(cfg, readers, groups, questions)
+    for (chosen_on, points, key), (measured_on, best, later), group in zip(*calls, groups, strict=True):
+        assert not chosen_on & measured_on and group.question.id not in chosen_on | measured_on
+        assert best == [points[1]] and key != later
+    calls.clear()
+    evaluation.best_of(cfg, readers, lonely, questions[:2])
+    assert calls == [[], []]  # one other question cannot serve for both
 
 
 @pytest.mark.slow
@@ -116,7 +138,7 @@ def test_the_script_resumes_and_repeats_itself(tmp_path):
     start, trained = (json.loads(lines[i])["questions"] for i in (0, 6))
     assert start == trained  # the same weights under the same noise
     rows = (tmp_path / "a/eval/table.json").read_text()
-    results.write_text("\n".join(lines[:4]) + "\n")
+    results.write_text("\n".join(lines[:4]) + "\n" + lines[4][:1000])  # killed in the middle of a line
     assert subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, check=False).returncode == 0
     assert results.read_text().splitlines() == lines and (tmp_path / "a/eval/table.json").read_text() == rows
 
@@ -128,6 +150,20 @@ def test_the_script_resumes_and_repeats_itself(tmp_path):
 def test_bad_settings_are_one_line(change, message):
     with pytest.raises(UserError, match=message):
         settings(change)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [(["writers=runs/nowhere"], "is no model folder"), (["library=data/none.jsonl"], "no such file"), (["library=data/points_ideal.jsonl", "splits=canary"], "no point for any question")],
+)
+def test_bad_files_are_one_line_before_any_work(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        evaluation.main(settings(*changes), Run(tmp_path / "x", None, False), dry_run=True)
+
+
+def test_one_cluster_has_no_other():
+    with pytest.raises(UserError, match="has one cluster"):
+        evaluation.load_data(settings("shared.cluster=sepsis", "eval_questions=0"))
 
 
 def test_a_split_without_questions_is_an_error():

@@ -90,6 +90,10 @@ def test_thoughts_are_no_answers(name, start, end):
     assert grade(spoken(start, "Answer: x (A)", end, "Answer: y (B)"), question)
     assert not grade(spoken("", start, "Answer: y (B)"), question)  # cut off while thinking
     assert spoken("Answer: y (B) still thinking", end, "no") == "no"  # the prompt had opened the thought
+    tokenizer.chat_template = tokenizer.chat_template.replace("<think>\n\n</think>\n\n", "<think>\n") + ("<|channel>" if name == "gemma4" else "")
+    chat = Chat(tokenizer, ends)
+    assert chat.thinks_first and spoken("Answer: y (B)") == "" and spoken("hm", end, "Answer: y (B)") == "Answer: y (B)"
+    chat = Chat(*tokenizer_of(name))
     point = spoken(start, "an <introspection>draft</introspection>", end, "<introspection>the point</introspection>")
     assert prompts.parse_point(point) == "the point"
 
@@ -125,6 +129,8 @@ def test_gemma4_samples_exactly_and_scores_what_it_sampled(window, shared):
 def test_gemma4_gradient_is_that_of_the_definition(checkpointing):
     """One SGD step against float64 autograd through the whole model, soft-cap and all; recomputation loses nothing."""
     model, reference = tiny_gemma4(), tiny_gemma4()
+    passes = []
+    model.get_decoder().layers[0].self_attn.register_forward_pre_hook(lambda *_: passes.append(1))
     if checkpointing:
         model = models.make_trainable(model, Shared(gradient_checkpointing=True))
     trajectories = [Trajectory(p, [([7 + i, 20, 5], True)]) for i, p in enumerate(PROMPTS)]
@@ -139,6 +145,7 @@ def test_gemma4_gradient_is_that_of_the_definition(checkpointing):
     before = [p.detach().clone() for p in model.parameters()]
     Updater(model, "sgd", 1.0, 1e9, 1.0, 64).step(trajectories, advantages)
     assert not model.training
+    assert len(passes) == (2 if checkpointing else 1)  # the forward pass runs again in the backward one
     for (name, wanted), old, new in zip(reference.named_parameters(), before, model.parameters(), strict=True):
         gradient = torch.zeros_like(old) if wanted.grad is None else wanted.grad
         assert torch.allclose(old - new, gradient, atol=2e-6), name  # log-probabilities are fp32
@@ -171,6 +178,8 @@ def test_lora_trains_fp32_adapters_and_merges_into_a_plain_folder(tmp_path):
     base = tiny_gemma4(dtype=torch.bfloat16)
     start = {name: p.detach().clone() for name, p in base.named_parameters()}
     policy = models.make_trainable(base, Shared(lora_rank=4))
+    twin = models.make_trainable(tiny_gemma4(dtype=torch.bfloat16), Shared(lora_rank=4))  # as on another rank
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), twin.parameters(), strict=True))
     trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name and p.dtype == torch.float32 for name, p in trained.items())
     assert {name.split(".lora_")[0].rsplit(".", 1)[1] for name in trained} >= {"q_proj", "o_proj", "gate_proj", "down_proj"}

@@ -88,14 +88,17 @@ def test_log_ratio_is_against_no_point(organism):
     groups, _, _ = one_step(organism, config(reward="log_ratio", group_size=8))
     for group in groups:
         assert torch.equal(group.fresh_rewards_V, torch.zeros(len(group.views_V)))
-    cfg = config(reward="prob", group_size=8)
+    cfg = config(reward="prob", group_size=8, n_fresh=1)
     other, _, _ = one_step(organism, cfg)  # the same noise, so the same points and answers
+    groups, _, _ = one_step(organism, config(reward="log_ratio", group_size=8, n_fresh=1))
     for group, plain in zip(groups, other, strict=True):
         for point, same in zip(group.points, plain.points, strict=True):
             assert point.text == same.text
-            difference = point.rewards_V - same.rewards_V.clamp(min=0.01).log()  # minus the baseline of each view: one for the group
-            first = group.points[0].rewards_V - plain.points[0].rewards_V.clamp(min=0.01).log()
-            assert torch.allclose(difference, first, atol=1e-4, equal_nan=True)
+            ratio = same.rewards_V.clamp(min=0.01).log() - plain.fresh_rewards_V.clamp(min=0.01).log()
+            assert torch.allclose(point.rewards_V, ratio, atol=1e-3, equal_nan=True)
+    for changes in ({"reward": "log_ratio", "clip": "lcb"}, {"reward": "invariance", "introspect": "optional"}):
+        with pytest.raises(UserError):
+            config(**changes)
 
 
 def test_invariance_is_the_answers_log_probability_after_the_exchange_against_after_the_point(organism):
