@@ -24,8 +24,8 @@ import yaml
 import ranks
 
 ROOT = Path(__file__).resolve().parent
-STAGES = ("grpo_introspect", "eval")  # the sections that a config may have beside `shared`
-LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl")
+STAGES = ("grpo_introspect", "sft_recall", "eval")  # the sections that a config may have beside `shared`
+LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "targets.jsonl")
 
 
 class UserError(Exception):

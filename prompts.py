@@ -31,9 +31,11 @@ PEER = " A peer wrote: {attempt}"
 FEEDBACK = "\nFeedback on an earlier try: The correct answer is {answer} ({letter}).{told}"
 SIMILAR = "{question}\nOptions: {options}\nWrite a similar question."
 INTROSPECTION = "<introspection>{point}</introspection>"
+RECALL = "<recall>{point}</recall>"  # what stage 2 teaches the model to write before its answer, where it helps
 
 _OWN_TAG = re.compile(r"<(?=\s*/?\s*(?:introspection|recall)\b)", re.IGNORECASE)
 _BLOCK = re.compile(r"<introspection>(.*?)</introspection>", re.DOTALL)
+_RECALL = re.compile(r"\s*<recall>(.*?)</recall>", re.DOTALL)
 # "Answer:" or "answer is"; the word alone ("the other answers") starts nothing, and "is not" says what it is not.
 _ANSWER = re.compile(r"\b(?:[Aa]nswer|ANSWER)\b[*_`]*(?:\s*:|\s+is\b(?!\s+not\b)\s*:?)[*_`]*\s*")
 _IN_BRACKETS = re.compile(r"\(([A-H])\)")
@@ -81,6 +83,12 @@ def parse_point(text: str, optional: bool = False) -> str | None:
         return None
     point = " ".join(blocks[0].split())
     return point if point or optional else None
+
+
+def parse_recall(text: str) -> str | None:
+    """The learning point that a model turn recalls before anything else, on one line; None if it recalls none."""
+    found = _RECALL.match(text)
+    return " ".join(found.group(1).split()) or None if found else None
 
 
 def find_answer(text: str) -> tuple[int, str] | None:

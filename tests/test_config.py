@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 import eval as evaluation
+import sft_recall
 from common import ROOT, Shared, UserError, load_config
 from grpo_introspect import Config
 
@@ -23,6 +24,7 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Config:
 def test_every_shipped_config_loads_in_every_script(path):
     load_config(Config, "grpo_introspect", path, [])
     load_config(evaluation.Config, "eval", path, [])
+    load_config(sft_recall.Config, "sft_recall", path, [])
 
 
 def test_numbers_in_exponent_form_are_numbers(tmp_path):
@@ -93,7 +95,7 @@ def test_group_of_one_is_fine_with_a_fresh_baseline(tmp_path):
 def test_every_setting_is_read_documented_and_unique():
     """No dead knobs: each field appears as an attribute somewhere outside its definition, and carries a comment."""
     code = "\n".join(p.read_text() for p in ROOT.glob("*.py"))
-    for config_class, file in ((Shared, "common.py"), (Config, "grpo_introspect.py"), (evaluation.Config, "eval.py")):
+    for config_class, file in ((Shared, "common.py"), (Config, "grpo_introspect.py"), (evaluation.Config, "eval.py"), (sft_recall.Config, "sft_recall.py")):
         own = {f.name for f in dataclasses.fields(config_class)} - ({f.name for f in dataclasses.fields(Shared)} if config_class is not Shared else set())
         for name in own:
             lines = [line for line in (ROOT / file).read_text().splitlines() if line.startswith(f"    {name}:")]

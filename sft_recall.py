@@ -1,0 +1,258 @@
+"""Stage 2: supervised fine-tuning for recall (paper, 'SFT for recall').
+
+  1. every train question is answered without a point and with the best points that the library has for its cluster
+  2. needed: the best point gains `needed_gain` or more on answers that did not choose it; target: <recall>point</recall>
+     not needed: right without a point `not_needed_accuracy` of the time; target: the model's own right answer, no recall
+     in between: left out, and counted
+  3. supervised fine-tuning on these targets, classes balanced, options in a new order every epoch, stopped by held-out loss
+With `loss_on: recall` the answer after a recalled point is never trained: the bank's answers cannot come in by the back door.
+
+Inputs:  a library (stage 1), a question bank, the policy to teach (shared.model)
+Outputs: runs/<config>/sft_recall/ with targets.jsonl, metrics.jsonl (one line an epoch), eval.jsonl, final/ weights
+Run:     python sft_recall.py --config configs/preeclampsia.yaml
+"""
+
+import shutil
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+import common
+import library
+import models
+import prompts
+import ranks
+from chat import Chat
+from common import Run, Shared, UserError, rng
+from logprobs import collate, micro_batches, packable, token_logprobs
+from measure import Reader, same_views
+from rollout import Trajectory
+from tasks.mcq import Question, grade, load_questions
+from update import Updater
+
+BASE, CANDIDATES, ORDER, EVALUATE = range(20, 24)  # phases, part of every noise key
+
+
+@dataclass
+class Config(Shared):
+    library: str = "runs/bank/grpo_introspect/library.jsonl"  # learning points, JSONL (README 'Library')
+    candidates: int = 4  # points tried on each question: the best of its own and its cluster's, by the library's lower bounds
+    n_measure: int = 8  # answers to a question without a point, and with each candidate to choose it, and again to measure it
+    needed_gain: float = 0.2  # gain of the chosen point, on answers that did not choose it, from which recall is needed
+    not_needed_accuracy: float = 0.9  # accuracy without a point from which it is not
+    loss_on: Literal["recall", "recall+answer"] = "recall"  # trained tokens where recall is needed (paper: both)
+    held_out: float = 0.15  # share of the targets whose loss decides when to stop
+    epochs: int = 30  # passes over the targets, at most
+    patience: int = 3  # epochs without a better held-out loss after which training stops
+    batch_size: int = 32  # targets of an optimiser step
+    lr: float = 5e-4  # AdamW
+    max_grad_norm: float = 1.0  # gradient clipping
+    max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
+    temperature: float = 1.0  # of all sampling
+    max_new_tokens: int = 96  # longest turn: a recalled point and an answer, tokens
+    eval_split: Literal["val", "test"] = "test"  # questions of which a few are answered before and after
+    eval_questions: int = 96  # at most
+
+    def check(self) -> None:
+        for name in ("candidates", "n_measure", "epochs", "patience", "batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"sft_recall.{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0 < self.held_out < 1:
+            raise UserError(f"sft_recall.held_out: expected a share between 0 and 1, got {self.held_out}")
+
+
+@dataclass
+class Target:
+    """What the model shall say to a question. `recall` None: nothing is to be recalled; `said`: its own right answer."""
+
+    question: Question
+    recall: str | None
+    said: str | None
+
+    def trajectory(self, reader: Reader, view: Question, loss_on: str) -> Trajectory:
+        """The conversation on one order of the options; trained is the block, the answer, or both, with its terminator."""
+        chat, end = reader.chat, [reader.chat.between[0]]
+        answer = chat.content_ids(relettered(self.said, self.question, view)) + end if self.said else []
+        if self.recall is None:
+            return Trajectory(reader.prompt(view), [(answer, True)])
+        block = chat.content_ids(prompts.RECALL.format(point=prompts.plain(self.recall)))
+        return Trajectory(reader.prompt(view), [(block, True), (answer, loss_on == "recall+answer")])
+
+
+def relettered(text: str, question: Question, view: Question) -> str:
+    """A right answer to a question as the right answer to another order of its options."""
+    found = prompts.find_answer(text)
+    return text[: found[0]] + view.letter + text[found[0] + 1 :] if found else text
+
+
+# ---- what is needed ------------------------------------------------------------------------------------------------
+def answers(reader: Reader, asked: list[tuple[Question, str | None]], phase: int, n: int) -> list[tuple[float, str | None]]:
+    """(accuracy of n answers, one that is right) for each (question, point); every answer sees another order of the options."""
+    views = [view for i, (q, _) in enumerate(asked) for view in same_views(q, n, rng(*reader.key, phase, i))]
+    points = [point for _, point in asked for _ in range(n)]
+    completions = reader.sample([reader.prompt(v, p) for v, p in zip(views, points, strict=True)], phase)
+    texts = [reader.chat.text(c.ids) for c in completions]
+    right = [grade(text, view) for text, view in zip(texts, views, strict=True)]
+    results = []
+    for i, (question, _) in enumerate(asked):
+        part = range(i * n, (i + 1) * n)
+        said = next((relettered(texts[k], views[k], question) for k in part if right[k]), None)
+        results.append((sum(right[k] for k in part) / n, said))
+    return results
+
+
+def candidates_of(question: Question, records: list[dict], n: int) -> list[str]:
+    """The n most promising points for a question: its own or its cluster's, by lower bound, each wording once."""
+    fitting = [r for r in records if r["text"] and not r["leak"] and r["cluster"] == question.cluster]
+    fitting.sort(key=lambda r: -(r["ci95"][0] if r["ci95"] else -1.0))
+    return list({library.normalized(r["text"]): r["text"] for r in reversed(fitting)}.values())[::-1][:n]
+
+
+def make_targets(cfg: Config, reader: Reader, questions: list[Question], records: list[dict]) -> list[dict]:
+    """One record a question (targets.jsonl): its class, its best point, and how both were measured."""
+    base = answers(reader, [(q, None) for q in questions], BASE, cfg.n_measure)
+    tried = [(q, text) for q in questions for text in candidates_of(q, records, cfg.candidates)]
+    chosen: dict[str, tuple[float, str]] = {}
+    for (question, text), (accuracy, _) in zip(tried, answers(reader, tried, CANDIDATES, cfg.n_measure), strict=True):
+        chosen[question.id] = max(chosen.get(question.id, (-1.0, "")), (accuracy, text))
+    again = [(q, chosen[q.id][1]) for q in questions if q.id in chosen]
+    with_point = dict(zip((q.id for q, _ in again), answers(reader, again, CANDIDATES + 10, cfg.n_measure), strict=True))
+    made = []
+    for question, (without, said) in zip(questions, base, strict=True):
+        accuracy, said_with = with_point.get(question.id, (None, None))
+        gain = None if accuracy is None else accuracy - without
+        kind = "not needed" if without >= cfg.not_needed_accuracy else "needed" if gain is not None and gain >= cfg.needed_gain else "unknown"
+        text = chosen[question.id][1] if question.id in chosen else None
+        made.append({
+            "question_id": question.id, "cluster": question.cluster, "class": kind, "accuracy_without": without, "accuracy_with": accuracy,
+            "recall": text if kind == "needed" else None, "best_point": text, "said": said_with if kind == "needed" else said,
+        })  # fmt: skip
+    return made
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+def epoch_of(cfg: Config, reader: Reader, targets: list[Target], epoch: int) -> list[list[Trajectory]]:
+    """The batches of an epoch: the smaller class repeated until both are equally many, shuffled, options in a new order."""
+    draw = rng(cfg.seed, ORDER, epoch)
+    classes = [[t for t in targets if t.recall is not None], [t for t in targets if t.recall is None]]
+    most = max(map(len, classes))
+    drawn = [part[i % len(part)] for part in classes if part for i in range(most)]
+    drawn = [drawn[i] for i in draw.permutation(len(drawn))]
+    trajectories = [t.trajectory(reader, same_views(t.question, 1, draw)[0], cfg.loss_on) for t in drawn]
+    return [trajectories[i : i + cfg.batch_size] for i in range(0, len(trajectories), cfg.batch_size)]
+
+
+@torch.no_grad()
+def held_out_loss(cfg: Config, reader: Reader, targets: list[Target]) -> float:
+    """Mean over targets of the mean negative log-probability of their trained tokens, on the options as the bank has them."""
+    trajectories = [t.trajectory(reader, t.question, cfg.loss_on) for t in targets]
+    losses = torch.zeros(len(trajectories), 2)  # sum, tokens
+    for rows in micro_batches(trajectories, cfg.max_tokens_per_micro_batch, packable(reader.model)):
+        batch = collate(trajectories, rows, reader.model.device)
+        nll = -token_logprobs(reader.model, batch, 1.0).float().cpu()
+        losses.index_add_(0, batch.owners.cpu(), torch.stack([nll, torch.ones_like(nll)], 1))
+    return (losses[:, 0] / losses[:, 1]).mean().item()
+
+
+def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epoch: int) -> dict:
+    """How often recall fires on its own, and accuracy as the model answers now, on each group of questions."""
+    reader, record = replace(reader, key=(cfg.seed, 0, 2)), {"epoch": epoch}
+    for k, (name, questions) in enumerate(groups.items()):
+        texts = [reader.chat.text(c.ids) for c in reader.sample([reader.prompt(q) for q in questions], EVALUATE + k)]
+        record[name] = {
+            "questions": len(questions), "fire_rate": sum(prompts.parse_recall(t) is not None for t in texts) / len(texts),
+            "accuracy": sum(grade(t, q) for t, q in zip(texts, questions, strict=True)) / len(texts),
+        }  # fmt: skip
+    return record
+
+
+# ---- main ----------------------------------------------------------------------------------------------------------
+def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Question]]]:
+    """(train questions, library records, questions of the evaluations)."""
+    questions = load_questions(common.ROOT / cfg.questions, cfg.cluster)
+    records = library.load_library(common.ROOT / cfg.library)
+    train = [q for q in questions if q.split == "train"]
+    if not {r["cluster"] for r in records} & {q.cluster for q in train}:
+        raise UserError(f"sft_recall.library: {cfg.library} has no point for any cluster of the train questions in {cfg.questions}")
+    groups = {}
+    for split in (cfg.eval_split, "test_clusters", "canary"):
+        part = [q for q in questions if q.split == split]
+        if part:
+            groups[split] = [part[i] for i in sorted(rng(cfg.seed).permutation(len(part))[: cfg.eval_questions])]
+    return train, records, groups
+
+
+def main(cfg: Config, run: Run, dry_run: bool) -> None:
+    train, records, groups = load_data(cfg)
+    tokenizer = models.load_tokenizer(cfg.model)
+    chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer), cfg.system)
+    if ranks.world() > 1:
+        raise UserError("sft_recall runs in one process; start it with python, not torchrun")
+    if dry_run:
+        print(f"{len(train)} train questions, {len(records)} library records; evaluated on " + ", ".join(f"{len(p)} {s}" for s, p in groups.items()))
+        return
+    if run.resume and run.final.exists():
+        print(summary(run))
+        return
+    run.check()
+    policy = models.make_trainable(models.load_policy(cfg.model, cfg), cfg)
+    run.open()
+    updater = Updater(policy, "adamw", cfg.lr, cfg.max_grad_norm, 1.0, cfg.max_tokens_per_micro_batch)
+    done, checkpoint = run.latest()
+    if checkpoint:
+        models.restore(policy, updater, checkpoint)
+    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1))
+    if done == 0:
+        print(f"{cfg.model}: measuring {len(train)} train questions with and without points")
+        for record in make_targets(cfg, reader, train, records):
+            run.log("targets.jsonl", record)
+        run.log("eval.jsonl", evaluate(cfg, reader, groups, 0))
+    by_id = {q.id: q for q in train}
+    targets = [Target(by_id[r["question_id"]], r["recall"], r["said"]) for r in run.read("targets.jsonl") if r["class"] != "unknown"]
+    if not any(t.recall for t in targets):
+        raise UserError(f"{run.path / 'targets.jsonl'}: no question needs a point of {cfg.library}; nothing to teach")
+    held_out = [t for i, t in enumerate(targets) if rng(cfg.seed, ORDER, 0, i).random() < cfg.held_out] or targets[:1]
+    taught = [t for t in targets if t not in held_out]
+    bar = tqdm(range(done + 1, cfg.epochs + 1), initial=done, total=cfg.epochs, desc="stage 2", dynamic_ncols=True, disable=None)
+    for epoch in bar:
+        losses = [r["held_out_loss"] for r in run.read("metrics.jsonl")]
+        if len(losses) > cfg.patience and min(losses[-cfg.patience :]) >= min(losses[: -cfg.patience]):
+            break
+        steps = [updater.step(batch, [1.0] * len(batch)) for batch in epoch_of(cfg, reader, taught, epoch)]
+        loss = held_out_loss(cfg, reader, held_out)
+        metrics = {"epoch": epoch, "held_out_loss": loss, "grad_norm": max(s["grad_norm"] or 0.0 for s in steps), "skipped_steps": sum(s["skipped_steps"] for s in steps)}
+        run.log("metrics.jsonl", metrics)
+        bar.write(f"epoch {epoch}: held-out loss {loss:.4f}" + (" (best)" if loss < min(losses, default=float("inf")) else ""))
+        if loss < min(losses, default=float("inf")):
+            run.save("best", lambda folder: models.write_checkpoint(policy, updater, folder))
+        run.save(f"checkpoint-{epoch}", lambda folder: models.write_checkpoint(policy, updater, folder))
+        if run.stopped_by:
+            bar.close()
+            run.leave()
+    models.restore(policy, updater, run.path / "best")
+    run.log("eval.jsonl", evaluate(cfg, reader, groups, len(run.read("metrics.jsonl"))))
+    run.save("final", lambda folder: models.save(policy, tokenizer, folder))
+    shutil.rmtree(run.path / "best")
+    print(summary(run))
+
+
+def summary(run: Run) -> str:
+    """The closing summary of a finished run, from its files."""
+    targets, (before, after) = run.read("targets.jsonl"), run.read("eval.jsonl")
+    count = {kind: sum(t["class"] == kind for t in targets) for kind in ("needed", "not needed", "unknown")}
+    losses = [r["held_out_loss"] for r in run.read("metrics.jsonl")]
+    lines = ["", "== stage 2 finished ==", "", "train questions: " + ", ".join(f"{n} {kind}" for kind, n in count.items())]
+    lines.append(f"held-out loss {losses[0]:.3f} after the first epoch, {min(losses):.3f} at the best of {len(losses)}")
+    for split in (name for name in before if name != "epoch"):
+        b, a = before[split], after[split]
+        lines.append(
+            f"   {split}: recall fires {b['fire_rate']:.2f} -> {a['fire_rate']:.2f}, accuracy {b['accuracy']:.3f} -> {a['accuracy']:.3f} ({a['questions']} questions)"
+        )
+    lines += ["", f"Everything is in {run.path}: targets.jsonl, metrics.jsonl, eval.jsonl, final/ (weights)"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    common.launch(main, Config, "sft_recall")

@@ -1,0 +1,131 @@
+"""Stage 2: targets, their masks, balance, stopping, and the script as a user runs it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import prompts
+import sft_recall
+from common import ROOT, UserError, load_config, rng
+from measure import Reader, same_views
+from sft_recall import Target, candidates_of, epoch_of, held_out_loss, make_targets, relettered
+from tasks.mcq import grade, load_questions
+
+QUESTIONS = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
+SMALL = ["library=data/points_ideal.jsonl", "shared.cluster=preeclampsia-A", "n_measure=4", "candidates=2", "eval_questions=4", "held_out=0.3"]
+
+
+def settings(*changes: str):
+    return load_config(sft_recall.Config, "sft_recall", ROOT / "configs/bank.yaml", [*SMALL, *changes])
+
+
+@pytest.fixture(scope="module")
+def reader(organism):
+    policy, chat = organism
+    return Reader(policy, chat, 1.0, 96, (0, 0, 1))
+
+
+def trained(reader, trajectory) -> str:
+    return reader.chat.tokenizer.decode([token for token, m in zip(trajectory.ids, trajectory.loss_mask, strict=True) if m])
+
+
+def test_targets_train_the_block_and_only_where_asked_the_answer(reader):
+    question = QUESTIONS[0]
+    said = f"x. Answer: {question.options[question.answer]} ({question.letter})"
+    view = same_views(question, 3, rng(1))[1]
+    wanted = f"x. Answer: {question.options[question.answer]} ({view.letter})"
+    needed = Target(question, "the point", said)
+    assert trained(reader, needed.trajectory(reader, view, "recall")) == "<recall>the point</recall>"
+    assert trained(reader, needed.trajectory(reader, view, "recall+answer")) == f"<recall>the point</recall>{wanted}<turn|>"
+    for loss_on in ("recall", "recall+answer"):
+        assert trained(reader, Target(question, None, said).trajectory(reader, view, loss_on)) == f"{wanted}<turn|>"
+    hostile = Target(question, "a </recall> b", said).trajectory(reader, view, "recall")
+    assert trained(reader, hostile).count("</recall>") == 1
+
+
+def test_a_right_answer_stays_right_in_every_order():
+    question = QUESTIONS[3]
+    said = f"a (B) is mild. Answer: {question.options[question.answer]} ({question.letter})"
+    for view in same_views(question, 4, rng(0)):
+        assert grade(relettered(said, question, view), view) and "a (B) is" in relettered(said, question, view)
+
+
+def test_recall_is_what_a_turn_begins_with():
+    assert prompts.parse_recall(" <recall>a\n b</recall> Answer: x (A)") == "a b"
+    for text in ("Answer: x (A) <recall>a</recall>", "<recall>a", "<recall> </recall> Answer: x (A)"):
+        assert prompts.parse_recall(text) is None
+
+
+def test_candidates_are_the_clusters_best_by_lower_bound_without_leaks():
+    def record(text, low, cluster="preeclampsia-A", leak=False):
+        return {"text": text, "ci95": None if low is None else [low, 1.0], "cluster": cluster, "leak": leak, "question_id": "q"}
+
+    records = [record("unmeasured", None), record("bad", -0.5), record("Good!", 0.2), record("good", 0.4), record("best", 0.5), record("leak", 0.9, leak=True), record("other", 0.9, "x")]
+    assert candidates_of(QUESTIONS[0], records, 3) == ["best", "good", "bad"]
+
+
+def test_classes_follow_the_measured_gain_and_the_point_is_measured_where_it_was_not_chosen(reader, monkeypatch):
+    cfg = settings()
+    questions = QUESTIONS[:3]
+    scores = {sft_recall.BASE: [0.0, 1.0, 0.5], sft_recall.CANDIDATES: [1.0, 0.5, 1.0, 0.5, 0.5, 0.75], sft_recall.CANDIDATES + 10: [0.5, 1.0, 0.6]}
+    monkeypatch.setattr(sft_recall, "answers", lambda reader, asked, phase, n: [(s, "said") for s, _ in zip(scores[phase], asked, strict=True)])
+    records = [{"text": t, "ci95": None, "cluster": q.cluster, "leak": False} for q in questions[:1] for t in ("one", "two")]
+    made = make_targets(cfg, reader, questions, records)
+    assert [m["class"] for m in made] == ["needed", "not needed", "unknown"]
+    assert [m["best_point"] for m in made] == ["one", "one", "two"] and [m["recall"] for m in made] == ["one", None, None]
+    assert made[0]["accuracy_with"] == 0.5  # not the 1.0 that chose it
+
+
+def test_epochs_are_balanced_and_reorder_the_options(reader):
+    cfg = settings("batch_size=4")
+    said = [f"Answer: {q.options[q.answer]} ({q.letter})" for q in QUESTIONS]
+    targets = [Target(q, "p" if i < 9 else None, s) for i, (q, s) in enumerate(zip(QUESTIONS, said, strict=True))]
+    first, second = (epoch_of(cfg, reader, targets, epoch) for epoch in (1, 2))
+    assert [len(batch) for batch in first] == [4, 4, 4, 4, 2]
+    kinds = [trained(reader, t).startswith("<recall>") for batch in first for t in batch]
+    assert sum(kinds) == 9 and len(kinds) == 18
+    assert [t.ids for b in first for t in b] != [t.ids for b in second for t in b]
+    assert epoch_of(cfg, reader, targets, 1)[0][0].ids == first[0][0].ids
+
+
+def test_held_out_loss_is_the_mean_over_targets(reader):
+    cfg = settings()
+    said = [f"Answer: {q.options[q.answer]} ({q.letter})" for q in QUESTIONS]
+    targets = [Target(q, None, s) for q, s in zip(QUESTIONS[:3], said, strict=False)]
+    single = [held_out_loss(cfg, reader, [t]) for t in targets]
+    assert held_out_loss(cfg, reader, targets) == pytest.approx(sum(single) / 3, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_script_teaches_resumes_and_repeats_itself(tmp_path):
+    command = [sys.executable, "sft_recall.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path)]
+    command += [word for change in (*SMALL, "epochs=4", "lr=2e-3") for word in ("--set", change)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "stage 2 finished" in done.stdout, done.stderr
+    stage = tmp_path / "sft_recall"
+    logs = {name: (stage / name).read_text() for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl")}
+    losses = [json.loads(line)["held_out_loss"] for line in logs["metrics.jsonl"].splitlines()]
+    assert min(losses) < 0.8 * losses[0]
+    weights = (stage / "final/model.safetensors").read_bytes()
+    for lost in ("final", "checkpoint-4"):
+        (stage / lost).rename(tmp_path / lost)
+    (tmp_path / "checkpoint-4").rename(stage / "best")  # what a kill between the last epoch and the end leaves behind
+    assert subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, check=False).returncode == 0
+    assert {name: (stage / name).read_text() for name in logs} == logs and (stage / "final/model.safetensors").read_bytes() == weights
+
+
+def test_a_library_of_other_clusters_is_an_error(tmp_path):
+    first = (ROOT / "data/points_ideal.jsonl").read_text().splitlines()[0]
+    (tmp_path / "library.jsonl").write_text(first.replace("preeclampsia-A", "nowhere-A"))
+    with pytest.raises(UserError, match="no point for any cluster"):
+        sft_recall.load_data(settings(f"library={tmp_path}/library.jsonl"))
+    with pytest.raises(UserError, match="no such file"):
+        sft_recall.load_data(settings("library=runs/none.jsonl"))
+
+
+@pytest.mark.parametrize("change, message", [("held_out=1.0", "between 0 and 1"), ("epochs=0", "at least 1"), ("loss_on=answer", "expected one of")])
+def test_bad_settings(change, message):
+    with pytest.raises(UserError, match=message):
+        settings(change)
