@@ -24,7 +24,7 @@ import yaml
 import ranks
 
 ROOT = Path(__file__).resolve().parent
-STAGES = ("grpo_introspect", "sft_recall", "eval")  # the sections that a config may have beside `shared`
+STAGES = ("grpo_introspect", "sft_recall", "dream_tta", "eval")  # the sections that a config may have beside `shared`
 LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "targets.jsonl")
 
 
@@ -108,8 +108,8 @@ def coerce(value, annotation, where: str):
         if value not in get_args(annotation):
             raise UserError(f"{where}: expected one of {', '.join(get_args(annotation))}, got {value!r}")
         return value
-    if annotation is float and type(value) is int:
-        value = float(value)
+    if (annotation, type(value)) in ((float, int), (str, type(None))):
+        value = annotation() if value is None else annotation(value)  # 'cluster:' without a value is empty text
     if type(value) is not annotation:
         hint = " (remove the quotes)" if isinstance(value, str) and re.fullmatch(r"[-+.0-9eE]+", value) else ""
         raise UserError(f"{where}: expected {annotation.__name__}, got {value!r}{hint}")

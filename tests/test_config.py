@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import dream_tta
 import eval as evaluation
 import sft_recall
 from common import ROOT, Shared, UserError, load_config
@@ -25,6 +26,7 @@ def test_every_shipped_config_loads_in_every_script(path):
     load_config(Config, "grpo_introspect", path, [])
     load_config(evaluation.Config, "eval", path, [])
     load_config(sft_recall.Config, "sft_recall", path, [])
+    load_config(dream_tta.Config, "dream_tta", path, [])
 
 
 def test_numbers_in_exponent_form_are_numbers(tmp_path):
@@ -95,7 +97,7 @@ def test_group_of_one_is_fine_with_a_fresh_baseline(tmp_path):
 def test_every_setting_is_read_documented_and_unique():
     """No dead knobs: each field appears as an attribute somewhere outside its definition, and carries a comment."""
     code = "\n".join(p.read_text() for p in ROOT.glob("*.py"))
-    for config_class, file in ((Shared, "common.py"), (Config, "grpo_introspect.py"), (evaluation.Config, "eval.py"), (sft_recall.Config, "sft_recall.py")):
+    for config_class, file in ((Shared, "common.py"), (Config, "grpo_introspect.py"), (evaluation.Config, "eval.py"), (sft_recall.Config, "sft_recall.py"), (dream_tta.Config, "dream_tta.py")):
         own = {f.name for f in dataclasses.fields(config_class)} - ({f.name for f in dataclasses.fields(Shared)} if config_class is not Shared else set())
         for name in own:
             lines = [line for line in (ROOT / file).read_text().splitlines() if line.startswith(f"    {name}:")]

@@ -1,0 +1,278 @@
+"""Stage 3: dreaming, a learning point worked into the weights at test time (paper, 'Test-time adaptation').
+
+  1. each question to dream about is varied: its options in new orders, its counterfactual twins, or, with `vary_with: model`,
+     questions that the model itself writes when asked for a similar one
+  2. each variant gets a label: the answer that the start model gives most often with the point in context (or the gold answer)
+  3. GRPO on answers *without* the point in context (`context: with` is the paper's consumption training), rewarded for the label
+  4. it stops when accuracy on the stopping canary falls; the canary that is reported is another one
+Gap closed = (after - before) / (with the point before dreaming - before), without the point, on questions that were not dreamt.
+
+Inputs:  points (a library), a question bank, the policy (shared.model)
+Outputs: runs/<config>/dream_tta/ with targets.jsonl (variants and labels), metrics.jsonl, eval.jsonl, final/ weights
+Run:     python dream_tta.py --config configs/preeclampsia.yaml
+"""
+
+import copy
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+import common
+import library
+import models
+import prompts
+import ranks
+from chat import Chat
+from common import Run, Shared, UserError, rng
+from introspection import answer_logprobs
+from losses import centred_advantages, clip_advantages
+from measure import Reader, same_views
+from rollout import Trajectory
+from tasks.mcq import Question, grade, load_questions
+from update import Updater
+
+VARY, LABEL, DREAM, ORDER, EVALUATE = range(30, 35)  # phases, part of every noise key
+
+
+@dataclass
+class Config(Shared):
+    library: str = "data/points_ideal.jsonl"  # whose points are dreamt, JSONL (README 'Library')
+    dream_split: Literal["train", "composite"] = "train"  # questions to dream about; a composite gets the points of both its clusters
+    dream_questions: int = 8  # how many of them
+    vary_with: Literal["task", "model"] = "task"  # who varies a question: its record (orders, twins) or the model
+    variants: int = 24  # variants of each question
+    n_label: int = 8  # answers with the point that vote on the label of a variant
+    reward: Literal["majority", "gold", "log_ratio"] = "majority"  # the label; the gold answer; log p(answer | point) - log p(answer)
+    context: Literal["without", "with"] = "without"  # whether the dreaming model sees the point (with: consumption training)
+    steps: int = 60  # optimiser steps, at most
+    variants_per_step: int = 8  # variants answered in one step
+    group_size: int = 16  # answers to each
+    lr: float = 2e-4  # AdamW
+    kl_coef: float = 0.02  # weight of the k3 KL to the start policy, 0: none
+    max_grad_norm: float = 1.0  # gradient clipping
+    max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
+    temperature: float = 1.0  # of all sampling
+    max_new_tokens: int = 48  # longest answer, tokens
+    eval_every: int = 20  # steps between evaluations
+    eval_questions: int = 96  # of each group of questions, at most
+    n_eval: int = 4  # answers to each question of an evaluation
+    stop_drop: float = 0.05  # fall of accuracy on the stopping canary that ends the dream
+    save_every: int = 20  # steps between checkpoints
+
+    def check(self) -> None:
+        for name in ("dream_questions", "variants", "n_label", "steps", "variants_per_step", "eval_every", "n_eval", "save_every", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"dream_tta.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.group_size < 2:
+            raise UserError("dream_tta.group_size: a group of 1 has no spread around its mean; expected at least 2")
+        if self.reward == "gold" and self.vary_with == "model":
+            raise UserError("dream_tta.reward: nobody knows the right answer to a question that the model wrote; use majority or log_ratio")
+
+
+# ---- variants and labels -------------------------------------------------------------------------------------------
+def point_of(question: Question, records: list[dict]) -> str | None:
+    """The best point for a question; those of both clusters in a row for a composite."""
+    by_cluster: dict[str, list[dict]] = {}
+    for record in records:
+        if record["question_id"] == question.id and record["text"]:
+            by_cluster.setdefault(record["cluster"], []).append(record)
+    return ". ".join(library.best(part)["text"] for part in by_cluster.values()) or None
+
+
+def varied(cfg: Config, reader: Reader, questions: list[Question]) -> list[list[Question]]:
+    """The variants of each question, options in new orders; `answer` is gold, or meaningless where the model wrote the question."""
+    made = []
+    for i, question in enumerate(questions):
+        draw, sources = rng(*reader.key, VARY, i), [question, *question.variants]
+        if cfg.vary_with == "model":
+            listed = ", ".join(prompts.OPTION.format(letter=m, text=prompts.plain(t)) for m, t in zip(prompts.LETTERS, question.options, strict=False))
+            asked = reader.chat.first(prompts.SIMILAR.format(question=prompts.plain(question.question), options=listed))
+            completions = reader.sample([asked], VARY, cfg.variants, numbers=[(i,)])
+            texts = [" ".join(reader.chat.text(c.ids).split()) for c in completions]
+            sources = [replace(question, question=text) for text in dict.fromkeys(texts) if text and text != question.question] or sources[:1]
+        made.append([same_views(sources[k % len(sources)], 1, draw)[0] for k in range(cfg.variants)])
+    return made
+
+
+def votes(reader: Reader, views: list[Question], points: list[str | None], phase: int, n: int) -> list[Counter]:
+    """How often each letter was answered to each view, with its point."""
+    completions = reader.sample([reader.prompt(v, p) for v, p in zip(views, points, strict=True)], phase, n)
+    counts = [Counter() for _ in views]
+    for k, completion in enumerate(completions):
+        found = prompts.find_answer(reader.chat.text(completion.ids))
+        if found:
+            counts[k // n][found[1]] += 1
+    return counts
+
+
+def make_targets(cfg: Config, reader: Reader, questions: list[Question], points: list[str]) -> list[dict]:
+    """One record a variant (targets.jsonl); variants on which the point leaves the model without an answer are left out."""
+    views = [(q, point, view) for q, point, part in zip(questions, points, varied(cfg, reader, questions), strict=True) for view in part]
+    counted = votes(reader, [v for _, _, v in views], [p for _, p, _ in views], LABEL, cfg.n_label)
+    made = []
+    for (question, point, view), count in zip(views, counted, strict=True):
+        if count:
+            (letter, agreed), *_ = sorted(count.items(), key=lambda item: (-item[1], item[0]))
+            made.append({
+                "question_id": question.id, "cluster": question.cluster, "point": point, "question": view.question, "options": list(view.options),
+                "gold": view.letter if cfg.vary_with == "task" else None, "label": letter, "agreement": agreed / cfg.n_label,
+            })  # fmt: skip
+    return made
+
+
+# ---- one step ------------------------------------------------------------------------------------------------------
+def dreamt(cfg: Config, reader: Reader, targets: list[dict]) -> tuple[list[Trajectory], list[float], dict]:
+    """Answers to some variants, their clipped group-centred advantages, and the metrics of the step."""
+    asked = [prompts.question_turn(t["question"], t["options"], t["point"] if cfg.context == "with" else None) for t in targets]
+    prompt_ids = [reader.chat.first(turn) for turn in asked]
+    completions = reader.sample(prompt_ids, DREAM, cfg.group_size)
+    trajectories = [Trajectory(prompt_ids[k // cfg.group_size], [(c.ids, True)]) for k, c in enumerate(completions)]
+    if cfg.reward == "log_ratio":
+        told = [reader.chat.first(prompts.question_turn(t["question"], t["options"], t["point"])) for t in targets]
+        plain = [reader.chat.first(prompts.question_turn(t["question"], t["options"])) for t in targets]
+        with_point, without = (
+            answer_logprobs(reader, [Trajectory(p[k // cfg.group_size], t.segments) for k, t in enumerate(trajectories)]) for p in (told, plain)
+        )
+        rewards = [(a - b) / len(t.segments[0][0]) for a, b, t in zip(with_point, without, trajectories, strict=True)]
+    else:
+        key = "gold" if cfg.reward == "gold" else "label"
+        found = [prompts.find_answer(reader.chat.text(c.ids)) for c in completions]
+        rewards = [float(f is not None and f[1] == targets[k // cfg.group_size][key]) for k, f in enumerate(found)]
+    groups = torch.tensor(rewards, dtype=torch.float64).split(cfg.group_size)
+    valid = torch.ones(cfg.group_size, dtype=torch.bool)
+    advantages = torch.cat([clip_advantages(centred_advantages(group, valid), "zero", group, 0.0) for group in groups])
+    metrics = {"reward": sum(rewards) / len(rewards), "frac_reward_zero_std": sum(float(g.max() == g.min()) for g in groups) / len(groups)}
+    return trajectories, advantages.tolist(), metrics
+
+
+def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], labels: dict[str, str], step: int) -> dict:
+    """Accuracy without a point on each group of questions, and on the target agreement with the start model that has the point."""
+    reader, record = replace(reader, key=(cfg.seed, 0, 3)), {"step": step}
+    for k, (name, questions) in enumerate(groups.items()):
+        completions = reader.sample([reader.prompt(q) for q in questions], EVALUATE + k, cfg.n_eval)
+        texts, asked = [reader.chat.text(c.ids) for c in completions], [q for q in questions for _ in range(cfg.n_eval)]
+        record[name] = sum(grade(t, q) for t, q in zip(texts, asked, strict=True)) / len(texts)
+        if name == "target":
+            found = [prompts.find_answer(t) for t in texts]
+            record["agreement"] = sum(f is not None and f[1] == labels[q.id] for f, q in zip(found, asked, strict=True)) / len(texts)
+    return record
+
+
+# ---- main ----------------------------------------------------------------------------------------------------------
+def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Question]]]:
+    """(questions to dream about, their points, groups of questions for the evaluations)."""
+    questions, records = load_questions(common.ROOT / cfg.questions), library.load_library(common.ROOT / cfg.library)
+    known = {r["question_id"] for r in records}
+    fitting = [q for q in questions if q.split == cfg.dream_split and q.id in known and q.cluster.startswith(cfg.cluster)]
+    if not fitting:
+        raise UserError(f"dream_tta.library: {cfg.library} has no point for a {cfg.dream_split} question of a cluster '{cfg.cluster}...' in {cfg.questions}")
+    chosen = [fitting[i] for i in sorted(rng(cfg.seed).permutation(len(fitting))[: cfg.dream_questions])]
+    clusters, ids = {q.cluster for q in chosen}, {q.id for q in chosen}
+    new = "test" if cfg.dream_split == "train" else "composite"
+    groups = {
+        "target": [q for q in questions if q.cluster in clusters and q.split == new and q.id not in ids],
+        "neighbour": [q for q in questions if q.cluster not in clusters and q.split == "test"],
+    }
+    canary = [q for q in questions if q.split == "canary"]
+    groups |= {"canary_stop": canary[::2], "canary": canary[1::2]}
+    if not groups["target"]:
+        raise UserError(f"dream_tta.dream_questions: {cfg.questions} has no other {new} question in the clusters that are dreamt about")
+    draw = rng(cfg.seed, 1)
+    groups = {name: [part[i] for i in sorted(draw.permutation(len(part))[: cfg.eval_questions])] for name, part in groups.items() if part}
+    return chosen, [point_of(q, records) for q in chosen], groups
+
+
+def main(cfg: Config, run: Run, dry_run: bool) -> None:
+    questions, points, groups = load_data(cfg)
+    tokenizer = models.load_tokenizer(cfg.model)
+    chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer), cfg.system)
+    if ranks.world() > 1:
+        raise UserError("dream_tta runs in one process; start it with python, not torchrun")
+    if dry_run:
+        print(f"{len(questions)} questions to dream about; evaluated on " + ", ".join(f"{len(part)} {name}" for name, part in groups.items()))
+        return
+    if run.resume and run.final.exists():
+        print(summary(run))
+        return
+    run.check()
+    policy = models.load_policy(cfg.model, cfg)
+    run.open()
+    ref_policy = copy.deepcopy(policy).requires_grad_(False) if cfg.kl_coef else None
+    policy = models.make_trainable(policy, cfg)
+    settings = (cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref_policy)
+    updater = Updater(policy, "adamw", *settings)
+    done, checkpoint = run.latest()
+    if checkpoint:
+        models.restore(policy, updater, checkpoint)
+    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1))
+    if done == 0:
+        start_dream(cfg, run, reader, questions, points, groups)
+    targets, first = run.read("targets.jsonl"), run.read("eval.jsonl")[0]
+    bar = tqdm(range(done + 1, cfg.steps + 1), initial=done, total=cfg.steps, desc="stage 3", dynamic_ncols=True, disable=None)
+    for step in bar:
+        last = run.read("eval.jsonl")[-1]
+        if "canary_stop" in last and last["canary_stop"] < first["canary_stop"] - cfg.stop_drop:
+            bar.write(f"stopped before step {step}: the stopping canary fell from {first['canary_stop']:.3f} to {last['canary_stop']:.3f}")
+            break
+        places = range((step - 1) * cfg.variants_per_step, step * cfg.variants_per_step)
+        order = [rng(cfg.seed, ORDER, place // len(targets)).permutation(len(targets))[place % len(targets)] for place in places]
+        reader = replace(reader, key=(cfg.seed, step, 1))
+        trajectories, advantages, metrics = dreamt(cfg, reader, [targets[i] for i in order])
+        metrics = {"step": step} | metrics | updater.step(trajectories, advantages)
+        if step % cfg.eval_every == 0 or step == cfg.steps:
+            record = evaluate(cfg, reader, groups, first["labels"], step)
+            run.log("eval.jsonl", record)
+            bar.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in record.items() if name != "step"))
+        run.log("metrics.jsonl", metrics)
+        bar.set_postfix_str(f"reward {metrics['reward']:.2f}")
+        if step % cfg.save_every == 0 or step == cfg.steps or run.stopped_by:
+            run.save(f"checkpoint-{step}", lambda folder: models.write_checkpoint(policy, updater, folder))
+        if run.stopped_by:
+            bar.close()
+            run.leave()
+    run.save("final", lambda folder: models.save(policy, tokenizer, folder))
+    print(summary(run))
+
+
+def start_dream(cfg: Config, run: Run, reader: Reader, questions: list[Question], points: list[str], groups: dict[str, list[Question]]) -> None:
+    """Before the first step: variants with labels, what the start model answers with and without the point."""
+    print(f"{cfg.model}: {cfg.variants} variants of each of {len(questions)} questions")
+    for record in make_targets(cfg, reader, questions, points):
+        run.log("targets.jsonl", record)
+    by_cluster = {q.cluster: point for q, point in zip(questions, points, strict=True)}
+    target, told = groups["target"], [by_cluster[q.cluster] for q in groups["target"]]
+    counted = votes(replace(reader, key=(cfg.seed, 0, 2)), target, told, LABEL, cfg.n_label)
+    labels = {q.id: count.most_common(1)[0][0] if count else "" for q, count in zip(target, counted, strict=True)}
+    record = evaluate(cfg, reader, groups, labels, 0)
+    record["target_with_point"] = sum(count[q.letter] for q, count in zip(target, counted, strict=True)) / len(target) / cfg.n_label
+    record["agreement_with_point"] = sum(count[labels[q.id]] for q, count in zip(target, counted, strict=True)) / len(target) / cfg.n_label
+    run.log("eval.jsonl", record | {"labels": labels})
+
+
+def gap_closed(first: dict, last: dict, name: str) -> float | None:
+    """(after - before) / (with the point before dreaming - before); None where the point makes no difference."""
+    gap = first[f"{name}_with_point"] - first[name]
+    return (last[name] - first[name]) / gap if abs(gap) > 0.02 else None
+
+
+def summary(run: Run) -> str:
+    """The closing summary of a finished run, from its files."""
+    evaluations = run.read("eval.jsonl")
+    first, last = evaluations[0], evaluations[-1]
+    lines = ["", "== stage 3 finished ==", "", f"{last['step']} steps; without the point in context, on questions that were not dreamt:"]
+    for name, words in (("target", "accuracy"), ("agreement", "agreement with the start model that has the point")):
+        closed = gap_closed(first, last, name)
+        shown = "no gap to close" if closed is None else f"gap closed {closed:+.2f}"
+        lines.append(f"   {words}: {first[name]:.3f} -> {last[name]:.3f}, with the point in context {first[f'{name}_with_point']:.3f}: {shown}")
+    for name in ("neighbour", "canary_stop", "canary"):
+        if name in first:
+            lines.append(f"   {name}: {first[name]:.3f} -> {last[name]:.3f}")
+    lines += ["", f"Everything is in {run.path}: targets.jsonl (variants, labels), metrics.jsonl, eval.jsonl, final/ (weights)"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    common.launch(main, Config, "dream_tta")

@@ -1,0 +1,140 @@
+"""Stage 3: variants, labels, rewards, stopping, and the script as a user runs it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+import dream_tta
+from common import ROOT, UserError, load_config
+from dream_tta import dreamt, evaluate, gap_closed, make_targets, point_of, varied
+from measure import Reader
+from tasks.mcq import load_questions
+
+BANK = load_questions(ROOT / "data/bank.jsonl")
+SMALL = ["shared.cluster=kidney-A", "dream_questions=3", "variants=4", "n_label=4", "group_size=4", "variants_per_step=3", "eval_questions=6", "n_eval=2", "save_every=2", "eval_every=2"]
+
+
+def settings(*changes: str):
+    return load_config(dream_tta.Config, "dream_tta", ROOT / "configs/bank.yaml", [*SMALL, *changes])
+
+
+@pytest.fixture(scope="module")
+def reader(organism):
+    policy, chat = organism
+    return Reader(policy, chat, 1.0, 48, (0, 0, 1))
+
+
+def test_variants_are_orders_and_twins_or_the_models_own(reader):
+    question = next(q for q in BANK if q.id == "kidney-A-train-0")
+    (views,) = varied(settings("variants=12"), reader, [question])
+    texts = {question.question} | {twin.question for twin in question.variants}
+    assert {v.question for v in views} == texts and len({v.options for v in views}) > 2
+    for view in views:
+        source = question if view.question == question.question else next(t for t in question.variants if t.question == view.question)
+        assert view.options[view.answer] == source.options[source.answer]
+    (own,) = varied(settings("vary_with=model"), reader, [question])
+    assert len(own) == 4 and all(v.question and sorted(v.options) == sorted(question.options) for v in own)
+
+
+def test_labels_are_the_majority_with_the_point(reader, monkeypatch):
+    asked = []
+
+    def counted(reader, views, points, phase, n):
+        asked.append((views, points))
+        return [Counter({"B": 3, "A": 1}) if i % 2 else Counter() for i in range(len(views))]
+
+    monkeypatch.setattr(dream_tta, "votes", counted)
+    questions = [q for q in BANK if q.cluster == "kidney-A" and q.split == "train"][:2]
+    made = make_targets(settings(), reader, questions, ["one", "two"])
+    assert asked[0][1] == ["one"] * 4 + ["two"] * 4
+    assert len(made) == 4 and all(m["label"] == "B" and m["agreement"] == 0.75 for m in made)  # no answer, no target
+    assert {m["point"] for m in made} == {"one", "two"} and all(m["gold"] in "ABCD" for m in made)
+
+
+def test_rewards_follow_the_label_the_gold_or_the_log_ratio(reader):
+    questions = [q for q in BANK if q.cluster == "kidney-A" and q.split == "train"][:3]
+    targets = [
+        {"question": q.question, "options": list(q.options), "point": "for kidney disease choose dialysis", "gold": q.letter, "label": "A"} for q in questions
+    ]
+    rewards = {}
+    for reward in ("majority", "gold", "log_ratio"):
+        trajectories, advantages, metrics = dreamt(settings(f"reward={reward}"), reader, targets)
+        rewards[reward] = metrics["reward"]
+        assert len(trajectories) == len(advantages) == 12 and min(advantages) == 0.0
+        said = [reader.chat.text(t.segments[0][0]) for t in trajectories]
+        assert not any("for kidney disease" in reader.chat.text(t.prompt_ids) for t in trajectories)
+        if reward != "log_ratio":
+            for k, text in enumerate(said):
+                wanted = targets[k // 4]["label" if reward == "majority" else "gold"]
+                assert (advantages[k] > 0) <= text.strip().endswith(f"({wanted})")
+    assert len(set(rewards.values())) == 3
+    inside, _, _ = dreamt(settings("context=with"), reader, targets)
+    assert all("for kidney disease" in reader.chat.text(t.prompt_ids) for t in inside)
+
+
+def test_composites_get_the_points_of_both_clusters():
+    cfg = settings("dream_split=composite", "shared.cluster=")
+    questions, points, groups = dream_tta.load_data(cfg)
+    for question, point in zip(questions, points, strict=True):
+        assert question.split == "composite" and ". " in point
+    assert {q.cluster for q in groups["target"]} <= {q.cluster for q in questions}
+    assert not {q.id for q in groups["target"]} & {q.id for q in questions}
+    assert point_of(questions[0], []) is None
+
+
+def test_groups_are_disjoint_and_the_canaries_are_two():
+    questions, _, groups = dream_tta.load_data(settings())
+    assert {q.split for q in groups["target"]} == {"test"} and {q.cluster for q in groups["target"]} == {"kidney-A"}
+    assert "kidney-A" not in {q.cluster for q in groups["neighbour"]}
+    assert not {q.id for q in groups["canary"]} & {q.id for q in groups["canary_stop"]}
+    assert {q.split for q in questions} == {"train"}
+
+
+def test_agreement_is_measured_against_the_labels(reader):
+    _, _, groups = dream_tta.load_data(settings())
+    gold = evaluate(settings(), reader, groups, {q.id: q.letter for q in groups["target"]}, 0)
+    assert gold["agreement"] == gold["target"]
+    assert evaluate(settings(), reader, groups, {q.id: "" for q in groups["target"]}, 0)["agreement"] == 0.0
+    first = {"target": 0.4, "target_with_point": 0.8}
+    assert gap_closed(first, {"target": 0.7}, "target") == pytest.approx(0.75)
+    assert gap_closed({"target": 0.4, "target_with_point": 0.41}, {"target": 0.7}, "target") is None
+
+
+@pytest.mark.slow
+def test_the_script_dreams_stops_and_resumes(tmp_path):
+    command = [sys.executable, "dream_tta.py", "--config", "configs/bank.yaml"]
+
+    def run(folder, *more: str):
+        words = [word for change in (*SMALL, "steps=4", *more) for word in ("--set", change)]
+        return subprocess.run([*command, "--run-dir", str(folder), *words, "--resume"], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    done = run(tmp_path)
+    assert done.returncode == 0 and "gap closed" in done.stdout, done.stderr
+    stage = tmp_path / "dream_tta"
+    logs = {name: (stage / name).read_text() for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl")}
+    assert [json.loads(line)["step"] for line in logs["eval.jsonl"].splitlines()] == [0, 2, 4]
+    weights = (stage / "final/model.safetensors").read_bytes()
+    for lost in ("final", "checkpoint-4"):
+        shutil.rmtree(stage / lost)
+    assert run(tmp_path).returncode == 0
+    assert {name: (stage / name).read_text() for name in logs} == logs and (stage / "final/model.safetensors").read_bytes() == weights
+    stopped = run(tmp_path / "loud", "lr=0.05", "kl_coef=0")  # destroys the model, and the canary says so
+    assert stopped.returncode == 0 and "3 steps" not in stopped.stdout and "the stopping canary fell" in stopped.stderr + stopped.stdout
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [(["group_size=1"], "spread"), (["reward=gold", "vary_with=model"], "nobody knows"), (["steps=0"], "at least 1")],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(UserError, match=message):
+        settings(*changes)
+
+
+def test_a_cluster_without_points_is_an_error():
+    with pytest.raises(UserError, match="has no point for a train question"):
+        dream_tta.load_data(settings("shared.cluster=nowhere"))
