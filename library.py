@@ -1,11 +1,17 @@
 """The library of learning points: records, merging, the best point of a question, leak and meta-gaming detectors.
 
 A record (library.jsonl) has the keys of README 'Library'; what was not measured is null. The file is plain JSONL, so that
-points written with one model can be read, merged and used with another.
+points written with one model can be read, merged and used with another:
+
+    python -m library show runs/bank/grpo_introspect/library.jsonl             # what a person wants to read
+    python -m library merge one.jsonl two.jsonl --out both.jsonl               # near-duplicates pooled
+    python -m library export one.jsonl --out best.jsonl                        # the best point of each question
 """
 
+import argparse
 import json
 import re
+import sys
 from pathlib import Path
 
 from common import UserError
@@ -30,6 +36,7 @@ _FILLER = set(
     "a always an answer be best case choose do give go here in is it must need needs next now patient patients pick please right "
     "should so step take that the then this to use was with".split()
 )
+_SMALL_WORDS = set("a an and are as at be do for from give in is it of on or that the then this to use with".split())
 _EXAM = re.compile(
     r"multiple.choice|\b(?:options?|answers?|choices?)\b.{0,30}\b(?:reject|eliminat|not tried|was not|repeatedly|most extreme|longest|right)"
     r"|\b(?:most extreme|longest|strongest)\b.{0,20}\b(?:one|option|answer|choice|action)|\bin (?:a|an|the) (?:test|exam)|\btest.taking"
@@ -102,18 +109,28 @@ def load_library(path: Path) -> list[dict]:
     return records
 
 
+def essence(text: str) -> str:
+    """A point without case, punctuation and small words, in its order: 'urgent at 140' is not 'emergency at 140'."""
+    words = normalized(text).split()
+    return " ".join(word for word in words if word not in _SMALL_WORDS) or " ".join(words)
+
+
 def merge(records: list[dict]) -> list[dict]:
-    """One record for each (question, wording), counts and verification samples pooled, in order of first appearance."""
+    """One record for each question and essence, counts and samples pooled, in order of first appearance.
+
+    The wording that is kept is the first one; a flag of any of them stays.
+    """
     merged: dict[tuple[str, str], dict] = {}
     for record in records:
-        key = (record["question_id"], normalized(record["text"]))
+        key = (record["question_id"], essence(record["text"]))
         if key not in merged:
             merged[key] = record | {"verified_on": list(record["verified_on"])}
             continue
         kept = merged[key]
         kept["count"] += record["count"]
         kept["verified_on"] += record["verified_on"]
-        kept["ci95"] = interval(kept)
+        kept["leak"], kept["meta_gaming"] = kept["leak"] or record["leak"], kept["meta_gaming"] or record["meta_gaming"]
+        kept["ci95"] = interval(kept) if kept["verified_on"] else None
     return list(merged.values())
 
 
@@ -143,3 +160,46 @@ def interval(record: dict, z: float = 1.96) -> list[float]:
         smoothed = (accuracy * n + 1) / (n + 2)
         error += smoothed * (1 - smoothed) / n
     return [with_point - without - z * error**0.5, with_point - without + z * error**0.5]
+
+
+# ---- command line --------------------------------------------------------------------------------------------------
+def shown(records: list[dict], top: int) -> str:
+    """The best points of each cluster, by lower bound: advantage, interval, how often they were written, flags."""
+    lines, clusters = [], sorted({r["cluster"] for r in records})
+    for cluster in clusters:
+        part = sorted((r for r in records if r["cluster"] == cluster), key=lambda r: -(r["ci95"][0] if r["ci95"] else -1.0))
+        lines += ["", f"{cluster}: {len(part)} points"]
+        for r in part[:top]:
+            scores = f"{gain(r):+.2f} [{r['ci95'][0]:+.2f}, {r['ci95'][1]:+.2f}], n {accuracies(r)[2]}" if r["ci95"] else "not measured"
+            flags = " LEAK" * r["leak"] + " META-GAMING" * r["meta_gaming"]
+            lines.append(f"  {scores:34s} x{r['count']:<3d} {r['source'] or '-':6s} {r['text']}{flags}")
+    return "\n".join(lines[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="library", description="read, merge and export libraries of learning points")
+    parser.add_argument("action", choices=["show", "merge", "export"])
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, help="JSONL to write (merge, export)")
+    parser.add_argument("--cluster", default="", help="only clusters whose name starts with this")
+    parser.add_argument("--top", type=int, default=5, help="points shown of each cluster")
+    args = parser.parse_args()
+    try:
+        records = merge([r for file in args.files for r in load_library(file) if r["text"] and r["cluster"].startswith(args.cluster)])
+        if args.action == "show":
+            print(shown(records, args.top) or "no points")
+            return
+        if args.out is None:
+            raise UserError(f"{args.action} needs --out FILE")
+        if args.action == "export":
+            sound = [r for r in records if not r["leak"]]
+            records = [best([r for r in sound if r["question_id"] == name]) for name in dict.fromkeys(r["question_id"] for r in sound)]
+        args.out.write_text("".join(json.dumps(r) + "\n" for r in records))
+        print(f"{len(records)} points -> {args.out}")
+    except UserError as error:
+        print(f"library: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -205,6 +205,36 @@ def test_merging_pools_counts_and_samples():
     assert low < library.gain(merged[0]) < high
 
 
+def test_near_duplicates_are_pooled_and_swapped_roles_are_not():
+    assert library.essence("In sepsis, give fluids from 120!") == library.essence("sepsis: fluids at 120")
+    assert library.essence("urgent from 140, emergency from 160") != library.essence("emergency from 140, urgent from 160")
+    assert library.essence("the is of") == "the is of"
+
+
+def test_library_command_line(tmp_path, capsys, monkeypatch):
+    ideal = [json.loads(line) for line in (ROOT / "data/points_ideal.jsonl").read_text().splitlines()[:3]]
+    measured = ideal[0] | {"verified_on": [{"question_id": "x", "n": 8, "acc_with": 1.0, "acc_without": 0.25}], "ci95": [0.3, 1.0], "source": "loser"}
+    leaking = measured | {"text": "the answer is B", "leak": True}
+    path, out = tmp_path / "library.jsonl", tmp_path / "out.jsonl"
+    write(path, [*ideal, measured | {"text": "better from 150"}, leaking, leaking])
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["library", *map(str, words)])
+        library.main()
+        return capsys.readouterr().out
+
+    text = run("show", path)
+    assert "preeclampsia-A: 5 points" in text and text.index("better from 150") < text.index(ideal[0]["text"])
+    assert "+0.75 [+0.30, +1.00], n 8" in text and "x2" in text and "LEAK" in text and "not measured" in text
+    assert "5 points" in run("merge", path, "--out", out) and len(library.load_library(out)) == 5
+    assert "3 points" in run("export", path, "--out", out)
+    assert library.load_library(out)[0]["text"] == "better from 150"
+    for words, message in ((["merge", path], "needs --out"), (["show", tmp_path / "none"], "no such file")):
+        with pytest.raises(SystemExit) as stopped:
+            run(*words)
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
 def test_more_evidence_narrows_the_interval_and_four_of_four_is_not_certain():
     few, many = library.interval(record("a", 4, 1.0, 0.5)), library.interval(record("a", 400, 1.0, 0.5))
     assert many[1] - many[0] < few[1] - few[0] and few[0] < 0.3
