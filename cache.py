@@ -32,7 +32,7 @@ class GrowingLayer(DynamicLayer):
         """Keeps, repeats or reorders rows."""
         length = self.get_seq_length()
         if length > 0:
-            self.storage = tuple(s[indices] for s in self.storage)
+            self.storage = tuple(s.index_select(0, indices) for s in self.storage)
             self._view(length)
 
     def _view(self, length: int) -> None:

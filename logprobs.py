@@ -15,7 +15,7 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from rollout import Trajectory
 
 CHUNK_ELEMENTS = 2**26  # logits of one chunk: 256 MiB in fp32
-MAX_PACKED = 768  # longest packed row: attention costs its square
+MAX_PACKED = 512  # longest packed row: attention costs its square, and 768 already takes back what packing gains
 
 
 @dataclass

@@ -13,6 +13,7 @@ from transformers import Cache
 from cache import growing_cache
 from common import rng
 
+MIN_PART, MAX_PADDING = 64, 1.05  # rows that are sampled together are at least that many, or padded by no more than that
 COMPACT_AT = 7 / 8  # finished rows are dropped when an eighth has finished: copying the cache costs about one step
 
 
@@ -159,9 +160,27 @@ def sample(
     was_training = model.training
     model.eval()
     try:
-        return sample_rows(model, rows, max_new_tokens, temperature, set(eos_ids), noise_keys, max_rows)
+        completions = [None] * len(rows)
+        for part in similar_lengths(rows):
+            sampled = sample_rows(model, [rows[i] for i in part], max_new_tokens, temperature, set(eos_ids), [noise_keys[i] for i in part], max_rows)
+            for i, completion in zip(part, sampled, strict=True):
+                completions[i] = completion
+        return completions
     finally:
         model.train(was_training)
+
+
+def similar_lengths(rows: list[list[int]]) -> list[list[int]]:
+    """Indices of the rows in parts of similar length: one long learning point would have all others prefilled as long as it is."""
+    parts, total = [], 0
+    for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        length = len(rows[i])
+        if not parts or (len(parts[-1]) >= MIN_PART and length * (len(parts[-1]) + 1) > MAX_PADDING * (total + length)):
+            parts.append([])
+            total = 0
+        parts[-1].append(i)
+        total += length
+    return parts
 
 
 def sample_rows(model, rows, max_new_tokens, temperature, eos_ids, noise_keys, max_rows) -> list[Completion]:

@@ -168,3 +168,19 @@ def test_masks_come_from_lengths_even_when_pad_is_eos():
 def test_wrong_number_of_keys_is_refused():
     with pytest.raises(ValueError, match="noise keys"):
         sample(tiny_llama(), PROMPTS, 2, 4, 1.0, [EOS], keys(3))
+
+
+def test_rows_of_similar_length_are_sampled_together_with_the_same_tokens(model64, monkeypatch):
+    """Parts hold every row once, waste little, and change nothing: noise belongs to the row."""
+    lengths = [*range(100, 164), *range(300, 370), *[600] * 3]
+    rows = [[1] * length for length in reversed(lengths)]
+    parts = rollout.similar_lengths(rows)
+    assert sorted(i for part in parts for i in part) == list(range(len(rows))) and len(parts) > 1
+    for part in parts[:-1]:
+        assert len(part) >= rollout.MIN_PART
+    assert not any(len(rows[i]) < 164 for part in parts[1:] for i in part)
+    assert rollout.similar_lengths([[1] * 5, [1] * 50]) == [[0, 1]] and rollout.similar_lengths([]) == []
+    whole = sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16))
+    monkeypatch.setattr(rollout, "MIN_PART", 1)
+    assert len(rollout.similar_lengths([p for p in PROMPTS for _ in range(4)])) > 1
+    assert [c.ids for c in sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16))] == [c.ids for c in whole]

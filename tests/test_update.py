@@ -92,9 +92,9 @@ def test_packing_gives_the_gradient_of_single_rows(model64):
 
 
 def test_packed_rows_stay_short():
-    batch = [Trajectory([1] * 300, [([2] * 200, True)]) for _ in range(5)]
+    batch = [Trajectory([1] * (MAX_PACKED // 2), [([2] * (MAX_PACKED // 4), True)]) for _ in range(5)]
     rows = [row for group in micro_batches(batch, 10**6, pack=True) for row in group]
-    assert [len(row) for row in rows] == [2, 2, 1] and MAX_PACKED >= 300 + 2 * 200
+    assert sorted(len(row) for row in rows) == [1, 2, 2]
 
 
 def test_zero_advantage_rows_cost_nothing_and_change_nothing(monkeypatch):

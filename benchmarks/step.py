@@ -1,0 +1,136 @@
+"""A plain GRPO step, built from rollout.py and update.py, against TRL's GRPOTrainer: same prompts, group, lengths; and stage 1's step.
+
+    python -m benchmarks.step [--save] [--repeats 5]          (needs requirements-dev.txt)
+
+Rewards are drawn at random for both, with spread in all groups or in half of them: a group without spread has no advantages,
+and costs us no forward or backward pass.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+
+import torch
+
+import models
+import prompts
+from benchmarks.common import ROOT, save, spread
+from chat import Chat
+from common import Shared, load_config, rng
+from grpo_introspect import Config, introspection_advantage, load_data, questions_of_step, training_batch
+from introspection import rollout_1, rollout_2, rollout_3
+from losses import centred_advantages
+from measure import Reader
+from rollout import Trajectory, sample
+from tasks.mcq import load_questions
+from update import Updater
+
+MODEL, PROMPTS, GROUP, LENGTH = "organism/weights", 8, 16, 48
+
+
+def rewards_of(step: int, half: bool) -> torch.Tensor:
+    """(PROMPTS, GROUP) random rewards; with `half`, every second group has no spread."""
+    rewards = torch.from_numpy(rng(5, step).integers(0, 2, size=(PROMPTS, GROUP)).astype("float32"))
+    if half:
+        rewards[::2] = 1.0
+    return rewards
+
+
+def our_steps(half: bool, steps: int) -> list[float]:
+    """Seconds of each of our steps."""
+    tokenizer = models.load_tokenizer(MODEL)
+    chat, policy = Chat(tokenizer, models.eos_ids(MODEL, tokenizer)), models.load_policy(MODEL, Shared())
+    updater = Updater(policy, "adamw", 1e-6, 1.0, 1.0, 16384)
+    asked = [chat.first(prompts.question_turn(q.question, list(q.options))) for q in load_questions(ROOT / "data/bank.jsonl")[:PROMPTS]]
+    times = []
+    for step in range(steps):
+        start = time.perf_counter()
+        completions = sample(policy, asked, GROUP, LENGTH, 1.0, sorted(chat.eos_ids), [(step, i) for i in range(PROMPTS * GROUP)])
+        advantages = []
+        for rewards in rewards_of(step, half):
+            spread_of_group = rewards.std() + 1e-4
+            advantages += (centred_advantages(rewards, torch.ones(GROUP, dtype=torch.bool)) / spread_of_group).tolist()
+        updater.step([Trajectory(asked[i // GROUP], [(c.ids, True)]) for i, c in enumerate(completions)], advantages)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def trl_steps(half: bool, steps: int) -> list[float]:
+    """Seconds of each of TRL's steps, generation to optimiser."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Clock(TrainerCallback):
+        def __init__(self):
+            self.times = []
+
+        def on_step_begin(self, *_args, **_kwargs):
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_args, **_kwargs):
+            self.times.append(time.perf_counter() - self.start)
+
+    tokenizer, calls = models.load_tokenizer(MODEL), []
+    asked = [prompts.question_turn(q.question, list(q.options)) for q in load_questions(ROOT / "data/bank.jsonl")[:PROMPTS]]
+
+    def reward(completions, **_kwargs):
+        calls.append(1)
+        return rewards_of(len(calls), half).flatten().tolist()
+
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = GRPOConfig(
+            output_dir=folder, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], disable_tqdm=True, logging_steps=10**6,
+            save_strategy="no", per_device_train_batch_size=PROMPTS * GROUP, num_generations=GROUP, max_completion_length=LENGTH,
+            temperature=1.0, top_k=0, top_p=1.0, learning_rate=1e-6, beta=0.0, max_steps=steps, shuffle_dataset=False,
+        )  # fmt: skip
+        dataset = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in asked] * steps)
+        policy = models.load_policy(MODEL, Shared())
+        trainer = GRPOTrainer(model=policy, reward_funcs=reward, args=settings, train_dataset=dataset, processing_class=tokenizer, callbacks=[clock])
+        trainer.train()
+    return clock.times
+
+
+def stage_1_steps(steps: int) -> list[float]:
+    """Seconds of whole stage 1 steps on the bank: three rollouts, V = 4, update with a KL to the start."""
+    overrides = [f"questions_per_step={PROMPTS}", f"group_size={GROUP}", "n_verify=4"]
+    cfg = load_config(Config, "grpo_introspect", ROOT / "configs/bank.yaml", overrides)
+    tokenizer = models.load_tokenizer(MODEL)
+    chat, policy, ref = Chat(tokenizer, models.eos_ids(MODEL, tokenizer)), models.load_policy(MODEL, cfg), models.load_policy(MODEL, cfg)
+    updater, (train, _, _) = Updater(policy, "adamw", cfg.lr, 1.0, 1.0, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref), load_data(cfg)
+    times = []
+    for step in range(1, steps + 1):
+        start = time.perf_counter()
+        reader = Reader(policy, chat, 1.0, cfg.max_new_tokens, (0, step, 0))
+        groups = rollout_1(reader, questions_of_step(cfg, train, step), train, group_size=GROUP, verify_on="transfer", n_verify=4)
+        rollout_2(reader, groups, contributors="both", reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens)
+        rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward="sampled")
+        for group in groups:
+            introspection_advantage(cfg, group)
+        updater.step(*training_batch(cfg, groups))
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--save", action="store_true", help="write results/step.json")
+    args = parser.parse_args()
+    record = {}
+    for name, half in (("all groups have advantages", False), ("half of the groups have none", True)):
+        ours, theirs = our_steps(half, args.repeats + 2)[2:], trl_steps(half, args.repeats + 2)[2:]
+        ratio = statistics.median(theirs) / statistics.median(ours)
+        print(f"{name}: ours {spread(ours)}, TRL {spread(theirs)}, {ratio:.2f}x")
+        record[name] = {"ours": ours, "trl": theirs}
+    whole = stage_1_steps(args.repeats + 2)[2:]
+    print(f"a whole stage 1 step ({PROMPTS} x {GROUP}, V = 4): {spread(whole)}")
+    record["stage 1"] = whole
+    if args.save:
+        save("step", record)
+
+
+if __name__ == "__main__":
+    main()
