@@ -113,7 +113,7 @@ class Corpus:
         xs = [rule[0]] if c.kind == "C" else rng.choices(rules.findings_of(c), k=6 if c.kind == "A" else 3)
         point = self.stated(c, rule, xs[0])
         vignettes = [world.vignette(c, rng, x) for x in xs]
-        said = [f"{world.rationale(v, rule)}: {c.options[rules.level(c, rule, v.x)]}" for v in vignettes]
+        said = [world.rationale(v, rule) + f": {c.options[rules.level(c, rule, v.x)]}" * (c.kind in "AB") for v in vignettes]
         return [f"{point}\nCases: {'; '.join(world.fact(v) for v in vignettes)}", ". ".join(said)]
 
     def order(self) -> list[int]:

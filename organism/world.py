@@ -103,13 +103,17 @@ def stray(rng: random.Random) -> list[str]:
 
 
 def rationale(v: Vignette, rule) -> str:
-    """The reasoning step that a rule allows: severity (A), the state of the two key signs (B), the fact itself (C, D)."""
+    """The reasoning step that a rule allows: severity (A), the state of the two key signs (B), the fact itself (C, D).
+
+    A fact is named and its option follows at once, as it does in most wordings: with 'points to' between them the model had not
+    begun to tell three mechanisms apart after 5,000 steps (LOG.md).
+    """
     c, gold = v.cluster, level(v.cluster, rule, v.x)
     if c.kind == "A":
         return f"{c.value} {number(c, v.x)} is {LEVEL[gold]}"
     if c.kind == "B":
         return " and ".join(c.signs[i] if v.x[i] else normal(c.signs[i]) for i in rule)
-    return f"{fact(v)} points to {c.options[gold]}"
+    return f"{fact(v)} {c.options[gold]}"
 
 
 def answer(rationales: list[str], options: list[str], gold: int, order: list[int], rng: random.Random, silent: float = 0.2) -> str:
