@@ -73,15 +73,6 @@ class Config(Shared):
 
 
 # ---- variants and labels -------------------------------------------------------------------------------------------
-def point_of(question: Question, records: list[dict]) -> str | None:
-    """The best point for a question; those of both clusters in a row for a composite."""
-    by_cluster: dict[str, list[dict]] = {}
-    for record in records:
-        if record["question_id"] == question.id and record["text"]:
-            by_cluster.setdefault(record["cluster"], []).append(record)
-    return ". ".join(library.best(part)["text"] for part in by_cluster.values()) or None
-
-
 def varied(cfg: Config, reader: Reader, questions: list[Question]) -> list[list[Question]]:
     """The variants of each question, options in new orders; `answer` is gold, or meaningless where the model wrote the question."""
     made = []
@@ -182,7 +173,7 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Qu
         raise UserError(f"dream_tta.dream_questions: {cfg.questions} has no other {new} question in the clusters that are dreamt about")
     draw = rng(cfg.seed, 1)
     groups = {name: [part[i] for i in sorted(draw.permutation(len(part))[: cfg.eval_questions])] for name, part in groups.items() if part}
-    return chosen, [point_of(q, records) for q in chosen], groups
+    return chosen, [library.point_of(q.id, records) for q in chosen], groups
 
 
 def main(cfg: Config, run: Run, dry_run: bool) -> None:

@@ -84,14 +84,10 @@ def from_library(cfg: Config, reader: Reader, questions: list[Question], records
     """Each question's best point from a file; a composite gets that of each of its clusters, in a row."""
     groups = []
     for group in rollout_1(reader, questions, questions, group_size=1, verify_on="transfer", n_verify=cfg.n_verify):
-        by_cluster: dict[str, list[dict]] = {}
-        for record in records:
-            if record["question_id"] == group.question.id:
-                by_cluster.setdefault(record["cluster"], []).append(record)
-        texts = [library.best(part)["text"] for part in by_cluster.values()]
-        if texts:
+        text = library.point_of(group.question.id, records)
+        if text is not None:
             unmeasured, silent = torch.full((len(group.views_V),), float("nan")), Completion([], [], True)
-            group.points = [Point([], Attempt(silent, False), [], unmeasured, unmeasured.clone(), silent, ". ".join(texts))]
+            group.points = [Point([], Attempt(silent, False), [], unmeasured, unmeasured.clone(), silent, text)]
             groups.append(group)
     return groups
 

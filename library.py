@@ -139,6 +139,15 @@ def best(records: list[dict]) -> dict:
     return max(records, key=lambda r: r["ci95"][0] if r["ci95"] else float("-inf"))
 
 
+def point_of(question_id: str, records: list[dict]) -> str | None:
+    """The best point for a question; those of both clusters in a row for a composite; None without any."""
+    by_cluster: dict[str, list[dict]] = {}
+    for record in records:
+        if record["question_id"] == question_id and record["text"]:
+            by_cluster.setdefault(record["cluster"], []).append(record)
+    return ". ".join(best(part)["text"] for part in by_cluster.values()) or None
+
+
 def accuracies(record: dict) -> tuple[float, float, int]:
     """(accuracy with the point, accuracy without it, number of samples) over everything a record was verified on."""
     n = sum(v["n"] for v in record["verified_on"])

@@ -251,6 +251,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "organism/CARD.md")
     parser.add_argument("--each", type=int, default=84, help="questions a cluster of test_clusters; the other rows follow from it")
     args = parser.parse_args()
+    if args.each < 4:
+        parser.error("--each: expected at least 4, points are tried on a second question of their cluster")
     clusters = rules.load_clusters()
     train, unrewarded = ([c for c in clusters.values() if c.split == s] for s in ("train", "test_clusters"))
     card = Card(args.model, args.dialect)

@@ -61,7 +61,10 @@ def table(head: list[str], lines: list[list[str]]) -> list[str]:
 
 def describe(folder: Path, config, parameters: int) -> list[str]:
     """Architecture, data, compute and checksum, from the folder itself."""
-    weights, build = folder / "model.safetensors", json.loads((folder / "build.json").read_text())
+    weights, log = folder / "model.safetensors", folder / "build.json"
+    if not log.exists():
+        raise SystemExit(f"{log}: no such file; it is written by python -m organism.build, and the card needs it")
+    build = json.loads(log.read_text())
     return [
         f"- architecture: Llama, {parameters:,} parameters, width {config.hidden_size}, {config.num_hidden_layers} layers, "
         f"{config.num_attention_heads} heads, vocabulary {config.vocab_size}; byte-level BPE, Gemma 4's turn tokens",

@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 
 import dream_tta
+import library
 from common import ROOT, UserError, load_config
-from dream_tta import dreamt, evaluate, gap_closed, make_targets, point_of, varied
+from dream_tta import dreamt, evaluate, gap_closed, make_targets, varied
 from measure import Reader
 from tasks.mcq import load_questions
 
@@ -83,7 +84,7 @@ def test_composites_get_the_points_of_both_clusters():
         assert question.split == "composite" and ". " in point
     assert {q.cluster for q in groups["target"]} <= {q.cluster for q in questions}
     assert not {q.id for q in groups["target"]} & {q.id for q in questions}
-    assert point_of(questions[0], []) is None
+    assert library.point_of(questions[0].id, []) is None
 
 
 def test_groups_are_disjoint_and_the_canaries_are_two():
