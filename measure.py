@@ -137,14 +137,18 @@ def bootstrap_clusters(seeds: list[dict[str, list[float]]], resamples: int = 200
     A cluster counts once, however many questions it has. Clusters and questions are crossed with seeds: a draw takes the same
     ones for all seeds, or more seeds would seem to be more questions.
     """
-    draw, clusters, means = np.random.default_rng(0), sorted(seeds[0]), np.empty(resamples)
-    values = [[np.asarray(seed[cluster], dtype=float) for cluster in clusters] for seed in seeds]
-    for i in range(resamples):
-        drawn, total = draw.integers(len(seeds), size=len(seeds)), 0.0
-        for c in draw.integers(len(clusters), size=len(clusters)):
-            questions = draw.integers(len(values[0][c]), size=len(values[0][c]))
-            total += sum(values[s][c][questions].mean() for s in drawn)
-        means[i] = total / len(seeds) / len(clusters)
+    draw, clusters, means = np.random.default_rng(0), sorted(seeds[0]), np.zeros(resamples)
+    sizes = np.array([len(seeds[0][cluster]) for cluster in clusters])  # (C,)
+    drawn = draw.integers(len(clusters), size=(resamples, len(clusters)))  # (R, C)
+    questions = (draw.random((*drawn.shape, sizes.max())) * sizes[drawn][..., None]).astype(int)  # (R, C, Q), with replacement
+    inside = np.arange(sizes.max()) < sizes[drawn][..., None]  # a cluster with fewer questions draws fewer
+    times = draw.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples)  # (R, S)
+    for s, seed in enumerate(seeds):
+        values = np.zeros((len(clusters), sizes.max()))
+        for c, cluster in enumerate(clusters):
+            values[c, : sizes[c]] = seed[cluster]
+        picked = np.where(inside, values[drawn[..., None], questions], 0.0).sum(axis=2) / sizes[drawn]  # (R, C)
+        means += times[:, s] / len(seeds) * picked.mean(axis=1)
     return means
 
 

@@ -174,13 +174,14 @@ def train(args: argparse.Namespace) -> None:
         done, tokens, seconds = state["step"], state["tokens"], state["seconds"]
     args.out.mkdir(parents=True, exist_ok=True)
     bar, recent, started = tqdm(range(done, args.steps), initial=done, total=args.steps, desc="pre-training", mininterval=5), [], time.time() - seconds
+    resumed = time.time()
     for step in bar:
         parts = batch_of(Corpus(clusters, args.seed * 1_000_003 + step, forbidden, dialect), chat, args.batch)
         recent = [*recent[-49:], update(model, optimizer, parts)]
         schedule.step()
         tokens += sum(int((weights > 0).sum()) for _, weights in parts)
         seconds = time.time() - started
-        end = time.time() + seconds / (step + 1) * (args.steps - step - 1)
+        end = time.time() + (time.time() - resumed) / (step + 1 - done) * (args.steps - step - 1)
         bar.set_postfix_str(f"loss {sum(recent) / len(recent):.3f}, done at {time.strftime('%H:%M', time.localtime(end))}", refresh=False)
         if step % 200 == 199:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}

@@ -1,5 +1,9 @@
 """Small models that every test may use, and one step of stage 1 on the bundled one. Real code paths, no download."""
 
+import subprocess
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -59,3 +63,14 @@ def one_step(organism, cfg: Config, step: int = 1, exchanges: list | None = None
     rollout_2(reader, groups, contributors=cfg.contributors, **asked)
     rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
     return groups, [introspection_advantage(cfg, group) for group in groups], reader
+
+
+def killed(command: list[str], log: Path, lines: int) -> None:
+    """Runs a command and kills it without warning (kill -9) once a log has so many lines."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (log.exists() and log.read_text().count("\n") >= lines) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, "finished before it could be killed"
+    process.kill()
+    process.wait()

@@ -1,12 +1,12 @@
 """Stage 3: variants, labels, rewards, stopping, and the script as a user runs it."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections import Counter
 
 import pytest
+from conftest import killed
 
 import dream_tta
 import library
@@ -106,24 +106,23 @@ def test_agreement_is_measured_against_the_labels(reader):
 
 
 @pytest.mark.slow
-def test_the_script_dreams_stops_and_resumes(tmp_path):
-    command = [sys.executable, "dream_tta.py", "--config", "configs/bank.yaml"]
+def test_the_script_dreams_stops_and_kill_minus_nine_changes_nothing(tmp_path):
+    def command(folder: str, *more: str) -> list[str]:
+        words = [sys.executable, "dream_tta.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / folder), "--resume"]
+        return words + [word for change in (*SMALL, "steps=4", *more) for word in ("--set", change)]
 
-    def run(folder, *more: str):
-        words = [word for change in (*SMALL, "steps=4", *more) for word in ("--set", change)]
-        return subprocess.run([*command, "--run-dir", str(folder), *words, "--resume"], cwd=ROOT, capture_output=True, text=True, check=False)
+    def run(*words: str):
+        return subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, check=False)
 
-    done = run(tmp_path)
+    done = run("whole")
     assert done.returncode == 0 and "gap closed" in done.stdout, done.stderr
-    stage = tmp_path / "dream_tta"
-    logs = {name: (stage / name).read_text() for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl")}
-    assert [json.loads(line)["step"] for line in logs["eval.jsonl"].splitlines()] == [0, 2, 4]
-    weights = (stage / "final/model.safetensors").read_bytes()
-    for lost in ("final", "checkpoint-4"):
-        shutil.rmtree(stage / lost)
-    assert run(tmp_path).returncode == 0
-    assert {name: (stage / name).read_text() for name in logs} == logs and (stage / "final/model.safetensors").read_bytes() == weights
-    stopped = run(tmp_path / "loud", "lr=0.05", "kl_coef=0")  # destroys the model, and the canary says so
+    whole, broken = tmp_path / "whole/dream_tta", tmp_path / "broken/dream_tta"
+    assert [json.loads(line)["step"] for line in (whole / "eval.jsonl").read_text().splitlines()] == [0, 2, 4]
+    killed(command("broken"), broken / "metrics.jsonl", 3)
+    assert not (broken / "final").exists() and run("broken").returncode == 0
+    for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl", "final/model.safetensors"):
+        assert (whole / name).read_bytes() == (broken / name).read_bytes()
+    stopped = run("loud", "lr=0.05", "kl_coef=0")  # destroys the model, and the canary says so
     assert stopped.returncode == 0 and "3 steps" not in stopped.stdout and "the stopping canary fell" in stopped.stderr + stopped.stdout
 
 

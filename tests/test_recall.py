@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import killed
 
 import prompts
 import sft_recall
@@ -99,21 +100,21 @@ def test_held_out_loss_is_the_mean_over_targets(reader):
 
 
 @pytest.mark.slow
-def test_the_script_teaches_resumes_and_repeats_itself(tmp_path):
-    command = [sys.executable, "sft_recall.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path)]
-    command += [word for change in (*SMALL, "epochs=4", "lr=2e-3") for word in ("--set", change)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_the_script_teaches_and_kill_minus_nine_changes_nothing(tmp_path):
+    def command(folder: str) -> list[str]:
+        words = [sys.executable, "sft_recall.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / folder), "--resume"]
+        return words + [word for change in (*SMALL, "epochs=4", "lr=2e-3") for word in ("--set", change)]
+
+    done = subprocess.run(command("whole"), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "stage 2 finished" in done.stdout, done.stderr
-    stage = tmp_path / "sft_recall"
-    logs = {name: (stage / name).read_text() for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl")}
-    losses = [json.loads(line)["held_out_loss"] for line in logs["metrics.jsonl"].splitlines()]
+    killed(command("broken"), tmp_path / "broken/sft_recall/metrics.jsonl", 2)
+    assert not (tmp_path / "broken/sft_recall/final").exists()
+    assert subprocess.run(command("broken"), cwd=ROOT, capture_output=True, check=False).returncode == 0
+    whole, broken = tmp_path / "whole/sft_recall", tmp_path / "broken/sft_recall"
+    for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl", "final/model.safetensors"):
+        assert (whole / name).read_bytes() == (broken / name).read_bytes()
+    losses = [json.loads(line)["held_out_loss"] for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert min(losses) < 0.8 * losses[0]
-    weights = (stage / "final/model.safetensors").read_bytes()
-    for lost in ("final", "checkpoint-4"):
-        (stage / lost).rename(tmp_path / lost)
-    (tmp_path / "checkpoint-4").rename(stage / "best")  # what a kill between the last epoch and the end leaves behind
-    assert subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, check=False).returncode == 0
-    assert {name: (stage / name).read_text() for name in logs} == logs and (stage / "final/model.safetensors").read_bytes() == weights
 
 
 def test_a_library_of_other_clusters_is_an_error(tmp_path):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from conftest import SMALL, config, one_step, tiny_llama
+from conftest import SMALL, config, killed, one_step, tiny_llama
 
 import library
 from chat import Chat
@@ -74,13 +74,8 @@ def test_run_directory_and_summary(finished):
 @pytest.mark.slow
 def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, tmp_path):
     """Killed without warning once the third step is logged, resumed: same metrics, same weights as the unbroken run."""
-    process = script(*small(tmp_path), wait=False)
-    log, deadline = tmp_path / "grpo_introspect/metrics.jsonl", time.time() + 120
-    while not (log.exists() and log.read_text().count("\n") >= 3) and process.poll() is None and time.time() < deadline:
-        time.sleep(0.05)
-    assert process.poll() is None, "finished before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = [sys.executable, "grpo_introspect.py", "--config", "configs/preeclampsia.yaml", *small(tmp_path)]
+    killed(command, tmp_path / "grpo_introspect/metrics.jsonl", 3)
     assert not (tmp_path / "grpo_introspect/final").exists()
     done = script(*small(tmp_path), "--resume")
     assert done.returncode == 0, done.stderr
