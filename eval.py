@@ -7,20 +7,21 @@ questions of the cluster, by the start model and, for trained writers, by themse
   blind: other     points from another cluster's exchange
   best of N        the start model's best point of N, chosen on questions on which it is not measured
   library          points from a file, such as data/points_ideal.jsonl
+With `recallers` it measures stage 2 instead: what a taught model recalls, for itself and for the start model, with the recall
+emptied or swapped, beside the best point, BM25 and the whole library in context.
 No point can be worth more than chance without its exchange, unless the writer knows the cluster by heart: split test measures
 memory too, split test_clusters skill alone (README 'Evaluation').
 
-Inputs:  a question bank, the start model, folders of trained writers (one per training seed)
+Inputs:  a question bank, the start model, folders of trained writers or recallers (one per training seed)
 Outputs: runs/<config>/eval/ with results.jsonl (each question), table.json, table.md
 Run:     python eval.py --config configs/bank.yaml --set writers=runs/bank/grpo_introspect/final
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 import common
@@ -29,9 +30,8 @@ import models
 import ranks
 from chat import Chat
 from common import Run, Shared, UserError, rng
-from introspection import VIEWS, Attempt, Group, Point, rollout_1, rollout_2, rollout_3
-from measure import Reader, bootstrap_clusters, cluster_means, holm, sign_flip, transfer_views
-from rollout import Completion
+from conditions import auroc, given, interaction, needs, recalled, recalling, writing, written_and_read
+from measure import Reader, bootstrap_clusters, cluster_means, holm, sign_flip
 from tasks.mcq import SPLITS, Question, in_company, load_questions
 
 
@@ -44,7 +44,10 @@ class Config(Shared):
     own_reader: bool = True  # whether trained writers read their points too; otherwise only the start model does
     blind: bool = True  # whether the three blind writers are measured
     best_of: int = 8  # N of the null 'best of N', 0: none
-    library: str = ""  # JSONL of points by question_id, read by the start model
+    library: str = ""  # JSONL of points by question_id, read by the start model; what recallers were taught from
+    recallers: str = ""  # folders of models taught by stage 2, separated by commas; they take the place of writers
+    ideal: str = ""  # JSONL of ideal points, for recallers' table
+    wrong: str = ""  # JSONL of wrong points, for recallers' table
     group_size: int = 4  # attempts, and points, a question
     n_verify: int = 4  # other questions of the cluster on which a point is tried
     n_fresh: int = 4  # answers without a point on each of them
@@ -60,93 +63,8 @@ class Config(Shared):
         for name in ("group_size", "n_verify", "n_fresh", "max_new_tokens", "max_point_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"eval.{name}: expected at least 1, got {getattr(self, name)}")
-
-
-# ---- what is measured ----------------------------------------------------------------------------------------------
-def written(cfg: Config, writer: Reader, questions: list[Question], reveal: str, n_points: int, n_verify: int) -> list[Group]:
-    """Rollouts 1 and 2: the points of a writer, and the views of each question on which any reader will try them."""
-    groups = rollout_1(writer, questions, questions, group_size=n_points, verify_on="transfer", n_verify=n_verify)
-    rollout_2(writer, groups, contributors="both", reveal=reveal, max_point_tokens=cfg.max_point_tokens, introspect=cfg.introspect)
-    return groups
-
-
-def exchanged(groups: list[Group]) -> list[Group]:
-    """Every question gets the points of a question of another cluster."""
-    texts = [[p.text for p in g.points] for g in groups]
-    for i, group in enumerate(groups):
-        others = [j for j in range(len(groups)) if groups[j].question.cluster != group.question.cluster]
-        for point, text in zip(group.points, texts[others[(7 * i) % len(others)]], strict=True):
-            point.text = text
-    return groups
-
-
-def from_library(cfg: Config, reader: Reader, questions: list[Question], records: list[dict]) -> list[Group]:
-    """Each question's best point from a file; a composite gets that of each of its clusters, in a row."""
-    groups = []
-    for group in rollout_1(reader, questions, questions, group_size=1, verify_on="transfer", n_verify=cfg.n_verify):
-        text = library.point_of(group.question.id, records)
-        if text is not None:
-            unmeasured, silent = torch.full((len(group.views_V),), float("nan")), Completion([], [], True)
-            group.points = [Point([], Attempt(silent, False), [], unmeasured, unmeasured.clone(), silent, text)]
-            groups.append(group)
-    return groups
-
-
-def tried(cfg: Config, reader: Reader, groups: list[Group]) -> list[dict]:
-    """Rollout 3, one record a question: accuracy with its points (one that does not parse counts as none) and without."""
-    rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward="sampled")
-    records = []
-    for g in groups:
-        fresh = g.fresh_accuracies_V.mean().item()
-        points = [fresh if p.text is None else p.accuracies_V.mean().item() for p in g.points]
-        records.append({"question_id": g.question.id, "cluster": g.question.cluster, "with": float(np.mean(points)), "without": fresh})
-    return records
-
-
-def best_of(cfg: Config, reader: Reader, groups: list[Group], questions: list[Question]) -> list[dict]:
-    """The null of every writer: keep the best of N points on half of the cluster's other questions, measure it on the rest.
-
-    A question with a single other one in its cluster is left out.
-    """
-    halves = {}
-    for g in groups:
-        others = [q for q in questions if q.cluster == g.question.cluster and q.id != g.question.id]
-        order = rng(*reader.key, VIEWS, g.number, 1).permutation(len(others))
-        halves[g.number] = [[others[i] for i in order[k::2]] for k in range(2)]
-    groups = [g for g in groups if all(halves[g.number])]
-
-    def on_half(k: int) -> list[dict]:
-        for g in groups:
-            g.views_V = transfer_views(g.question, halves[g.number][k], cfg.n_verify, rng(*reader.key, VIEWS, g.number, 2 + k))
-            for p in g.points:
-                p.accuracies_V, p.rewards_V, p.verifications = *(torch.full((cfg.n_verify,), float("nan")) for _ in range(2)), []
-        return tried(cfg, replace(reader, key=(*reader.key[:-1], reader.key[-1] + 1 + k)), groups)  # new noise for each half
-
-    on_half(0)
-    for g in groups:
-        parsed = [p for p in g.points if p.text is not None] or g.points
-        g.points = [max(parsed, key=lambda p: p.accuracies_V.nan_to_num().mean().item())]
-    return on_half(1)
-
-
-def conditions(cfg: Config, trained: bool) -> list[tuple[str, str]]:
-    """(condition, reader) for one writer."""
-    names = [("points", "start")] + [("points", "own")] * (trained and cfg.own_reader)
-    names += [(f"blind: {kind}", "start") for kind in ("nothing", "swapped", "other") if cfg.blind]
-    if not trained:
-        names += [(f"best of {cfg.best_of}", "start")] * bool(cfg.best_of) + [("library", "start")] * bool(cfg.library)
-    return names
-
-
-def measured(cfg: Config, name: str, writer: Reader, reader: Reader, questions: list[Question]) -> list[dict]:
-    """The records of one condition."""
-    if name == "library":
-        return tried(cfg, reader, from_library(cfg, reader, questions, library.load_library(common.ROOT / cfg.library)))
-    if name.startswith("best of"):
-        return best_of(cfg, reader, written(cfg, writer, questions, cfg.reveal, cfg.best_of, cfg.n_verify), questions)
-    reveal = {"blind: nothing": "nothing", "blind: swapped": "swapped"}.get(name, cfg.reveal)
-    groups = written(cfg, writer, questions, reveal, cfg.group_size, cfg.n_verify)
-    return tried(cfg, reader, exchanged(groups) if name == "blind: other" else groups)
+        if self.recallers and (self.writers or not self.library):
+            raise UserError("eval.recallers: expected no writers beside them, and the library that they were taught from")
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------
@@ -158,10 +76,10 @@ def by_cluster(unit: dict, value) -> dict[str, list[float]]:
 
 
 def estimate(seeds: list[dict[str, list[float]]]) -> dict:
-    """Mean over clusters, 95 % interval, and the one-sided 95 % lower bound that non-inferiority asks for."""
-    means = bootstrap_clusters(seeds)
-    low, high, bound = np.quantile(means, [0.025, 0.975, 0.05])
-    return {"mean": float(cluster_means(seeds).mean()), "low": float(low), "high": float(high), "lower_bound": float(bound)}
+    """Mean over clusters, 95 % interval, the one-sided 95 % bounds that non-inferiority asks for, and p of 'the mean is 0'."""
+    low, high, lower, upper = np.quantile(bootstrap_clusters(seeds), [0.025, 0.975, 0.05, 0.95]).tolist()
+    means = cluster_means(seeds)
+    return {"mean": float(means.mean()), "low": low, "high": high, "lower_bound": lower, "upper_bound": upper, "p": sign_flip(means)}
 
 
 def minus(seeds: list[dict], start: dict) -> list[dict]:
@@ -186,7 +104,7 @@ def table(units: list[dict]) -> list[dict]:
         if writer == "trained" and (split, condition) in start:
             first = start[split, condition]
             change = minus(gains, by_cluster(first, lambda r: r["with"] - r["without"]))
-            row["change"] = estimate(change) | {"p": sign_flip(cluster_means(change))}
+            row["change"] = estimate(change)
             if reader == "own":  # without a point, the trained model against the start model
                 kept = minus([by_cluster(u, lambda r: r["without"]) for u in seeds], by_cluster(first, lambda r: r["without"]))
                 row["no_point_change"] = estimate(kept)
@@ -197,6 +115,49 @@ def table(units: list[dict]) -> list[dict]:
     for row, p in zip(others, holm([r["change"]["p"] for r in others]), strict=True):
         row["change"]["p_holm"] = p
     return rows
+
+
+def with_interactions(units: list[dict]) -> list[dict]:
+    """The units, and for each recaller what its recalled texts are worth on composites beyond the two points in them."""
+    start = {(u["split"], u["condition"]): u["questions"] for u in units if u["writer"] == "start"}
+    added = []
+    for u in (u for u in units if u["condition"] == "recalled" and u["reader"] == "start"):
+        one, two = (start.get((u["split"], f"parent {k}"), []) for k in (1, 2))
+        added.append(u | {"condition": "interaction", "questions": interaction(u["questions"], one, two)})
+    return units + added
+
+
+def recall_summary(units: list[dict]) -> list[dict]:
+    """Of each split: the share of the best point's advantage that recall keeps, and how often recall fires where it should."""
+    start, lines = {(u["split"], u["condition"]): u["questions"] for u in units if u["writer"] == "start"}, []
+    for split in dict.fromkeys(u["split"] for u in units):
+        seeds = [u["questions"] for u in units if (u["split"], u["condition"], u["reader"]) == (split, "recalled", "start")]
+        best = start.get((split, "best point"), [])
+        kinds = needs(best or seeds[0])  # without a best point nothing needs one
+        judged = [r for records in seeds for r in records if r["question_id"] in kinds]
+        fired = {kind: [r["fired"] for r in judged if kinds[r["question_id"]] == kind] for kind in (True, False)}
+        gap = np.mean([r["with"] - r["without"] for r in best]) if best else 0.0
+        lines.append({
+            "split": split, "needed": len(fired[True]), "fires_needed": float(np.mean(fired[True])) if fired[True] else None,
+            "not_needed": len(fired[False]), "fires_not_needed": float(np.mean(fired[False])) if fired[False] else None,
+            "fires": float(np.mean([r["fired"] for records in seeds for r in records])),
+            "auroc": auroc([r["score"] for r in judged], [kinds[r["question_id"]] for r in judged]),
+            "gap_closed": float(np.mean([r["with"] - r["without"] for records in seeds for r in records]) / gap) if gap > 0.02 else None,
+        })  # fmt: skip
+    return lines
+
+
+def recall_lines(summary: list[dict]) -> str:
+    """The summary for people."""
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    head = "| split | recall fires | where needed | where not needed | AUROC | share of the best point's advantage, start reader |"
+    lines = [head, "|" + "---|" * 6]
+    for r in summary:
+        needed, other = f"{shown(r['fires_needed'])} (n {r['needed']})", f"{shown(r['fires_not_needed'])} (n {r['not_needed']})"
+        lines.append(f"| {r['split']} | {r['fires']:.2f} | {needed} | {other} | {shown(r['auroc'])} | {shown(r['gap_closed'])} |")
+    return "\n".join(lines)
 
 
 def markdown(rows: list[dict]) -> str:
@@ -227,10 +188,10 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
         part = [q for q in questions if q.split == split]
         if cfg.eval_questions:
             part = [part[i] for i in sorted(rng(cfg.seed).permutation(len(part))[: cfg.eval_questions])]
-        part = in_company(part)
+        part = part if cfg.recallers else in_company(part)  # a recalled point is tried on its own question
         if not part:
-            raise UserError(f"eval.splits: {cfg.questions} has no two '{split}' questions of one cluster")
-        if cfg.blind and len({q.cluster for q in part}) < 2:
+            raise UserError(f"eval.splits: {cfg.questions} has no {'' if cfg.recallers else 'two '}'{split}' questions{'' if cfg.recallers else ' of one cluster'}")
+        if cfg.blind and not cfg.recallers and len({q.cluster for q in part}) < 2:
             raise UserError(f"eval.blind: split '{split}' has one cluster, so no point comes from another; use blind: false")
         data[split] = part
     return data
@@ -238,26 +199,30 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
 
 def main(cfg: Config, run: Run, dry_run: bool) -> None:
     data = load_data(cfg)
-    trained = [name.strip() for name in cfg.writers.split(",") if name.strip()]
+    trained = [name.strip() for name in (cfg.recallers or cfg.writers).split(",") if name.strip()]
     for name in trained:
         if not (common.ROOT / name / "config.json").is_file():
-            raise UserError(f"eval.writers: '{name}' is no model folder")
-    known = {r["question_id"] for r in library.load_library(common.ROOT / cfg.library)} if cfg.library else set()
+            raise UserError(f"eval.{'recallers' if cfg.recallers else 'writers'}: '{name}' is no model folder")
+    files = {"library": cfg.library, "ideal": cfg.ideal, "wrong": cfg.wrong}
+    records = {kind: library.load_library(common.ROOT / name) if name else [] for kind, name in files.items()}
+    known = {r["question_id"] for r in records["library"]}
     for split, part in data.items():
-        if cfg.library and not known & {q.id for q in part}:
+        if cfg.library and not cfg.recallers and not known & {q.id for q in part}:
             raise UserError(f"eval.library: {cfg.library} has no point for any question of split '{split}'")
     if ranks.world() > 1:
         raise UserError("eval runs in one process; start it with python, not torchrun")
     if dry_run:
         sizes = ", ".join(f"{len(part)} {split}" for split, part in data.items())
-        print(f"questions: {sizes}; writers: start{''.join(', ' + name for name in trained)}")
+        print(f"questions: {sizes}; {'recallers' if cfg.recallers else 'writers'}: start{''.join(', ' + name for name in trained)}")
         return
     run.check()
     run.open()
     run.mend("results.jsonl")
     units = run.read("results.jsonl")
     done = {(u["writer"], u["split"], u["condition"], u["reader"]) for u in units}
+    conditions = recalling if cfg.recallers else writing
     todo = [(w, split, c, r) for w in ("start", *trained) for split in data for c, r in conditions(cfg, w != "start")]
+    sources = {q.id: q.question for q in load_questions(common.ROOT / cfg.questions)}
     open_ = [unit for unit in todo if unit not in done]
 
     def load(name: str) -> Reader:
@@ -271,15 +236,23 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         if loaded != name:
             writer, loaded = (start if name == "start" else load(name)), name
         writer.generated = start.generated = 0
-        records = measured(cfg, condition, writer, writer if who == "own" else start, data[split])
+        if cfg.recallers:
+            texts = None if condition == "recalled" else given(condition, data[split], records, sources)
+            measured = recalled(cfg, writer, who == "own", start, data[split], texts)
+        else:
+            measured = written_and_read(cfg, condition, writer, writer if who == "own" else start, data[split], records["library"])
         tokens = start.generated + (writer.generated if writer is not start else 0)
-        units.append({"writer": name, "split": split, "condition": condition, "reader": who, "generated_tokens": tokens, "questions": records})
+        units.append({"writer": name, "split": split, "condition": condition, "reader": who, "generated_tokens": tokens, "questions": measured})
         run.log("results.jsonl", units[-1])
         if run.stopped_by:
             run.leave()
-    rows = table(units)
+    rows, text = table(with_interactions(units)), ""
+    if cfg.recallers:
+        summary = recall_summary(units)
+        common.write(run.path / "summary.json", json.dumps(summary, indent=1))
+        text = "\n\n" + recall_lines(summary)
     common.write(run.path / "table.json", json.dumps(rows, indent=1))
-    text = markdown(rows)
+    text = markdown(rows) + text
     common.write(run.path / "table.md", text + "\n")
     print(f"{text}\n\nEverything is in {run.path}: results.jsonl (each question), table.json, table.md")
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from conftest import config
 
+import conditions
 import eval as evaluation
+import library
 from common import ROOT, Run, UserError, load_config
 from measure import Reader, bootstrap_clusters, cluster_means, holm, sign_flip
 from tasks.mcq import load_questions
@@ -89,7 +91,7 @@ def test_blind_writers_are_told_nothing_or_something_wrong(readers):
     cfg = settings()
     questions = evaluation.load_data(cfg)["test_clusters"]
     for reveal in ("nothing", "swapped"):
-        for group in evaluation.written(cfg, readers, questions, reveal, 4, 2):
+        for group in conditions.written(cfg, readers, questions, reveal, 4, 2):
             q = group.question
             for point in group.points:
                 turn = readers.chat.text(point.turn_ids)
@@ -100,25 +102,25 @@ def test_blind_writers_are_told_nothing_or_something_wrong(readers):
 def test_points_of_another_cluster_and_of_a_library(readers):
     cfg = settings("library=data/points_ideal.jsonl")
     questions = evaluation.load_data(cfg)["test_clusters"]
-    groups = evaluation.written(cfg, readers, questions, "answer", 2, 2)
+    groups = conditions.written(cfg, readers, questions, "answer", 2, 2)
     texts = {g.question.id: [p.text for p in g.points] for g in groups}
     cluster = {g.question.id: g.question.cluster for g in groups}
-    for group in evaluation.exchanged(groups):
+    for group in conditions.exchanged(groups):
         sources = {name for name, written in texts.items() if written == [p.text for p in group.points]}
         assert any(cluster[name] != group.question.cluster for name in sources)
     records = [
         {"question_id": questions[0].id, "text": text, "cluster": cluster, "ci95": ci95}
         for text, cluster, ci95 in (("one", "a", None), ("better", "a", [0.1, 0.2]), ("worse", "a", [0.0, 0.9]), ("two", "b", None))
     ]
-    (group,) = evaluation.from_library(cfg, readers, questions, records)
+    (group,) = conditions.from_library(cfg, readers, questions, records)
     assert [p.text for p in group.points] == ["better. two"] and group.question is questions[0]
 
 
 def test_best_of_is_measured_on_questions_where_it_was_not_chosen(readers, monkeypatch):
     cfg = settings("eval_questions=0")
     questions = [q for q in evaluation.load_data(cfg)["test_clusters"] if q.cluster in ("sepsis-A", "lung-B")]
-    groups = evaluation.written(cfg, readers, questions, "answer", 3, 2)
-    lonely = evaluation.written(cfg, readers, questions[:2], "answer", 3, 2)
+    groups = conditions.written(cfg, readers, questions, "answer", 3, 2)
+    lonely = conditions.written(cfg, readers, questions[:2], "answer", 3, 2)
     calls = []
 
     def scored(cfg, reader, groups):
@@ -127,14 +129,103 @@ def test_best_of_is_measured_on_questions_where_it_was_not_chosen(readers, monke
             for i, p in enumerate(g.points):
                 p.accuracies_V = p.accuracies_V.new_full((2,), [0.1, 0.9, 0.4][i])
 
-    monkeypatch.setattr(evaluation, "tried", scored)
-    evaluation.best_of(cfg, readers, groups, questions)
+    monkeypatch.setattr(conditions, "tried", scored)
+    conditions.best_of(cfg, readers, groups, questions)
     for (chosen_on, points, key), (measured_on, best, later), group in zip(*calls, groups, strict=True):
         assert not chosen_on & measured_on and group.question.id not in chosen_on | measured_on
         assert best == [points[1]] and key != later
     calls.clear()
-    evaluation.best_of(cfg, readers, lonely, questions[:2])
+    conditions.best_of(cfg, readers, lonely, questions[:2])
     assert calls == [[], []]  # one other question cannot serve for both
+
+
+RECALL = ["recallers=organism/weights", "library=data/points_ideal.jsonl", "wrong=data/points_wrong.jsonl", "splits=test,composite,test_clusters"]
+
+
+def test_every_condition_gives_its_own_text():
+    records = {name: library.load_library(ROOT / f"data/points_{name}.jsonl") for name in ("ideal", "wrong")}
+    records["library"] = [r for r in records["ideal"] if not r["question_id"].startswith("composite") and r["cluster"] != "lung-B"]
+    questions = {q.id: q for q in load_questions(ROOT / "data/bank.jsonl")}
+    plain = next(q for q in questions.values() if q.split == "test")
+    double = next(q for q in questions.values() if q.split == "composite")
+    unknown = next(q for q in questions.values() if q.cluster == "lung-B")
+    asked, sources = [plain, double, unknown], {name: q.question for name, q in questions.items()}
+
+    def texts(name):
+        return conditions.given(name, asked, records, sources)
+
+    (one, two, none), parents = texts("best point"), [texts(f"parent {k}") for k in (1, 2)]
+    assert one in {r["text"] for r in records["library"] if r["question_id"] == plain.id} and none is None
+    assert two == f"{parents[0][1]}. {parents[1][1]}" and parents[0][0] is None and parents[1][2] is None
+    own = {cluster: {r["text"] for r in records["library"] if r["cluster"] in cluster.split("+")} for cluster in (plain.cluster, double.cluster)}
+    random = texts("random point")
+    assert random[0] not in own[plain.cluster] and random[1] not in own[double.cluster]
+    assert texts("wrong point")[0] in {r["text"] for r in records["wrong"] if r["question_id"] == plain.id}
+    assert texts("ideal point")[1].count(". ") == 1 and texts("recall: emptied") == ["", "", ""]
+    assert texts("BM25")[0] in own[plain.cluster]  # its own question is the best match
+    assert texts("whole library")[0].count(". ") == len({r["cluster"] for r in records["library"]}) - 1
+
+
+def test_bm25_prefers_rare_words_and_short_documents():
+    documents = ["the cat sat on the mat", "the dog sat", "the dog sat on the mat and on the mat and on the mat"]
+    assert conditions.bm25("dog sat", documents) == 1 and conditions.bm25("cat on the mat", documents) == 0
+
+
+def test_a_recalled_point_is_parsed_forced_or_read_by_the_start_model(readers, monkeypatch):
+    cfg = settings(*RECALL)
+    question = next(q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "test")
+    asked, real = [], Reader.sample
+
+    def sample(self, prompt_ids, phase, *more, **options):
+        done = real(self, prompt_ids, phase, *more, **options)
+        asked.append((phase, [self.chat.tokenizer.decode(ids) for ids in prompt_ids]))
+        if phase == conditions.RECALLING:  # the first turn recalls, the second does not
+            done[0].ids = self.chat.content_ids("<recall>urgent from 150</recall>Answer: none (A)") + [4]
+        return done
+
+    monkeypatch.setattr(Reader, "sample", sample)
+    (record,) = conditions.recalled(cfg, readers, False, readers, [question], None)
+    read = dict(asked)[conditions.ANSWERING]
+    assert read[0].count("Learning point: urgent from 150") == 1 and "Learning point" not in read[1]
+    assert record["fired"] == 0.5 and record["text"] == "urgent from 150" and 0 <= record["score"] < 0.01
+    asked.clear()
+    conditions.recalled(cfg, readers, True, readers, [question], None)
+    assert conditions.ANSWERING not in dict(asked)  # the recaller's own turn is its answer
+    conditions.recalled(cfg, readers, True, readers, [question], ["another point"])
+    assert all(text.endswith("<recall>another point</recall>") for text in dict(asked)[conditions.ANSWERING])
+    assert not any("Learning point" in text for text in dict(asked)[conditions.UNAIDED])
+    assert conditions.recalled(cfg, readers, True, readers, [question], [None]) == []
+
+
+def test_recall_is_judged_where_it_is_needed_and_beyond_its_parents():
+    def records(values, **more):
+        return [{"question_id": str(i), "cluster": "a", "with": w, "without": wo} | {k: v[i] for k, v in more.items()} for i, (w, wo) in enumerate(values)]
+
+    best = records([(1.0, 0.5), (1.0, 0.95), (0.6, 0.5), (0.9, 0.4)])
+    assert conditions.needs(best) == {"0": True, "1": False, "3": True}
+    assert conditions.auroc([0.9, 0.1, 0.5], [True, False, True]) == 1.0 and conditions.auroc([0.5, 0.5], [True, False]) == 0.5
+    assert conditions.auroc([0.5], [True]) is None
+    said = records([(0.75, 0.5), (0.9, 0.95), (0.5, 0.5), (0.65, 0.4)], fired=[1.0, 0.0, 0.5, 0.5], score=[0.9, 0.1, 0.4, 0.6])
+    units = [{"writer": w, "split": "test", "condition": c, "reader": "start", "questions": q} for w, c, q in (("start", "best point", best), ("x", "recalled", said))]
+    (line,) = evaluation.recall_summary(units)
+    assert (line["fires_needed"], line["fires_not_needed"], line["auroc"]) == (0.75, 0.0, 1.0)
+    assert line["gap_closed"] == pytest.approx(0.45 / 1.15) and "0.75 (n 2)" in evaluation.recall_lines([line])
+    (made,) = conditions.interaction(records([(0.9, 0.3)]), records([(0.5, 0.3)]), records([(0.4, 0.3)]))
+    assert made["with"] - made["without"] == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
+
+
+@pytest.mark.slow
+def test_recallers_are_measured_and_resumed(tmp_path):
+    command = [sys.executable, "eval.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path), "--resume"]
+    command += [word for change in (*SMALL, *RECALL, "eval_questions=4") for word in ("--set", change)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in ("| composite | start | parent 2 | start |", "| composite | trained | interaction |", "| test_clusters | trained | recalled | own |", "| AUROC |"):
+        assert words in done.stdout
+    results = tmp_path / "eval/results.jsonl"
+    lines = results.read_text().splitlines()
+    results.write_text("\n".join(lines[:-3]) + "\n")
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0 and results.read_text().splitlines() == lines
 
 
 @pytest.mark.slow
@@ -156,7 +247,7 @@ def test_the_script_resumes_and_repeats_itself(tmp_path):
 
 @pytest.mark.parametrize(
     "change, message",
-    [("splits=tests", "unknown split 'tests'"), ("splits=val,", "unknown split ''"), ("n_verify=0", "n_verify"), ("writer=x", "did you mean 'writers'")],
+    [("splits=tests", "unknown split 'tests'"), ("splits=val,", "unknown split ''"), ("n_verify=0", "n_verify"), ("writer=x", "did you mean 'writers'"), ("recallers=x", "the library that they were taught from")],
 )
 def test_bad_settings_are_one_line(change, message):
     with pytest.raises(UserError, match=message):
