@@ -91,11 +91,18 @@ def best_of(cfg, reader: Reader, groups: list[Group], questions: list[Question])
     return on_half(1)
 
 
-def writing(cfg, trained: bool) -> list[tuple[str, str]]:
-    """(condition, reader) for one writer."""
-    names = [("points", "start")] + [("points", "own")] * (trained and cfg.own_reader)
-    names += [(f"blind: {kind}", "start") for kind in ("nothing", "swapped", "other") if cfg.blind]
-    if not trained:
+def writing(cfg, writer: str, trained: list[str]) -> list[tuple[str, str]]:
+    """(condition, reader) for one writer: 'start', a trained one, or the foreign model (table T10: who understands whom).
+
+    A reader is 'start', 'own' (the writer itself), or a folder.
+    """
+    names = [("points", "start")] + [("points", "own")] * (writer != "start" and cfg.own_reader)
+    if cfg.foreign:
+        others = [cfg.foreign] * (writer != cfg.foreign) + trained * (writer not in trained)
+        names += [("points", name) for name in others]
+    if writer != cfg.foreign:
+        names += [(f"blind: {kind}", "start") for kind in ("nothing", "swapped", "other") if cfg.blind]
+    if writer == "start":
         names += [(f"best of {cfg.best_of}", "start")] * bool(cfg.best_of) + [("library", "start")] * bool(cfg.library)
     return names
 
@@ -112,9 +119,9 @@ def written_and_read(cfg, name: str, writer: Reader, reader: Reader, questions: 
 
 
 # ---- recallers -----------------------------------------------------------------------------------------------------
-def recalling(cfg, trained: bool) -> list[tuple[str, str]]:
+def recalling(recaller: str) -> list[tuple[str, str]]:
     """(condition, reader) of table T8 for one recaller, or for the start model with what it can be given instead."""
-    if trained:
+    if recaller != "start":
         return [("recalled", "own"), ("recalled", "start")] + [(f"recall: {kind}", "own") for kind in ("emptied", "random", "wrong")]
     return [(name, "start") for name in ("best point", "parent 1", "parent 2", "random point", "wrong point", "ideal point", "BM25", "whole library")]
 

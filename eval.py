@@ -42,6 +42,7 @@ class Config(Shared):
     reveal: Literal["answer", "explanation", "peer"] = "answer"  # what losers see
     introspect: Literal["prompted", "optional"] = "prompted"  # how points are asked for
     own_reader: bool = True  # whether trained writers read their points too; otherwise only the start model does
+    foreign: str = ""  # folder of another model that writes and reads too, and the start model's points read by trained ones (handshake)
     blind: bool = True  # whether the three blind writers are measured
     best_of: int = 8  # N of the null 'best of N', 0: none
     library: str = ""  # JSONL of points by question_id, read by the start model; what recallers were taught from
@@ -87,12 +88,15 @@ def minus(seeds: list[dict], start: dict) -> list[dict]:
     return [{c: [a - b for a, b in zip(seed[c], start[c], strict=True)] for c in seed} for seed in seeds]
 
 
-def table(units: list[dict]) -> list[dict]:
+def table(units: list[dict], foreign: str = "") -> list[dict]:
     """Rows of the table: each condition pooled over training seeds, trained writers also against the start writer."""
-    rows, start = [], {(u["split"], u["condition"]): u for u in units if u["writer"] == "start"}
+    def kind(name: str) -> str:
+        return {"start": "start", "own": "own", foreign: "foreign"}.get(name, "trained")
+
+    rows, start = [], {(u["split"], u["condition"]): u for u in units if (u["writer"], u["reader"]) == ("start", "start")}
     pooled: dict[tuple, list[dict]] = {}
     for u in (u for u in units if u["questions"]):  # no question of a split may have a best of N
-        pooled.setdefault((u["split"], "start" if u["writer"] == "start" else "trained", u["condition"], u["reader"]), []).append(u)
+        pooled.setdefault((u["split"], kind(u["writer"]), u["condition"], kind(u["reader"])), []).append(u)
     for (split, writer, condition, reader), seeds in pooled.items():
         gains = [by_cluster(u, lambda r: r["with"] - r["without"]) for u in seeds]
         row = {
@@ -118,9 +122,19 @@ def table(units: list[dict]) -> list[dict]:
 
 
 def with_interactions(units: list[dict]) -> list[dict]:
-    """The units, and for each recaller what its recalled texts are worth on composites beyond the two points in them."""
+    """The units and two differences of differences, as units of their own.
+
+    interaction: what a text recalled for a composite is worth beyond the two points in it. handshake: what a trained writer and
+    a trained reader gain beyond what each of them gains with the start model (both at once are one training run).
+    """
     start = {(u["split"], u["condition"]): u["questions"] for u in units if u["writer"] == "start"}
-    added = []
+    added, read = [], {(u["writer"], u["split"], u["reader"]): u["questions"] for u in units if u["condition"] == "points"}
+    for (writer, split, reader), own in read.items():
+        if reader == "own" and ("start", split, writer) in read:
+            other = read[writer, split, "start"], read["start", split, writer], read["start", split, "start"]
+            gains = [[r["with"] - r["without"] for r in records] for records in (own, *other)]
+            made = [r | {"with": a + d, "without": b + c} for r, a, b, c, d in zip(own, *gains, strict=True)]
+            added.append({"writer": writer, "split": split, "condition": "handshake", "reader": "own", "generated_tokens": 0, "questions": made})
     for u in (u for u in units if u["condition"] == "recalled" and u["reader"] == "start"):
         one, two = (start.get((u["split"], f"parent {k}"), []) for k in (1, 2))
         added.append(u | {"condition": "interaction", "questions": interaction(u["questions"], one, two)})
@@ -200,9 +214,9 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
 def main(cfg: Config, run: Run, dry_run: bool) -> None:
     data = load_data(cfg)
     trained = [name.strip() for name in (cfg.recallers or cfg.writers).split(",") if name.strip()]
-    for name in trained:
+    for name in [*trained, cfg.foreign] if cfg.foreign else trained:
         if not (common.ROOT / name / "config.json").is_file():
-            raise UserError(f"eval.{'recallers' if cfg.recallers else 'writers'}: '{name}' is no model folder")
+            raise UserError(f"eval.{'foreign' if name == cfg.foreign else 'recallers' if cfg.recallers else 'writers'}: '{name}' is no model folder")
     files = {"library": cfg.library, "ideal": cfg.ideal, "wrong": cfg.wrong}
     records = {kind: library.load_library(common.ROOT / name) if name else [] for kind, name in files.items()}
     known = {r["question_id"] for r in records["library"]}
@@ -220,8 +234,8 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     run.mend("results.jsonl")
     units = run.read("results.jsonl")
     done = {(u["writer"], u["split"], u["condition"], u["reader"]) for u in units}
-    conditions = recalling if cfg.recallers else writing
-    todo = [(w, split, c, r) for w in ("start", *trained) for split in data for c, r in conditions(cfg, w != "start")]
+    writers = ["start", *trained, *([cfg.foreign] if cfg.foreign else [])]
+    todo = [(w, split, c, r) for w in writers for split in data for c, r in (recalling(w) if cfg.recallers else writing(cfg, w, trained))]
     sources = {q.id: q.question for q in load_questions(common.ROOT / cfg.questions)}
     open_ = [unit for unit in todo if unit not in done]
 
@@ -230,23 +244,24 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         chat = Chat(tokenizer, models.eos_ids(name, tokenizer), cfg.system)
         return Reader(models.load_policy(name, cfg), chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1))
 
-    start = load(cfg.model) if open_ else None
-    writer, loaded = start, "start"
+    loaded = {"start": load(cfg.model)} if open_ else {}
     for name, split, condition, who in tqdm(open_, desc="eval", dynamic_ncols=True, disable=None):
-        if loaded != name:
-            writer, loaded = (start if name == "start" else load(name)), name
-        writer.generated = start.generated = 0
+        kept = {"start", name, name if who == "own" else who}  # never more than three in memory
+        loaded = {folder: loaded.get(folder) or load(folder) for folder in kept}
+        writer, reader, start = loaded[name], loaded[name if who == "own" else who], loaded["start"]
+        for model in loaded.values():
+            model.generated = 0
         if cfg.recallers:
             texts = None if condition == "recalled" else given(condition, data[split], records, sources)
             measured = recalled(cfg, writer, who == "own", start, data[split], texts)
         else:
-            measured = written_and_read(cfg, condition, writer, writer if who == "own" else start, data[split], records["library"])
-        tokens = start.generated + (writer.generated if writer is not start else 0)
+            measured = written_and_read(cfg, condition, writer, reader, data[split], records["library"])
+        tokens = sum(model.generated for model in loaded.values())
         units.append({"writer": name, "split": split, "condition": condition, "reader": who, "generated_tokens": tokens, "questions": measured})
         run.log("results.jsonl", units[-1])
         if run.stopped_by:
             run.leave()
-    rows, text = table(with_interactions(units)), ""
+    rows, text = table(with_interactions(units), cfg.foreign), ""
     if cfg.recallers:
         summary = recall_summary(units)
         common.write(run.path / "summary.json", json.dumps(summary, indent=1))

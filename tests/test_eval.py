@@ -80,6 +80,25 @@ def test_table_pairs_trained_with_start_question_by_question():
     assert "+0.375" in text and "one-sided" in text and text.count("\n") == 5
 
 
+def test_everyone_reads_everyone_and_the_handshake_is_a_difference_of_differences():
+    plain, foreign = settings("blind=false", "best_of=0"), settings("blind=false", "best_of=0", "foreign=f")
+    assert conditions.writing(plain, "start", ["x"]) == [("points", "start")]
+    assert conditions.writing(plain, "x", ["x", "y"]) == [("points", "start"), ("points", "own")]
+    assert [r for _, r in conditions.writing(foreign, "start", ["x", "y"])] == ["start", "f", "x", "y"]
+    assert [r for _, r in conditions.writing(foreign, "x", ["x", "y"])] == ["start", "own", "f"]
+    assert [r for _, r in conditions.writing(foreign, "f", ["x", "y"])] == ["start", "own", "x", "y"]
+
+    def unit(writer, reader, value):
+        questions = [{"question_id": "0", "cluster": "a", "with": value, "without": 0.25}]
+        return {"writer": writer, "split": "test", "condition": "points", "reader": reader, "questions": questions, "generated_tokens": 1}
+
+    units = [unit("start", "start", 0.3), unit("start", "x", 0.4), unit("x", "start", 0.5), unit("x", "own", 0.9), unit("f", "x", 0.35), unit("f", "own", 0.8)]
+    rows = {(r["writer"], r["condition"], r["reader"]): r for r in evaluation.table(evaluation.with_interactions(units), "f")}
+    assert rows["trained", "handshake", "own"]["advantage"]["mean"] == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
+    assert rows["start", "points", "trained"]["advantage"]["mean"] == pytest.approx(0.15) and ("foreign", "points", "own") in rows
+    assert rows["trained", "points", "start"]["change"]["mean"] == pytest.approx(0.2)  # against the start writer and reader
+
+
 # ---- conditions ----------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def readers(organism):
