@@ -1,6 +1,7 @@
 """What eval.py compares: where points come from, who reads them, and the controls beside them.
 
 Writers (stage 1): points on a question, tried on other questions of its cluster.
+The matrix: points of each question tried on every question.
 Recallers (stage 2): a text for each question, tried on that question with its options in new orders.
 Every condition returns one record a question: accuracy with the point, and without it, on the same views.
 """
@@ -116,6 +117,54 @@ def written_and_read(cfg, name: str, writer: Reader, reader: Reader, questions: 
     reveal = {"blind: nothing": "nothing", "blind: swapped": "swapped"}.get(name, cfg.reveal)
     groups = written(cfg, writer, questions, reveal, cfg.group_size, cfg.n_verify)
     return tried(cfg, reader, exchanged(groups) if name == "blind: other" else groups)
+
+
+# ---- from every question to every other ------------------------------------------------------------------------------
+def matrix(cfg, writer: Reader, reader: Reader, questions: list[Question]) -> list[dict]:
+    """Table T5: the points of each question tried on every question, its own included; one record a pair."""
+    groups = written(cfg, writer, questions, cfg.reveal, cfg.group_size, 1)
+    for g in groups:
+        g.views_V = [v for j, q in enumerate(questions) for v in same_views(q, cfg.n_verify, rng(*reader.key, VIEWS, g.number, j))]
+        g.kinds_V = ["transfer"] * len(g.views_V)
+        for p in g.points:
+            p.accuracies_V, p.rewards_V = (torch.full((len(g.views_V),), float("nan")) for _ in range(2))
+    rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward="sampled")
+    records = []
+    for g in (g for g in groups if any(p.text for p in g.points)):
+        accuracies = torch.stack([p.accuracies_V for p in g.points if p.text]).mean(0)
+        for j, q in enumerate(questions):
+            part = slice(j * cfg.n_verify, (j + 1) * cfg.n_verify)
+            pair = {"question_id": g.question.id, "cluster": g.question.cluster, "on": q.id, "on_cluster": q.cluster}
+            records.append(pair | {"with": accuracies[part].mean().item(), "without": g.fresh_accuracies_V[part].mean().item()})
+    return records
+
+
+def by_pair(units: list[dict]) -> list[dict]:
+    """A unit for each pair of clusters of a matrix, and one for the points on their own questions."""
+    made = []
+    for u in units:
+        pairs: dict[str, list[dict]] = {}
+        for r in u["questions"]:
+            pairs.setdefault("own question" if r["on"] == r["question_id"] else f"{r['cluster']} on {r['on_cluster']}", []).append(r)
+        made += [u | {"condition": name, "questions": pairs[name]} for name in sorted(pairs)]
+    return made
+
+
+def label_test(records: list[dict], draws: int = 2000) -> tuple[float, float]:
+    """(advantage on other questions of the point's cluster minus that on other clusters, p from permuted cluster labels)."""
+    names = {r["question_id"]: r["cluster"] for r in records} | {r["on"]: r["on_cluster"] for r in records}
+    order, labels = sorted(names), np.unique([names[q] for q in sorted(names)], return_inverse=True)[1]
+    place = {q: i for i, q in enumerate(order)}
+    pairs = np.array([(place[r["question_id"]], place[r["on"]]) for r in records if r["question_id"] != r["on"]])
+    gains = np.array([r["with"] - r["without"] for r in records if r["question_id"] != r["on"]])
+
+    def contrast(labels: np.ndarray) -> float:
+        near = labels[pairs[:, 0]] == labels[pairs[:, 1]]
+        return gains[near].mean() - gains[~near].mean() if near.any() and not near.all() else 0.0
+
+    draw, seen = np.random.default_rng(0), contrast(labels)
+    permuted = [contrast(draw.permutation(labels)) for _ in range(draws)]
+    return float(seen), (1 + sum(value >= seen for value in permuted)) / (draws + 1)
 
 
 # ---- recallers -----------------------------------------------------------------------------------------------------

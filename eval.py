@@ -1,18 +1,20 @@
-"""Evaluation: what the points of trained writers are worth, and to whom, with the controls that tell memory from skill.
+"""Evaluation: what points and recalled texts are worth, and to whom, with the controls that tell memory from skill.
 
-Every writer (the start model first) attempts the questions of each split, writes points, and the points are tried on other
-questions of the cluster, by the start model and, for trained writers, by themselves. Beside that:
+`table: points`. Every writer (the start model first) attempts the questions of each split, writes points, and the points are tried
+on other questions of the cluster, by the start model and, for trained writers, by themselves. Beside that:
   blind: nothing   points written without being told whether, or what, was right
   blind: swapped   points written after a wrong answer was given out as the right one
   blind: other     points from another cluster's exchange
   best of N        the start model's best point of N, chosen on questions on which it is not measured
   library          points from a file, such as data/points_ideal.jsonl
-With `recallers` it measures stage 2 instead: what a taught model recalls, for itself and for the start model, with the recall
-emptied or swapped, beside the best point, BM25 and the whole library in context.
 No point can be worth more than chance without its exchange, unless the writer knows the cluster by heart: split test measures
 memory too, split test_clusters skill alone (README 'Evaluation').
+`table: recall`. What models taught by stage 2 recall, for themselves and for the start model, with the recall emptied or swapped,
+beside the best point, BM25 and the whole library in context.
+`table: transfer`. The points of each question on every question of the split.
+`table: invariance`. Whether a point stands for its exchange, and how often a wrong answer comes back.
 
-Inputs:  a question bank, the start model, folders of trained writers or recallers (one per training seed)
+Inputs:  a question bank, the start model, folders of trained models (one per training seed of one method)
 Outputs: runs/<config>/eval/ with results.jsonl (each question), table.json, table.md
 Run:     python eval.py --config configs/bank.yaml --set writers=runs/bank/grpo_introspect/final
 """
@@ -30,14 +32,16 @@ import models
 import ranks
 from chat import Chat
 from common import Run, Shared, UserError, rng
-from conditions import auroc, given, interaction, needs, recalled, recalling, writing, written_and_read
+from conditions import auroc, by_pair, given, interaction, label_test, matrix, needs, recalled, recalling, writing, written_and_read
+from invariance import invariance, unfolded
 from measure import Reader, bootstrap_clusters, cluster_means, holm, sign_flip
 from tasks.mcq import SPLITS, Question, in_company, load_questions
 
 
 @dataclass
 class Config(Shared):
-    writers: str = ""  # folders of trained writers, separated by commas: one for each training seed of one method
+    table: Literal["points", "recall", "transfer", "invariance"] = "points"  # what is measured
+    writers: str = ""  # folders of trained models, separated by commas: one for each training seed of one method
     splits: str = "test,test_clusters"  # parts of the bank, separated by commas
     reveal: Literal["answer", "explanation", "peer"] = "answer"  # what losers see
     introspect: Literal["prompted", "optional"] = "prompted"  # how points are asked for
@@ -45,10 +49,9 @@ class Config(Shared):
     foreign: str = ""  # folder of another model that writes and reads too, and the start model's points read by trained ones (handshake)
     blind: bool = True  # whether the three blind writers are measured
     best_of: int = 8  # N of the null 'best of N', 0: none
-    library: str = ""  # JSONL of points by question_id, read by the start model; what recallers were taught from
-    recallers: str = ""  # folders of models taught by stage 2, separated by commas; they take the place of writers
-    ideal: str = ""  # JSONL of ideal points, for recallers' table
-    wrong: str = ""  # JSONL of wrong points, for recallers' table
+    library: str = ""  # JSONL of points by question_id, read by the start model; table recall: what the models were taught from
+    ideal: str = ""  # JSONL of ideal points, for table recall
+    wrong: str = ""  # JSONL of wrong points, for table recall
     group_size: int = 4  # attempts, and points, a question
     n_verify: int = 4  # other questions of the cluster on which a point is tried
     n_fresh: int = 4  # answers without a point on each of them
@@ -64,8 +67,10 @@ class Config(Shared):
         for name in ("group_size", "n_verify", "n_fresh", "max_new_tokens", "max_point_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"eval.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.recallers and (self.writers or not self.library):
-            raise UserError("eval.recallers: expected no writers beside them, and the library that they were taught from")
+        if self.table == "recall" and not self.library:
+            raise UserError("eval.library: table recall needs the library that the writers were taught from")
+        if self.foreign and self.table != "points":
+            raise UserError(f"eval.foreign: another model writes and reads in table points only, not in table {self.table}")
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------
@@ -194,6 +199,16 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def conditions(cfg: Config, writer: str, trained: list[str]) -> list[tuple[str, str]]:
+    """(condition, reader) of a table for one writer."""
+    if cfg.table == "points":
+        return writing(cfg, writer, trained)
+    if cfg.table == "recall":
+        return recalling(writer)
+    readers = ["start"] + ["own"] * (writer != "start" and cfg.own_reader)
+    return [(name, reader) for name in (["matrix"] if cfg.table == "transfer" else ["same", "transfer", "again"]) for reader in readers]
+
+
 # ---- main ----------------------------------------------------------------------------------------------------------
 def load_data(cfg: Config) -> dict[str, list[Question]]:
     """Questions of each split that have another one in their cluster. Raises UserError for a split without any."""
@@ -202,10 +217,11 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
         part = [q for q in questions if q.split == split]
         if cfg.eval_questions:
             part = [part[i] for i in sorted(rng(cfg.seed).permutation(len(part))[: cfg.eval_questions])]
-        part = part if cfg.recallers else in_company(part)  # a recalled point is tried on its own question
+        if cfg.table != "recall":  # a recalled point is tried on its own question, any other one on others of its cluster
+            part = in_company(part)
         if not part:
-            raise UserError(f"eval.splits: {cfg.questions} has no {'' if cfg.recallers else 'two '}'{split}' questions{'' if cfg.recallers else ' of one cluster'}")
-        if cfg.blind and not cfg.recallers and len({q.cluster for q in part}) < 2:
+            raise UserError(f"eval.splits: {cfg.questions} has no '{split}' question" + " with another one in its cluster" * (cfg.table != "recall"))
+        if cfg.blind and cfg.table == "points" and len({q.cluster for q in part}) < 2:
             raise UserError(f"eval.blind: split '{split}' has one cluster, so no point comes from another; use blind: false")
         data[split] = part
     return data
@@ -213,21 +229,21 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
 
 def main(cfg: Config, run: Run, dry_run: bool) -> None:
     data = load_data(cfg)
-    trained = [name.strip() for name in (cfg.recallers or cfg.writers).split(",") if name.strip()]
+    trained = [name.strip() for name in cfg.writers.split(",") if name.strip()]
     for name in [*trained, cfg.foreign] if cfg.foreign else trained:
         if not (common.ROOT / name / "config.json").is_file():
-            raise UserError(f"eval.{'foreign' if name == cfg.foreign else 'recallers' if cfg.recallers else 'writers'}: '{name}' is no model folder")
+            raise UserError(f"eval.{'foreign' if name == cfg.foreign else 'writers'}: '{name}' is no model folder")
     files = {"library": cfg.library, "ideal": cfg.ideal, "wrong": cfg.wrong}
     records = {kind: library.load_library(common.ROOT / name) if name else [] for kind, name in files.items()}
     known = {r["question_id"] for r in records["library"]}
     for split, part in data.items():
-        if cfg.library and not cfg.recallers and not known & {q.id for q in part}:
+        if cfg.library and cfg.table == "points" and not known & {q.id for q in part}:
             raise UserError(f"eval.library: {cfg.library} has no point for any question of split '{split}'")
     if ranks.world() > 1:
         raise UserError("eval runs in one process; start it with python, not torchrun")
     if dry_run:
         sizes = ", ".join(f"{len(part)} {split}" for split, part in data.items())
-        print(f"questions: {sizes}; {'recallers' if cfg.recallers else 'writers'}: start{''.join(', ' + name for name in trained)}")
+        print(f"questions: {sizes}; writers: start{''.join(', ' + name for name in trained)}")
         return
     run.check()
     run.open()
@@ -235,7 +251,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     units = run.read("results.jsonl")
     done = {(u["writer"], u["split"], u["condition"], u["reader"]) for u in units}
     writers = ["start", *trained, *([cfg.foreign] if cfg.foreign else [])]
-    todo = [(w, split, c, r) for w in writers for split in data for c, r in (recalling(w) if cfg.recallers else writing(cfg, w, trained))]
+    todo = [(w, split, c, r) for w in writers for split in data for c, r in conditions(cfg, w, trained)]
     sources = {q.id: q.question for q in load_questions(common.ROOT / cfg.questions)}
     open_ = [unit for unit in todo if unit not in done]
 
@@ -251,21 +267,30 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         writer, reader, start = loaded[name], loaded[name if who == "own" else who], loaded["start"]
         for model in loaded.values():
             model.generated = 0
-        if cfg.recallers:
+        if cfg.table == "points":
+            measured = written_and_read(cfg, condition, writer, reader, data[split], records["library"])
+        elif cfg.table == "recall":
             texts = None if condition == "recalled" else given(condition, data[split], records, sources)
             measured = recalled(cfg, writer, who == "own", start, data[split], texts)
+        elif cfg.table == "transfer":
+            measured = matrix(cfg, writer, reader, data[split])
         else:
-            measured = written_and_read(cfg, condition, writer, reader, data[split], records["library"])
+            measured = invariance(cfg, condition, writer, reader, data[split])
         tokens = sum(model.generated for model in loaded.values())
         units.append({"writer": name, "split": split, "condition": condition, "reader": who, "generated_tokens": tokens, "questions": measured})
         run.log("results.jsonl", units[-1])
         if run.stopped_by:
             run.leave()
-    rows, text = table(with_interactions(units), cfg.foreign), ""
-    if cfg.recallers:
+    expand = {"points": with_interactions, "recall": with_interactions, "transfer": by_pair, "invariance": unfolded}[cfg.table]
+    rows, text = table(expand(units), cfg.foreign), ""
+    if cfg.table == "recall":
         summary = recall_summary(units)
         common.write(run.path / "summary.json", json.dumps(summary, indent=1))
         text = "\n\n" + recall_lines(summary)
+    elif cfg.table == "transfer":
+        for u in units:
+            contrast, p = label_test(u["questions"])
+            text += f"\n\n{u['writer']} on {u['split']}, read by {u['reader']}: same cluster minus other clusters {contrast:+.3f}, p {p:.4f} (permuted labels)"
     common.write(run.path / "table.json", json.dumps(rows, indent=1))
     text = markdown(rows) + text
     common.write(run.path / "table.md", text + "\n")

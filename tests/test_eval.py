@@ -11,6 +11,7 @@ from conftest import config
 
 import conditions
 import eval as evaluation
+import invariance
 import library
 from common import ROOT, Run, UserError, load_config
 from measure import Reader, bootstrap_clusters, cluster_means, holm, sign_flip
@@ -158,7 +159,7 @@ def test_best_of_is_measured_on_questions_where_it_was_not_chosen(readers, monke
     assert calls == [[], []]  # one other question cannot serve for both
 
 
-RECALL = ["recallers=organism/weights", "library=data/points_ideal.jsonl", "wrong=data/points_wrong.jsonl", "splits=test,composite,test_clusters"]
+RECALL = ["table=recall", "writers=organism/weights", "library=data/points_ideal.jsonl", "wrong=data/points_wrong.jsonl", "splits=test,composite,test_clusters"]
 
 
 def test_every_condition_gives_its_own_text():
@@ -233,6 +234,70 @@ def test_recall_is_judged_where_it_is_needed_and_beyond_its_parents():
     assert made["with"] - made["without"] == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
 
 
+def test_the_matrix_tries_every_point_on_every_question(readers):
+    cfg = settings("table=transfer", "eval_questions=0", "n_verify=1", "n_fresh=1")
+    questions = [q for q in evaluation.load_data(cfg)["test_clusters"] if q.cluster in ("sepsis-A", "lung-B")][::4]
+    records = conditions.matrix(cfg, readers, readers, questions)
+    pairs = {(r["question_id"], r["on"]) for r in records}
+    assert len(records) == len(pairs) and pairs == {(a, q.id) for a in {r["question_id"] for r in records} for q in questions}
+    units = conditions.by_pair([{"writer": "start", "questions": records}])
+    assert [u["condition"] for u in units] == ["lung-B on lung-B", "lung-B on sepsis-A", "own question", "sepsis-A on lung-B", "sepsis-A on sepsis-A"]
+    assert sum(len(u["questions"]) for u in units) == len(records)
+
+
+def test_the_label_test_finds_clusters_and_only_those():
+    names = [f"{c}{i}" for c in "abc" for i in range(5)]
+
+    def p_of(gain):
+        records = [{"question_id": a, "on": b, "cluster": a[0], "on_cluster": b[0], "with": gain(a, b), "without": 0.0} for a in names for b in names]
+        return conditions.label_test(records, draws=400)
+
+    noise = np.random.default_rng(0)
+    contrast, p = p_of(lambda a, b: (a[0] == b[0]) * 0.3 + (a == b) * 5.0)
+    assert contrast == pytest.approx(0.3) and p < 0.01  # a point on its own question does not count
+    assert p_of(lambda a, b: noise.normal())[1] > 0.05
+
+
+def test_a_point_that_is_the_exchange_itself_is_invariant(readers, monkeypatch):
+    cfg = settings("table=invariance")
+    questions = evaluation.load_data(cfg)["test_clusters"][:2]
+    monkeypatch.setattr(invariance, "after_exchange", lambda reader, point, view: reader.prompt(view, point.text))
+    for record in invariance.invariance(cfg, "transfer", readers, readers, questions):
+        assert record["kl"] == pytest.approx(0.0, abs=1e-3) and record["distance"] == pytest.approx(0.0, abs=1e-5)
+    monkeypatch.undo()
+    records = invariance.invariance(settings("table=invariance", "group_size=4"), "same", readers, readers, questions)
+    assert all(r["distance"] > 0.001 and abs(r["kl"]) > 0.01 for r in records) and any(r["distance_ceiling"] > 0 for r in records)
+
+
+def test_asked_again_shows_no_answer_and_counts_the_same_letter(readers, monkeypatch):
+    cfg = settings("table=invariance", "group_size=4")
+    questions = evaluation.load_data(cfg)["test_clusters"][:3]
+    asked, real = {}, Reader.sample
+
+    def sample(self, prompt_ids, phase, *more, **options):
+        asked[phase] = [self.chat.tokenizer.decode(ids) for ids in prompt_ids]
+        return real(self, prompt_ids, phase, *more, **options)
+
+    monkeypatch.setattr(Reader, "sample", sample)
+    records = invariance.invariance(cfg, "again", readers, readers, questions)
+    again, inside, fresh, without = (asked[conditions.RECALLING + 20 + k] for k in range(4))
+    assert all("try again" in text and "Learning point" not in text for text in again)
+    assert all("try again" in text and "Learning point" in text for text in inside) and all("try again" not in text for text in fresh + without)
+    assert not any("correct answer" in text for text in again + inside + fresh + without)
+    assert all(0 <= r[name] <= 1 for r in records for name in invariance.PLACES)
+    rows = {u["condition"] for u in invariance.unfolded([{"condition": "again", "questions": records}])}
+    assert rows == set(invariance.PLACES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table, words", [("transfer", "permuted labels"), ("invariance", "| trained | kl, same | own |")])
+def test_the_other_tables_run(tmp_path, table, words):
+    command = [sys.executable, "eval.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path), "--set", f"table={table}"]
+    command += [word for change in (*SMALL, "writers=organism/weights", "eval_questions=8") for word in ("--set", change)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and words in done.stdout, done.stderr
+
+
 @pytest.mark.slow
 def test_recallers_are_measured_and_resumed(tmp_path):
     command = [sys.executable, "eval.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path), "--resume"]
@@ -266,7 +331,7 @@ def test_the_script_resumes_and_repeats_itself(tmp_path):
 
 @pytest.mark.parametrize(
     "change, message",
-    [("splits=tests", "unknown split 'tests'"), ("splits=val,", "unknown split ''"), ("n_verify=0", "n_verify"), ("writer=x", "did you mean 'writers'"), ("recallers=x", "the library that they were taught from")],
+    [("splits=tests", "unknown split 'tests'"), ("splits=val,", "unknown split ''"), ("n_verify=0", "n_verify"), ("writer=x", "did you mean 'writers'"), ("table=recall", "the library that the writers were taught from"), ("table=recal", "expected one of")],
 )
 def test_bad_settings_are_one_line(change, message):
     with pytest.raises(UserError, match=message):
@@ -289,5 +354,5 @@ def test_one_cluster_has_no_other():
 
 def test_a_split_without_questions_is_an_error():
     assert load_questions(ROOT / config().questions)
-    with pytest.raises(UserError, match="no two 'val' questions"):
+    with pytest.raises(UserError, match="no 'val' question with another one"):
         evaluation.load_data(settings("shared.questions=data/preeclampsia.jsonl", "splits=val"))
