@@ -104,7 +104,9 @@ def writing(cfg, writer: str, trained: list[str]) -> list[tuple[str, str]]:
     if writer != cfg.foreign:
         names += [(f"blind: {kind}", "start") for kind in ("nothing", "swapped", "other") if cfg.blind]
     if writer == "start":
-        names += [(f"best of {cfg.best_of}", "start")] * bool(cfg.best_of) + [("library", "start")] * bool(cfg.library)
+        names += [(f"best of {cfg.best_of}", "start")] * bool(cfg.best_of)
+    if cfg.library and (writer == "start" or (writer in trained and cfg.own_reader)):  # does a trained reader still read well?
+        names.append(("library", "start" if writer == "start" else "own"))
     return names
 
 

@@ -320,7 +320,7 @@ def test_the_script_resumes_and_repeats_itself(tmp_path):
     assert done.returncode == 0, done.stderr
     results = tmp_path / "a/eval/results.jsonl"
     lines = results.read_text().splitlines()
-    assert len(lines) == 11 and "| test_clusters | trained | points | own |" in done.stdout
+    assert len(lines) == 12 and "| test_clusters | trained | points | own |" in done.stdout
     start, trained = (json.loads(lines[i])["questions"] for i in (0, 6))
     assert start == trained  # the same weights under the same noise
     rows = (tmp_path / "a/eval/table.json").read_text()
