@@ -141,15 +141,20 @@ def dreamt(cfg: Config, reader: Reader, targets: list[dict]) -> tuple[list[Traje
 
 def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], labels: dict[str, str], step: int) -> dict:
     """Accuracy without a point on each group of questions, and on the target agreement with the start model that has the point."""
-    reader, record = replace(reader, key=(cfg.seed, 0, 3)), {"step": step}
+    reader, each = replace(reader, key=(cfg.seed, 0, 3)), {}
     for k, (name, questions) in enumerate(groups.items()):
         completions = reader.sample([reader.prompt(q) for q in questions], EVALUATE + k, cfg.n_eval)
-        texts, asked = [reader.chat.text(c.ids) for c in completions], [q for q in questions for _ in range(cfg.n_eval)]
-        record[name] = sum(grade(t, q) for t, q in zip(texts, asked, strict=True)) / len(texts)
+        texts = [reader.chat.text(c.ids) for c in completions]
+        parts = [(q, texts[i * cfg.n_eval : (i + 1) * cfg.n_eval]) for i, q in enumerate(questions)]
+        each[name] = {q.id: sum(grade(t, q) for t in said) / cfg.n_eval for q, said in parts}
         if name == "target":
-            found = [prompts.find_answer(t) for t in texts]
-            record["agreement"] = sum(f is not None and f[1] == labels[q.id] for f, q in zip(found, asked, strict=True)) / len(texts)
-    return record
+            found = {q.id: [prompts.find_answer(t) for t in said] for q, said in parts}
+            each["agreement"] = {name: sum(f is not None and f[1] == labels[name] for f in answers) / cfg.n_eval for name, answers in found.items()}
+    return {"step": step} | {name: mean(part) for name, part in each.items()} | {"each": each}
+
+
+def mean(part: dict[str, float]) -> float:
+    return sum(part.values()) / len(part)
 
 
 # ---- main ----------------------------------------------------------------------------------------------------------
@@ -162,10 +167,11 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Qu
         raise UserError(f"dream_tta.library: {cfg.library} has no point for a {cfg.dream_split} question of a cluster '{cfg.cluster}...' in {cfg.questions}")
     chosen = [fitting[i] for i in sorted(rng(cfg.seed).permutation(len(fitting))[: cfg.dream_questions])]
     clusters, ids = {q.cluster for q in chosen}, {q.id for q in chosen}
+    dreamt_of = clusters | {part for name in clusters for part in name.split("+")}  # a composite is of two clusters
     new = "test" if cfg.dream_split == "train" else "composite"
     groups = {
         "target": [q for q in questions if q.cluster in clusters and q.split == new and q.id not in ids],
-        "neighbour": [q for q in questions if q.cluster not in clusters and q.split == "test"],
+        "neighbour": [q for q in questions if q.cluster not in dreamt_of and q.split == "test"],
     }
     canary = [q for q in questions if q.split == "canary"]
     groups |= {"canary_stop": canary[::2], "canary": canary[1::2]}
@@ -202,6 +208,8 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     if done == 0:
         start_dream(cfg, run, reader, questions, points, groups)
     targets, first = run.read("targets.jsonl"), run.read("eval.jsonl")[0]
+    if not targets:
+        raise UserError(f"{run.path / 'targets.jsonl'}: the model answered no variant, even with the point; nothing to dream about")
     bar = tqdm(range(done + 1, cfg.steps + 1), initial=done, total=cfg.steps, desc="stage 3", dynamic_ncols=True, disable=None)
     for step in bar:
         last = run.read("eval.jsonl")[-1]
@@ -216,7 +224,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         if step % cfg.eval_every == 0 or step == cfg.steps:
             record = evaluate(cfg, reader, groups, first["labels"], step)
             run.log("eval.jsonl", record)
-            bar.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in record.items() if name != "step"))
+            bar.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in record.items() if name not in ("step", "each")))
         run.log("metrics.jsonl", metrics)
         bar.set_postfix_str(f"reward {metrics['reward']:.2f}")
         if step % cfg.save_every == 0 or step == cfg.steps or run.stopped_by:
@@ -237,9 +245,11 @@ def start_dream(cfg: Config, run: Run, reader: Reader, questions: list[Question]
     target, told = groups["target"], [by_cluster[q.cluster] for q in groups["target"]]
     counted = votes(replace(reader, key=(cfg.seed, 0, 2)), target, told, LABEL, cfg.n_label)
     labels = {q.id: count.most_common(1)[0][0] if count else "" for q, count in zip(target, counted, strict=True)}
+    counted = votes(replace(reader, key=(cfg.seed, 0, 4)), target, told, LABEL, cfg.n_label)  # a mode agrees too well with its own votes
     record = evaluate(cfg, reader, groups, labels, 0)
-    record["target_with_point"] = sum(count[q.letter] for q, count in zip(target, counted, strict=True)) / len(target) / cfg.n_label
-    record["agreement_with_point"] = sum(count[labels[q.id]] for q, count in zip(target, counted, strict=True)) / len(target) / cfg.n_label
+    for name, right in (("target", {q.id: q.letter for q in target}), ("agreement", labels)):
+        part = {q.id: count[right[q.id]] / cfg.n_label for q, count in zip(target, counted, strict=True)}
+        record["each"][f"{name}_with_point"], record[f"{name}_with_point"] = part, mean(part)
     run.log("eval.jsonl", record | {"labels": labels})
 
 

@@ -32,9 +32,10 @@ import models
 import ranks
 from chat import Chat
 from common import Run, Shared, UserError, rng
-from conditions import auroc, by_pair, given, interaction, label_test, matrix, needs, recalled, recalling, writing, written_and_read
+from conditions import by_pair, label_test, matrix, writing, written_and_read
 from invariance import invariance, unfolded
-from measure import Reader, bootstrap_clusters, cluster_means, holm, sign_flip
+from measure import Reader, bootstrap_clusters, bootstrap_pairs, cluster_means, holm, sign_flip
+from recall import auroc, given, needs, recalled, recalling
 from tasks.mcq import SPLITS, Question, in_company, load_questions
 
 
@@ -67,101 +68,143 @@ class Config(Shared):
         for name in ("group_size", "n_verify", "n_fresh", "max_new_tokens", "max_point_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"eval.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.table == "recall" and not self.library:
-            raise UserError("eval.library: table recall needs the library that the writers were taught from")
+        if self.table == "recall" and not (self.library and self.writers):
+            raise UserError("eval.writers: table recall needs models that stage 2 taught, and eval.library, the points that they were taught")
         if self.foreign and self.table != "points":
             raise UserError(f"eval.foreign: another model writes and reads in table points only, not in table {self.table}")
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------
-def by_cluster(unit: dict, value) -> dict[str, list[float]]:
+def gain(record: dict) -> float:
+    return record["with"] - record["without"]
+
+
+def by_cluster(records: list[dict], value=gain) -> dict[str, list[float]]:
     clusters: dict[str, list[float]] = {}
-    for record in unit["questions"]:
+    for record in records:
         clusters.setdefault(record["cluster"], []).append(value(record))
     return clusters
 
 
-def estimate(seeds: list[dict[str, list[float]]]) -> dict:
-    """Mean over clusters, 95 % interval, the one-sided 95 % bounds that non-inferiority asks for, and p of 'the mean is 0'."""
-    low, high, lower, upper = np.quantile(bootstrap_clusters(seeds), [0.025, 0.975, 0.05, 0.95]).tolist()
+def shared(units: list[list[dict]]) -> list[list[dict]]:
+    """The records of the questions (or pairs) that every unit has: conditions may leave out different ones."""
+    names = set.intersection(*({(r["question_id"], r.get("on")) for r in records} for records in units))
+    return [[r for r in records if (r["question_id"], r.get("on")) in names] for records in units]
+
+
+def estimate(seeds: list[dict[str, list[float]]], split: str) -> dict:
+    """Mean over clusters, 95 % interval, the one-sided 95 % bounds that non-inferiority asks for, and p of 'the mean is 0'.
+
+    Composites share their parents: they are drawn by parents, and sign flips of pairs would say too much (p None).
+    """
+    pairs = split == "composite"
+    low, high, lower, upper = np.quantile((bootstrap_pairs if pairs else bootstrap_clusters)(seeds), [0.025, 0.975, 0.05, 0.95]).tolist()
     means = cluster_means(seeds)
-    return {"mean": float(means.mean()), "low": low, "high": high, "lower_bound": lower, "upper_bound": upper, "p": sign_flip(means)}
+    return {"mean": float(means.mean()), "low": low, "high": high, "lower_bound": lower, "upper_bound": upper, "p": None if pairs else sign_flip(means)}
 
 
-def minus(seeds: list[dict], start: dict) -> list[dict]:
-    """Paired differences, question by question: both dictionaries list the same questions in the same order."""
-    return [{c: [a - b for a, b in zip(seed[c], start[c], strict=True)] for c in seed} for seed in seeds]
+def change(seeds: list[list[dict]], start: list[dict], split: str, value=gain) -> dict:
+    """Trained against start, question by question."""
+    *seeds, start = shared([*seeds, start])
+    first = by_cluster(start, value)
+    return estimate([{c: [a - b for a, b in zip(values, first[c], strict=True)] for c, values in by_cluster(s, value).items()} for s in seeds], split)
 
 
-def table(units: list[dict], foreign: str = "") -> list[dict]:
+def primary(cfg: Config) -> tuple | None:
+    """(split, condition, reader) of the one contrast of a table that was named beforehand; Holm is for the others."""
+    if cfg.table == "points":
+        return ("test_clusters", "handshake", "own") if cfg.foreign else ("test_clusters", "points", "start")
+    return {"recall": ("test", "recalled", "start"), "invariance": ("test_clusters", "agreement, same", "start")}.get(cfg.table)
+
+
+def table(cfg: Config, units: list[dict]) -> list[dict]:
     """Rows of the table: each condition pooled over training seeds, trained writers also against the start writer."""
     def kind(name: str) -> str:
-        return {"start": "start", "own": "own", foreign: "foreign"}.get(name, "trained")
+        return {"start": "start", "own": "own", cfg.foreign: "foreign"}.get(name, "trained")
 
-    rows, start = [], {(u["split"], u["condition"]): u for u in units if (u["writer"], u["reader"]) == ("start", "start")}
-    pooled: dict[tuple, list[dict]] = {}
-    for u in (u for u in units if u["questions"]):  # no question of a split may have a best of N
+    rows, pooled = [], {}
+    for u in units:
         pooled.setdefault((u["split"], kind(u["writer"]), u["condition"], kind(u["reader"])), []).append(u)
-    for (split, writer, condition, reader), seeds in pooled.items():
-        gains = [by_cluster(u, lambda r: r["with"] - r["without"]) for u in seeds]
+    for (split, writer, condition, reader), part in pooled.items():
+        seeds = shared([u["questions"] for u in part])
+        if not seeds[0]:  # such as a best of N where every question has a single other one
+            continue
+        columns = [[by_cluster(s, value) for s in seeds] for value in (gain, lambda r: r["with"], lambda r: r["without"])]
         row = {
-            "split": split, "writer": writer, "condition": condition, "reader": reader, "seeds": len(seeds), "clusters": len(gains[0]),
-            "questions": len(seeds[0]["questions"]), "with": cluster_means([by_cluster(u, lambda r: r["with"]) for u in seeds]).mean(),
-            "without": cluster_means([by_cluster(u, lambda r: r["without"]) for u in seeds]).mean(), "advantage": estimate(gains),
-            "each_seed": [float(cluster_means([g]).mean()) for g in gains], "generated_tokens": sum(u["generated_tokens"] for u in seeds),
+            "split": split, "writer": writer, "condition": condition, "reader": reader, "seeds": len(seeds), "clusters": len(columns[0][0]),
+            "questions": len(seeds[0]), "with": float(cluster_means(columns[1]).mean()), "without": float(cluster_means(columns[2]).mean()),
+            "advantage": estimate(columns[0], split), "each_seed": [float(cluster_means([g]).mean()) for g in columns[0]],
+            "generated_tokens": sum(u["generated_tokens"] for u in part),
         }  # fmt: skip
-        if writer == "trained" and (split, condition) in start:
-            first = start[split, condition]
-            change = minus(gains, by_cluster(first, lambda r: r["with"] - r["without"]))
-            row["change"] = estimate(change)
+        base = pooled.get((split, "start", condition, "start" if reader == "own" else reader))
+        if writer == "trained" and base:
+            row["change"] = change(seeds, base[0]["questions"], split)
             if reader == "own":  # without a point, the trained model against the start model
-                kept = minus([by_cluster(u, lambda r: r["without"]) for u in seeds], by_cluster(first, lambda r: r["without"]))
-                row["no_point_change"] = estimate(kept)
+                row["no_point_change"] = change(seeds, base[0]["questions"], split, lambda r: r["without"])
+        if writer == "trained" and cfg.table != "transfer":
+            row["p"] = row.get("change", row["advantage"])["p"]
         rows.append(row)
-    compared = [r for r in rows if "change" in r]
-    # One primary contrast, named beforehand: the trained writer's points for the start reader on clusters never rewarded.
-    others = [r for r in compared if (r["split"], r["condition"], r["reader"]) != ("test_clusters", "points", "start")]
-    for row, p in zip(others, holm([r["change"]["p"] for r in others]), strict=True):
-        row["change"]["p_holm"] = p
+    tested = [r for r in rows if r.get("p") is not None and (r["split"], r["condition"], r["reader"]) != primary(cfg)]
+    for row, p in zip(tested, holm([r["p"] for r in tested]), strict=True):
+        row["p_holm"] = p
     return rows
 
 
-def with_interactions(units: list[dict]) -> list[dict]:
-    """The units and two differences of differences, as units of their own.
+def difference(u: dict, name: str, plus: list[list[dict]], minus: list[list[dict]]) -> dict:
+    """A unit of its own for a difference of gains: `with` is what is added up, `without` what is taken off."""
+    parts = shared([*plus, *minus])
+    sums = [[sum(map(gain, records)) for records in zip(*group, strict=True)] for group in (parts[: len(plus)], parts[len(plus) :])]
+    made = [r | {"with": a, "without": b} for r, a, b in zip(parts[0], *sums, strict=True)]
+    return u | {"condition": name, "questions": made, "generated_tokens": 0}
 
-    interaction: what a text recalled for a composite is worth beyond the two points in it. handshake: what a trained writer and
-    a trained reader gain beyond what each of them gains with the start model (both at once are one training run).
+
+def with_differences(units: list[dict]) -> list[dict]:
+    """The units and what is compared within them, question by question.
+
+    points - blind, points - best of N: what the exchange, and training, added. handshake: what a trained writer and its trained
+    reader gain beyond what each gains with the start model. recalled - emptied: what a recaller's own words are worth to it.
+    interaction: what a text recalled for a composite is worth beyond its parents, acc(recalled) - acc(i1) - acc(i2) + acc(none).
     """
-    start = {(u["split"], u["condition"]): u["questions"] for u in units if u["writer"] == "start"}
-    added, read = [], {(u["writer"], u["split"], u["reader"]): u["questions"] for u in units if u["condition"] == "points"}
-    for (writer, split, reader), own in read.items():
-        if reader == "own" and ("start", split, writer) in read:
-            other = read[writer, split, "start"], read["start", split, writer], read["start", split, "start"]
-            gains = [[r["with"] - r["without"] for r in records] for records in (own, *other)]
-            made = [r | {"with": a + d, "without": b + c} for r, a, b, c, d in zip(own, *gains, strict=True)]
-            added.append({"writer": writer, "split": split, "condition": "handshake", "reader": "own", "generated_tokens": 0, "questions": made})
-    for u in (u for u in units if u["condition"] == "recalled" and u["reader"] == "start"):
-        one, two = (start.get((u["split"], f"parent {k}"), []) for k in (1, 2))
-        added.append(u | {"condition": "interaction", "questions": interaction(u["questions"], one, two)})
+    known = {(u["writer"], u["split"], u["condition"], u["reader"]): u["questions"] for u in units}
+    start = {(split, condition, reader): q for (writer, split, condition, reader), q in known.items() if writer == "start"}
+    added = []
+    for u in (u for u in units if u["writer"] != "start"):
+        split, own, who = u["split"], u["questions"], (u["writer"], u["split"])
+        if (u["condition"], u["reader"]) == ("points", "start"):
+            others = {c: q for (*mine, c, _), q in known.items() if tuple(mine) == who and c.startswith("blind")}
+            others |= {c: q for (s, c, _), q in start.items() if s == split and c.startswith("best of")}
+            added += [difference(u, f"points - {name}", [own], [q]) for name, q in others.items()]
+        elif (u["condition"], u["reader"]) == ("points", "own") and (split, "points", u["writer"]) in start:
+            plus, minus = [own, start[split, "points", "start"]], [known[*who, "points", "start"], start[split, "points", u["writer"]]]
+            added.append(difference(u, "handshake", plus, minus))
+        elif (u["condition"], u["reader"]) == ("recalled", "own"):
+            added.append(difference(u, "recalled - emptied", [own], [known[*who, "recall: emptied", "own"]]))
+        elif u["condition"] == "recalled" and split == "composite":
+            one, two = (start[split, f"parent {k}", "start"] for k in (1, 2))
+            added.append(difference(u, "interaction", [own], [one, two]))  # each gain is against no point: acc(none) comes out once
     return units + added
 
 
 def recall_summary(units: list[dict]) -> list[dict]:
     """Of each split: the share of the best point's advantage that recall keeps, and how often recall fires where it should."""
-    start, lines = {(u["split"], u["condition"]): u["questions"] for u in units if u["writer"] == "start"}, []
+    def mean(values: list) -> float | None:
+        kept = [v for v in values if v is not None]
+        return float(np.mean(kept)) if kept else None
+
+    known, lines = {(u["split"], u["condition"]): u["questions"] for u in units if u["writer"] == "start"}, []
     for split in dict.fromkeys(u["split"] for u in units):
         seeds = [u["questions"] for u in units if (u["split"], u["condition"], u["reader"]) == (split, "recalled", "start")]
-        best = start.get((split, "best point"), [])
+        best = known.get((split, "best point"), [])
         kinds = needs(best or seeds[0])  # without a best point nothing needs one
-        judged = [r for records in seeds for r in records if r["question_id"] in kinds]
-        fired = {kind: [r["fired"] for r in judged if kinds[r["question_id"]] == kind] for kind in (True, False)}
-        gap = np.mean([r["with"] - r["without"] for r in best]) if best else 0.0
+        judged = [[r for r in records if r["question_id"] in kinds] for records in seeds]
+        fired = {kind: [r["fired"] for records in judged for r in records if kinds[r["question_id"]] == kind] for kind in (True, False)}
+        *kept, top = shared([*seeds, best])
+        gap = cluster_means([by_cluster(top)]).mean() if top else 0.0
         lines.append({
-            "split": split, "needed": len(fired[True]), "fires_needed": float(np.mean(fired[True])) if fired[True] else None,
-            "not_needed": len(fired[False]), "fires_not_needed": float(np.mean(fired[False])) if fired[False] else None,
-            "fires": float(np.mean([r["fired"] for records in seeds for r in records])),
-            "auroc": auroc([r["score"] for r in judged], [kinds[r["question_id"]] for r in judged]),
-            "gap_closed": float(np.mean([r["with"] - r["without"] for records in seeds for r in records]) / gap) if gap > 0.02 else None,
+            "split": split, "needed": sum(kinds.values()), "fires_needed": mean(fired[True]), "not_needed": len(kinds) - sum(kinds.values()),
+            "fires_not_needed": mean(fired[False]), "fires": mean([r["fired"] for records in seeds for r in records]),
+            "auroc": mean([auroc([r["score"] for r in part], [kinds[r["question_id"]] for r in part]) for part in judged]),
+            "gap_closed": float(cluster_means([by_cluster(s) for s in kept]).mean() / gap) if gap > 0.02 else None,
         })  # fmt: skip
     return lines
 
@@ -180,19 +223,17 @@ def recall_lines(summary: list[dict]) -> str:
 
 
 def markdown(rows: list[dict]) -> str:
-    """The table for people; p: sign flips over clusters of the change against the start writer, by Holm beside the primary one."""
+    """The table for people; p: sign flips over clusters, of the change where there is one, else of the advantage; Holm's but for the primary."""
     def shown(e: dict) -> str:
         return f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}]"
 
     lines = ["| split | writer | condition | reader | with | without | advantage | change against start (advantage of each seed) | p | n |", "|" + "---|" * 10]
     for r in rows:
-        change = ("", "")
-        if "change" in r:
-            p = f"{r['change']['p']:.4f} (primary)" if "p_holm" not in r["change"] else f"{r['change']['p_holm']:.4f}"
-            change = (shown(r["change"]) + " (" + ", ".join(f"{s:+.3f}" for s in r["each_seed"]) + ")", p)
+        seeds = " (" + ", ".join(f"{s:+.3f}" for s in r["each_seed"]) + ")" if r["writer"] == "trained" else ""
+        p = "" if r.get("p") is None else f"{r['p_holm']:.4f}" if "p_holm" in r else f"{r['p']:.4f} (primary)"
         size = f"{r['seeds']} x {r['clusters']} clusters, {r['questions']} questions"
-        cells = [r["split"], r["writer"], r["condition"], r["reader"], f"{r['with']:.3f}", f"{r['without']:.3f}", shown(r["advantage"]), *change, size]
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [r["split"], r["writer"], r["condition"], r["reader"], f"{r['with']:.3f}", f"{r['without']:.3f}", shown(r["advantage"])]
+        lines.append("| " + " | ".join([*cells, (shown(r["change"]) if "change" in r else "") + seeds, p, size]) + " |")
         if "no_point_change" in r:
             e = r["no_point_change"]
             lines.append(f"| {r['split']} | trained | no point | own |  | {r['without']:.3f} |  | {shown(e)}, one-sided 95 % bound {e['lower_bound']:+.3f} |  | {size} |")
@@ -235,6 +276,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
             raise UserError(f"eval.{'foreign' if name == cfg.foreign else 'writers'}: '{name}' is no model folder")
     files = {"library": cfg.library, "ideal": cfg.ideal, "wrong": cfg.wrong}
     records = {kind: library.load_library(common.ROOT / name) if name else [] for kind, name in files.items()}
+    records["library"] = library.merge(records["library"])  # samples of a wording that came up often are pooled
     known = {r["question_id"] for r in records["library"]}
     for split, part in data.items():
         if cfg.library and cfg.table == "points" and not known & {q.id for q in part}:
@@ -263,7 +305,8 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     loaded = {"start": load(cfg.model)} if open_ else {}
     for name, split, condition, who in tqdm(open_, desc="eval", dynamic_ncols=True, disable=None):
         kept = {"start", name, name if who == "own" else who}  # never more than three in memory
-        loaded = {folder: loaded.get(folder) or load(folder) for folder in kept}
+        loaded = {folder: model for folder, model in loaded.items() if folder in kept}  # let go before another one is loaded
+        loaded |= {folder: load(folder) for folder in kept - set(loaded)}
         writer, reader, start = loaded[name], loaded[name if who == "own" else who], loaded["start"]
         for model in loaded.values():
             model.generated = 0
@@ -281,8 +324,8 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         run.log("results.jsonl", units[-1])
         if run.stopped_by:
             run.leave()
-    expand = {"points": with_interactions, "recall": with_interactions, "transfer": by_pair, "invariance": unfolded}[cfg.table]
-    rows, text = table(expand(units), cfg.foreign), ""
+    expand = {"points": with_differences, "recall": with_differences, "transfer": by_pair, "invariance": unfolded}[cfg.table]
+    rows, text = table(cfg, expand(units)), ""
     if cfg.table == "recall":
         summary = recall_summary(units)
         common.write(run.path / "summary.json", json.dumps(summary, indent=1))

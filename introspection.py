@@ -166,7 +166,8 @@ def try_again(reader: Reader, lost: list[tuple[Group, int]], phase: int) -> None
 def feedback(reader: Reader, group: Group, attempt: Attempt, reveal: str, optional: bool, draw) -> str:
     """The user turn after an attempt. A peer is a winner of the same group (paper, 'Cross-learning between rollouts').
 
-    Blind writers are told nothing, or a wrong answer, whatever they said: what their points are worth was not in the exchange.
+    Blind writers are told nothing, not even whether they were right, or a wrong answer without an explanation, whatever they said:
+    what their points are worth was not in the exchange.
     """
     q = group.question
     if reveal == "nothing":

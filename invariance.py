@@ -6,22 +6,26 @@ What is measured against an exchange is also measured between two exchanges on t
 
 import torch
 
+import library
 import prompts
-from conditions import RECALLING
+from common import UserError
 from introspection import Group, Point, answer_logprobs, rollout_1, rollout_2
 from measure import Reader
 from rollout import Completion, Trajectory, left_pad
 from tasks.mcq import Question
 
+AGAINST, AGAIN = 50, 60  # phases, part of every noise key
 METRICS = ("agreement", "kl", "distance")  # letters that agree; nats; 1 - cosine in the residual stream
 PLACES = ("again: asked again", "again: point in the failed conversation", "again: point in a fresh one")
 
 
 def invariance(cfg, name: str, writer: Reader, reader: Reader, questions: list[Question]) -> list[dict]:
     """The records of one condition, a question each: 'same' or 'transfer' views (invariance), or 'again' (`answered_again`)."""
+    if writer.chat.tokenizer.get_vocab() != reader.chat.tokenizer.get_vocab():
+        raise UserError("eval.writers: table invariance reads the writer's conversations by token ids; expected models with the same tokenizer")
     kind = "transfer" if name == "transfer" else "same"
     groups = rollout_1(writer, questions, questions, group_size=cfg.group_size, verify_on=kind, n_verify=cfg.n_verify)
-    rollout_2(writer, groups, contributors="both", reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens)
+    rollout_2(writer, groups, contributors="both", reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens, introspect=cfg.introspect)
     return answered_again(reader, groups) if name == "again" else against_exchanges(reader, groups, kind)
 
 
@@ -29,7 +33,7 @@ def against_exchanges(reader: Reader, groups: list[Group], kind: str) -> list[di
     """Agreement, KL and distance between point and exchange, and (`..._ceiling`) between the exchange and another one."""
     cases = []
     for g in groups:
-        told = [p for p in g.points if p.text]
+        told = [p for p in g.points if sound(g, p)]
         views = [view for view, k in zip(g.views_V, g.kinds_V, strict=True) if k == kind]
         cases += [(g, p, other, view) for p, other in zip(told, told[1:] + told[:1], strict=True) if p is not other for view in views]
     contexts = [
@@ -37,7 +41,7 @@ def against_exchanges(reader: Reader, groups: list[Group], kind: str) -> list[di
         [after_exchange(reader, p, view) for _, p, _, view in cases],
         [after_exchange(reader, other, view) for _, _, other, view in cases],
     ]
-    completions = [reader.sample(ids, RECALLING + 10 + i) for i, ids in enumerate(contexts)]
+    completions = [reader.sample(ids, AGAINST + i) for i, ids in enumerate(contexts)]
     letters = [[letter_of(reader, c) for c in part] for part in completions]
     states = [last_states(reader, ids) for ids in contexts]
     columns = {}
@@ -53,6 +57,11 @@ def against_exchanges(reader: Reader, groups: list[Group], kind: str) -> list[di
             means = {name: sum(values[i] for i in mine) / len(mine) for name, values in columns.items()}
             records.append({"question_id": g.question.id, "cluster": g.question.cluster} | means)
     return records
+
+
+def sound(group: Group, point: Point) -> bool:
+    """Whether there is a point, and it does not simply state the answer."""
+    return bool(point.text) and not library.states_answer(point.text, group.question.options)
 
 
 def after_exchange(reader: Reader, point: Point, view: Question) -> list[int]:
@@ -81,15 +90,15 @@ def last_states(reader: Reader, prompt_ids: list[list[int]], rows: int = 32) -> 
 def answered_again(reader: Reader, groups: list[Group]) -> list[dict]:
     """How often a loser's wrong answer comes back: asked again in the same conversation, with its point there, or in a fresh one.
 
-    `without`: a fresh conversation without the point. The right answer is revealed in none of them.
+    `without`: a fresh conversation without the point. None of them reveals the right answer, and points that state it are left out.
     """
-    lost = [(g, p) for g in groups for p in g.points if not p.won and p.text and letter_of(reader, p.attempt.completion)]
+    lost = [(g, p) for g in groups for p in g.points if not p.won and sound(g, p) and letter_of(reader, p.attempt.completion)]
     turns = {PLACES[0]: lambda _: prompts.TRY_AGAIN, PLACES[1]: lambda p: prompts.TRY_AGAIN + prompts.POINT.format(point=prompts.plain(p.text))}
     asked = {name: [p.exchange_ids[: -len(p.turn_ids)] + reader.chat.next(p.attempt.completion.ids, turn(p)) for _, p in lost] for name, turn in turns.items()}
     asked |= {PLACES[2]: [reader.prompt(g.question, p.text) for g, p in lost], "without": [reader.prompt(g.question) for g, _ in lost]}
     same = {}
     for k, (name, ids) in enumerate(asked.items()):
-        said = reader.sample(ids, RECALLING + 20 + k)
+        said = reader.sample(ids, AGAIN + k)
         same[name] = [float(letter_of(reader, c) == letter_of(reader, p.attempt.completion)) for c, (_, p) in zip(said, lost, strict=True)]
     records = []
     for g in groups:

@@ -140,10 +140,10 @@ def best(records: list[dict]) -> dict:
 
 
 def point_of(question_id: str, records: list[dict]) -> str | None:
-    """The best point for a question; those of both clusters in a row for a composite; None without any."""
+    """The best point for a question, leaks left out; those of both clusters in a row for a composite; None without any."""
     by_cluster: dict[str, list[dict]] = {}
     for record in records:
-        if record["question_id"] == question_id and record["text"]:
+        if record["question_id"] == question_id and record["text"] and not record["leak"]:
             by_cluster.setdefault(record["cluster"], []).append(record)
     return ". ".join(best(part)["text"] for part in by_cluster.values()) or None
 

@@ -152,6 +152,22 @@ def bootstrap_clusters(seeds: list[dict[str, list[float]]], resamples: int = 200
     return means
 
 
+def bootstrap_pairs(seeds: list[dict[str, list[float]]], resamples: int = 2000) -> np.ndarray:
+    """The same for composites, whose clusters are pairs 'a+b': what is drawn are the parents, because pairs share them.
+
+    A pair weighs the product of how often its parents were drawn; seeds are crossed as above.
+    """
+    draw, pairs = np.random.default_rng(0), sorted(seeds[0])
+    parents = sorted({parent for pair in pairs for parent in pair.split("+")})
+    places = np.array([[parents.index(parent) for parent in (pair.split("+") * 2)[:2]] for pair in pairs])  # (pairs, 2)
+    times = draw.multinomial(len(parents), np.full(len(parents), 1 / len(parents)), size=resamples)  # (R, parents)
+    weights = times[:, places[:, 0]] * times[:, places[:, 1]]  # (R, pairs)
+    values = np.array([[np.mean(seed[pair]) for pair in pairs] for seed in seeds])  # (S, pairs)
+    drawn = draw.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples) / len(seeds)  # (R, S)
+    kept = weights.sum(1) > 0
+    return ((drawn @ values)[kept] * weights[kept]).sum(1) / weights[kept].sum(1)
+
+
 def cluster_means(seeds: list[dict[str, list[float]]]) -> np.ndarray:
     """One value per cluster (C,): the mean over its questions, then over seeds."""
     return np.array([np.mean([np.mean(seed[cluster]) for seed in seeds]) for cluster in sorted(seeds[0])])

@@ -24,7 +24,6 @@ ASK = "Write one learning point for similar questions inside <introspection></in
 ASK_OPTIONAL = "If it helps with similar questions, write one learning point inside <introspection></introspection>, else leave it empty."
 WINNER = "Correct. What did you get right? {ask}"
 LOSER = "Wrong. The correct answer is {answer} ({letter}).{told} What were you missing? {ask}"
-BLIND = "Wrong. What were you missing? {ask}"  # nothing is revealed
 TRY_AGAIN = "The answer is wrong, try again."
 EXPLANATION = " Explanation: {explanation}"
 PEER = " A peer wrote: {attempt}"
@@ -63,13 +62,13 @@ def told(explanation: str | None = None, peer: str | None = None) -> str:
 def reflection_turn(won: bool, letter: str | None, answer: str | None, shown: str = "", optional: bool = False) -> str:
     """The user turn of rollout 2: winners are asked what they got right, losers see the right answer (paper, step 2).
 
-    letter None: a blind writer, who is told only that the attempt is wrong. shown: from `told`.
+    letter None: a blind writer, who is told neither what is right nor whether it was. shown: from `told`.
     """
     ask = ASK_OPTIONAL if optional else ASK
     if won:
         return WINNER.format(ask=ask)
     if letter is None:
-        return BLIND.format(ask=ask)
+        return ask
     return LOSER.format(letter=letter, answer=plain(answer), told=shown, ask=ask)
 
 

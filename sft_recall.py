@@ -107,7 +107,10 @@ def candidates_of(question: Question, records: list[dict], n: int) -> list[str]:
     """The n most promising points for a question: its own or its cluster's, by lower bound, each wording once."""
     fitting = [r for r in records if r["text"] and not r["leak"] and r["cluster"] == question.cluster]
     fitting.sort(key=lambda r: -(r["ci95"][0] if r["ci95"] else -1.0))
-    return list({library.normalized(r["text"]): r["text"] for r in reversed(fitting)}.values())[::-1][:n]
+    best: dict[str, str] = {}
+    for record in fitting:  # a wording ranks by its best record
+        best.setdefault(library.essence(record["text"]), record["text"])
+    return list(best.values())[:n]
 
 
 def make_targets(cfg: Config, reader: Reader, questions: list[Question], records: list[dict]) -> list[dict]:
@@ -172,7 +175,7 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epo
 def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Question]]]:
     """(train questions, library records, questions of the evaluations)."""
     questions = load_questions(common.ROOT / cfg.questions, cfg.cluster)
-    records = library.load_library(common.ROOT / cfg.library)
+    records = library.merge(library.load_library(common.ROOT / cfg.library))  # samples of a wording that came up often are pooled
     train = [q for q in questions if q.split == "train"]
     if not {r["cluster"] for r in records} & {q.cluster for q in train}:
         raise UserError(f"sft_recall.library: {cfg.library} has no point for any cluster of the train questions in {cfg.questions}")
@@ -213,7 +216,10 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     targets = [Target(by_id[r["question_id"]], r["recall"], r["said"]) for r in run.read("targets.jsonl") if r["class"] != "unknown"]
     if not any(t.recall for t in targets):
         raise UserError(f"{run.path / 'targets.jsonl'}: no question needs a point of {cfg.library}; nothing to teach")
+    if len(targets) < 2:
+        raise UserError(f"{run.path / 'targets.jsonl'}: one target cannot be both taught and held out; expected more questions or points")
     held_out = [t for i, t in enumerate(targets) if rng(cfg.seed, ORDER, 0, i).random() < cfg.held_out] or targets[:1]
+    held_out = held_out[: len(targets) - 1]  # something is left to teach
     taught = [t for t in targets if t not in held_out]
     bar = tqdm(range(done + 1, cfg.epochs + 1), initial=done, total=cfg.epochs, desc="stage 2", dynamic_ncols=True, disable=None)
     for epoch in bar:

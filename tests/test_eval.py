@@ -1,5 +1,6 @@
 """Evaluation: the statistics, the conditions, and the script as a user runs it."""
 
+import copy
 import itertools
 import json
 import subprocess
@@ -7,14 +8,16 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import config
 
 import conditions
 import eval as evaluation
 import invariance
 import library
+import recall
 from common import ROOT, Run, UserError, load_config
-from measure import Reader, bootstrap_clusters, cluster_means, holm, sign_flip
+from measure import Reader, bootstrap_clusters, bootstrap_pairs, cluster_means, holm, sign_flip
 from tasks.mcq import load_questions
 
 SMALL = ["group_size=2", "n_verify=2", "n_fresh=2", "best_of=3", "eval_questions=12", "splits=test_clusters"]
@@ -60,6 +63,27 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert 0.93 <= hits / 2000 <= 0.97
 
 
+def test_composites_are_drawn_by_their_parents():
+    seeds = [{"a+b": [1.0, 1.0], "a+c": [1.0], "d+e": [0.0], "d+f": [0.0]}]
+    means = bootstrap_pairs(seeds, resamples=4000)
+    assert means.mean() == pytest.approx(0.5, abs=0.03) and {0.0, 1.0} < set(means)  # a and d carry two pairs each
+    naive = bootstrap_clusters([{name: values[:1] for name, values in seeds[0].items()}], resamples=4000)
+    assert means.std() > 1.2 * naive.std()
+    row = evaluation.estimate(seeds, "composite")
+    assert row["p"] is None and row["low"] <= 0.5 <= row["high"]
+
+
+def test_questions_that_a_condition_leaves_out_are_left_out_of_the_comparison():
+    def unit(writer, gains):
+        questions = [{"question_id": name, "cluster": name[0], "with": g, "without": 0.0} for name, g in gains.items()]
+        return {"writer": writer, "split": "test_clusters", "condition": "points", "reader": "start", "questions": questions, "generated_tokens": 1}
+
+    units = [unit("start", {"a0": 0.1, "a1": 0.2, "b0": 0.3}), unit("x", {"a1": 0.4, "b0": 0.5, "b1": 9.0}), unit("y", {"a0": 9.0, "a1": 0.6, "b0": 0.7, "b1": 9.0})]
+    start, trained = evaluation.table(settings(), units)
+    assert start["questions"] == 3 and trained["questions"] == 3  # a1, b0, b1
+    assert trained["change"]["mean"] == pytest.approx(((0.4 + 0.6) / 2 - 0.2 + (0.5 + 0.7) / 2 - 0.3) / 2)
+
+
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
@@ -72,10 +96,10 @@ def test_table_pairs_trained_with_start_question_by_question():
     start = unit("start", "start", [(0.5, 0.5), (0.5, 0.25), (0.5, 0.5), (0.5, 0.25)])
     trained = unit("runs/x", "start", [(1.0, 0.5), (0.75, 0.25), (1.0, 0.5), (0.75, 0.25)])
     own = unit("runs/x", "own", [(1.0, 0.25), (0.75, 0.25), (1.0, 0.25), (0.75, 0.25)])
-    first, second, third = evaluation.table([start, trained, own])
+    first, second, third = evaluation.table(settings(), [start, trained, own])
     assert first["advantage"]["mean"] == 0.125 and "change" not in first
-    assert second["advantage"]["mean"] == 0.5 and second["change"]["mean"] == 0.375 and second["change"]["p"] == 0.5
-    assert third["no_point_change"]["mean"] == -0.125 and "p_holm" in third["change"] and "p_holm" not in second["change"]
+    assert second["advantage"]["mean"] == 0.5 and second["change"]["mean"] == 0.375 and second["p"] == 0.5
+    assert third["no_point_change"]["mean"] == -0.125 and "p_holm" in third and "p_holm" not in second
     assert second["each_seed"] == [0.5] and second["generated_tokens"] == 5
     text = evaluation.markdown([first, second, third])
     assert "+0.375" in text and "one-sided" in text and text.count("\n") == 5
@@ -94,7 +118,7 @@ def test_everyone_reads_everyone_and_the_handshake_is_a_difference_of_difference
         return {"writer": writer, "split": "test", "condition": "points", "reader": reader, "questions": questions, "generated_tokens": 1}
 
     units = [unit("start", "start", 0.3), unit("start", "x", 0.4), unit("x", "start", 0.5), unit("x", "own", 0.9), unit("f", "x", 0.35), unit("f", "own", 0.8)]
-    rows = {(r["writer"], r["condition"], r["reader"]): r for r in evaluation.table(evaluation.with_interactions(units), "f")}
+    rows = {(r["writer"], r["condition"], r["reader"]): r for r in evaluation.table(foreign, evaluation.with_differences(units))}
     assert rows["trained", "handshake", "own"]["advantage"]["mean"] == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
     assert rows["start", "points", "trained"]["advantage"]["mean"] == pytest.approx(0.15) and ("foreign", "points", "own") in rows
     assert rows["trained", "points", "start"]["change"]["mean"] == pytest.approx(0.2)  # against the start writer and reader
@@ -115,8 +139,8 @@ def test_blind_writers_are_told_nothing_or_something_wrong(readers):
             q = group.question
             for point in group.points:
                 turn = readers.chat.text(point.turn_ids)
-                assert f"{q.options[q.answer]} ({q.letter})" not in turn and "Correct" not in turn and "Wrong." in turn
-                assert ("The correct answer is" in turn) == (reveal == "swapped")
+                assert f"{q.options[q.answer]} ({q.letter})" not in turn and "Correct" not in turn and "learning point" in turn
+                assert ("The correct answer is" in turn) == ("Wrong" in turn) == (reveal == "swapped")
 
 
 def test_points_of_another_cluster_and_of_a_library(readers):
@@ -125,12 +149,12 @@ def test_points_of_another_cluster_and_of_a_library(readers):
     groups = conditions.written(cfg, readers, questions, "answer", 2, 2)
     texts = {g.question.id: [p.text for p in g.points] for g in groups}
     cluster = {g.question.id: g.question.cluster for g in groups}
-    for group in conditions.exchanged(groups):
+    for group in conditions.exchanged(cfg, groups):
         sources = {name for name, written in texts.items() if written == [p.text for p in group.points]}
         assert any(cluster[name] != group.question.cluster for name in sources)
     records = [
-        {"question_id": questions[0].id, "text": text, "cluster": cluster, "ci95": ci95}
-        for text, cluster, ci95 in (("one", "a", None), ("better", "a", [0.1, 0.2]), ("worse", "a", [0.0, 0.9]), ("two", "b", None))
+        {"question_id": questions[0].id, "text": text, "cluster": cluster, "ci95": ci95, "leak": text == "leak"}
+        for text, cluster, ci95 in (("one", "a", None), ("better", "a", [0.1, 0.2]), ("worse", "a", [0.0, 0.9]), ("leak", "a", [0.8, 0.9]), ("two", "b", None))
     ]
     (group,) = conditions.from_library(cfg, readers, questions, records)
     assert [p.text for p in group.points] == ["better. two"] and group.question is questions[0]
@@ -159,7 +183,21 @@ def test_best_of_is_measured_on_questions_where_it_was_not_chosen(readers, monke
     assert calls == [[], []]  # one other question cannot serve for both
 
 
-RECALL = ["table=recall", "writers=organism/weights", "library=data/points_ideal.jsonl", "wrong=data/points_wrong.jsonl", "splits=test,composite,test_clusters"]
+@pytest.fixture(scope="module")
+def perturbed(organism, tmp_path_factory):
+    """A trained writer to be: the bundled model with a little noise in its weights."""
+    policy, chat = organism
+    folder, other = tmp_path_factory.mktemp("perturbed"), copy.deepcopy(policy)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 0.01 * parameter.std() * torch.randn_like(parameter)
+    other.save_pretrained(folder)
+    chat.tokenizer.save_pretrained(folder)
+    return folder
+
+
+RECALL = ["table=recall", "library=data/points_ideal.jsonl", "wrong=data/points_wrong.jsonl", "splits=test,composite,test_clusters"]
 
 
 def test_every_condition_gives_its_own_text():
@@ -172,7 +210,7 @@ def test_every_condition_gives_its_own_text():
     asked, sources = [plain, double, unknown], {name: q.question for name, q in questions.items()}
 
     def texts(name):
-        return conditions.given(name, asked, records, sources)
+        return recall.given(name, asked, records, sources)
 
     (one, two, none), parents = texts("best point"), [texts(f"parent {k}") for k in (1, 2)]
     assert one in {r["text"] for r in records["library"] if r["question_id"] == plain.id} and none is None
@@ -183,38 +221,39 @@ def test_every_condition_gives_its_own_text():
     assert texts("wrong point")[0] in {r["text"] for r in records["wrong"] if r["question_id"] == plain.id}
     assert texts("ideal point")[1].count(". ") == 1 and texts("recall: emptied") == ["", "", ""]
     assert texts("BM25")[0] in own[plain.cluster]  # its own question is the best match
-    assert texts("whole library")[0].count(". ") == len({r["cluster"] for r in records["library"]}) - 1
+    assert texts("one point a cluster")[0].count(". ") == len({r["cluster"] for r in records["library"]}) - 1
 
 
 def test_bm25_prefers_rare_words_and_short_documents():
     documents = ["the cat sat on the mat", "the dog sat", "the dog sat on the mat and on the mat and on the mat"]
-    assert conditions.bm25("dog sat", documents) == 1 and conditions.bm25("cat on the mat", documents) == 0
+    assert recall.bm25("dog sat", documents) == 1 and recall.bm25("cat on the mat", documents) == 0
 
 
 def test_a_recalled_point_is_parsed_forced_or_read_by_the_start_model(readers, monkeypatch):
-    cfg = settings(*RECALL)
+    cfg = settings(*RECALL, "writers=x")
     question = next(q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "test")
     asked, real = [], Reader.sample
 
     def sample(self, prompt_ids, phase, *more, **options):
         done = real(self, prompt_ids, phase, *more, **options)
         asked.append((phase, [self.chat.tokenizer.decode(ids) for ids in prompt_ids]))
-        if phase == conditions.RECALLING:  # the first turn recalls, the second does not
+        if phase == recall.RECALLING and done:  # the first turn recalls, the second does not
             done[0].ids = self.chat.content_ids("<recall>urgent from 150</recall>Answer: none (A)") + [4]
         return done
 
     monkeypatch.setattr(Reader, "sample", sample)
-    (record,) = conditions.recalled(cfg, readers, False, readers, [question], None)
-    read = dict(asked)[conditions.ANSWERING]
+    (record,) = recall.recalled(cfg, readers, False, readers, [question], None)
+    read = dict(asked)[recall.ANSWERING]
     assert read[0].count("Learning point: urgent from 150") == 1 and "Learning point" not in read[1]
     assert record["fired"] == 0.5 and record["text"] == "urgent from 150" and 0 <= record["score"] < 0.01
     asked.clear()
-    conditions.recalled(cfg, readers, True, readers, [question], None)
-    assert conditions.ANSWERING not in dict(asked)  # the recaller's own turn is its answer
-    conditions.recalled(cfg, readers, True, readers, [question], ["another point"])
-    assert all(text.endswith("<recall>another point</recall>") for text in dict(asked)[conditions.ANSWERING])
-    assert not any("Learning point" in text for text in dict(asked)[conditions.UNAIDED])
-    assert conditions.recalled(cfg, readers, True, readers, [question], [None]) == []
+    recall.recalled(cfg, readers, True, readers, [question], None)
+    assert dict(asked)[recall.ANSWERING] == []  # the recaller's own turn is its answer
+    recall.recalled(cfg, readers, True, readers, [question], ["another point"])
+    (swapped,) = dict(asked)[recall.ANSWERING]  # only where something was recalled
+    assert swapped.endswith("<recall>another point</recall>")
+    assert not any("Learning point" in text for text in dict(asked)[recall.UNAIDED])
+    assert recall.recalled(cfg, readers, True, readers, [question], [None]) == []
 
 
 def test_recall_is_judged_where_it_is_needed_and_beyond_its_parents():
@@ -222,16 +261,18 @@ def test_recall_is_judged_where_it_is_needed_and_beyond_its_parents():
         return [{"question_id": str(i), "cluster": "a", "with": w, "without": wo} | {k: v[i] for k, v in more.items()} for i, (w, wo) in enumerate(values)]
 
     best = records([(1.0, 0.5), (1.0, 0.95), (0.6, 0.5), (0.9, 0.4)])
-    assert conditions.needs(best) == {"0": True, "1": False, "3": True}
-    assert conditions.auroc([0.9, 0.1, 0.5], [True, False, True]) == 1.0 and conditions.auroc([0.5, 0.5], [True, False]) == 0.5
-    assert conditions.auroc([0.5], [True]) is None
+    assert recall.needs(best) == {"0": True, "1": False, "3": True}
+    assert recall.auroc([0.9, 0.1, 0.5], [True, False, True]) == 1.0 and recall.auroc([0.5, 0.5], [True, False]) == 0.5
+    assert recall.auroc([0.5], [True]) is None
     said = records([(0.75, 0.5), (0.9, 0.95), (0.5, 0.5), (0.65, 0.4)], fired=[1.0, 0.0, 0.5, 0.5], score=[0.9, 0.1, 0.4, 0.6])
     units = [{"writer": w, "split": "test", "condition": c, "reader": "start", "questions": q} for w, c, q in (("start", "best point", best), ("x", "recalled", said))]
     (line,) = evaluation.recall_summary(units)
     assert (line["fires_needed"], line["fires_not_needed"], line["auroc"]) == (0.75, 0.0, 1.0)
     assert line["gap_closed"] == pytest.approx(0.45 / 1.15) and "0.75 (n 2)" in evaluation.recall_lines([line])
-    (made,) = conditions.interaction(records([(0.9, 0.3)]), records([(0.5, 0.3)]), records([(0.4, 0.3)]))
-    assert made["with"] - made["without"] == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
+    parents = [{"writer": "start", "split": "composite", "condition": f"parent {k}", "reader": "start", "questions": records([(v, 0.3)])} for k, v in ((1, 0.5), (2, 0.4))]
+    composed = {"writer": "x", "split": "composite", "condition": "recalled", "reader": "start", "questions": records([(0.9, 0.3)])}
+    made = evaluation.with_differences([*parents, composed])[-1]
+    assert made["condition"] == "interaction" and evaluation.gain(made["questions"][0]) == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
 
 
 def test_the_matrix_tries_every_point_on_every_question(readers):
@@ -261,12 +302,18 @@ def test_the_label_test_finds_clusters_and_only_those():
 def test_a_point_that_is_the_exchange_itself_is_invariant(readers, monkeypatch):
     cfg = settings("table=invariance")
     questions = evaluation.load_data(cfg)["test_clusters"][:2]
+    seen, real = [], invariance.after_exchange
     monkeypatch.setattr(invariance, "after_exchange", lambda reader, point, view: reader.prompt(view, point.text))
-    for record in invariance.invariance(cfg, "transfer", readers, readers, questions):
-        assert record["kl"] == pytest.approx(0.0, abs=1e-3) and record["distance"] == pytest.approx(0.0, abs=1e-5)
-    monkeypatch.undo()
+    records = invariance.invariance(cfg, "transfer", readers, readers, questions)
+    assert records and all(r["kl"] == pytest.approx(0.0, abs=1e-3) and r["distance"] == pytest.approx(0.0, abs=1e-5) for r in records)
+    monkeypatch.setattr(invariance, "after_exchange", lambda reader, point, view: seen.append((point, view, real(reader, point, view))) or seen[-1][2])
     records = invariance.invariance(settings("table=invariance", "group_size=4"), "same", readers, readers, questions)
     assert all(r["distance"] > 0.001 and abs(r["kl"]) > 0.01 for r in records) and any(r["distance_ceiling"] > 0 for r in records)
+    for point, view, ids in seen:  # the exchange without its point, then the view's question
+        text = readers.chat.tokenizer.decode(ids)
+        *_, asked = text.split("<introspection></introspection>")  # the first one stands in the request for a point
+        assert point.text not in asked and text.count("<introspection></introspection>") == 2
+        assert asked.count(view.question) == 1 and text.startswith(readers.chat.tokenizer.decode(point.prompt_ids))
 
 
 def test_asked_again_shows_no_answer_and_counts_the_same_letter(readers, monkeypatch):
@@ -280,28 +327,28 @@ def test_asked_again_shows_no_answer_and_counts_the_same_letter(readers, monkeyp
 
     monkeypatch.setattr(Reader, "sample", sample)
     records = invariance.invariance(cfg, "again", readers, readers, questions)
-    again, inside, fresh, without = (asked[conditions.RECALLING + 20 + k] for k in range(4))
+    again, inside, fresh, without = (asked[invariance.AGAIN + k] for k in range(4))
     assert all("try again" in text and "Learning point" not in text for text in again)
     assert all("try again" in text and "Learning point" in text for text in inside) and all("try again" not in text for text in fresh + without)
     assert not any("correct answer" in text for text in again + inside + fresh + without)
-    assert all(0 <= r[name] <= 1 for r in records for name in invariance.PLACES)
+    assert again and all(0 <= r[name] <= 1 for r in records for name in invariance.PLACES)
     rows = {u["condition"] for u in invariance.unfolded([{"condition": "again", "questions": records}])}
     assert rows == set(invariance.PLACES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("table, words", [("transfer", "permuted labels"), ("invariance", "| trained | kl, same | own |")])
-def test_the_other_tables_run(tmp_path, table, words):
+def test_the_other_tables_run(tmp_path, perturbed, table, words):
     command = [sys.executable, "eval.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path), "--set", f"table={table}"]
-    command += [word for change in (*SMALL, "writers=organism/weights", "eval_questions=8") for word in ("--set", change)]
+    command += [word for change in (*SMALL, f"writers={perturbed}", "eval_questions=8") for word in ("--set", change)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and words in done.stdout, done.stderr
 
 
 @pytest.mark.slow
-def test_recallers_are_measured_and_resumed(tmp_path):
+def test_recallers_are_measured_and_resumed(tmp_path, perturbed):
     command = [sys.executable, "eval.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path), "--resume"]
-    command += [word for change in (*SMALL, *RECALL, "eval_questions=4") for word in ("--set", change)]
+    command += [word for change in (*SMALL, *RECALL, f"writers={perturbed}", "eval_questions=4") for word in ("--set", change)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for words in ("| composite | start | parent 2 | start |", "| composite | trained | interaction |", "| test_clusters | trained | recalled | own |", "| AUROC |"):
@@ -331,7 +378,7 @@ def test_the_script_resumes_and_repeats_itself(tmp_path):
 
 @pytest.mark.parametrize(
     "change, message",
-    [("splits=tests", "unknown split 'tests'"), ("splits=val,", "unknown split ''"), ("n_verify=0", "n_verify"), ("writer=x", "did you mean 'writers'"), ("table=recall", "the library that the writers were taught from"), ("table=recal", "expected one of")],
+    [("splits=tests", "unknown split 'tests'"), ("splits=val,", "unknown split ''"), ("n_verify=0", "n_verify"), ("writer=x", "did you mean 'writers'"), ("table=recall", "table recall needs models"), ("table=recal", "expected one of")],
 )
 def test_bad_settings_are_one_line(change, message):
     with pytest.raises(UserError, match=message):

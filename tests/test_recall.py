@@ -65,6 +65,8 @@ def test_candidates_are_the_clusters_best_by_lower_bound_without_leaks():
 
     records = [record("unmeasured", None), record("bad", -0.5), record("Good!", 0.2), record("good", 0.4), record("best", 0.5), record("leak", 0.9, leak=True), record("other", 0.9, "x")]
     assert candidates_of(QUESTIONS[0], records, 3) == ["best", "good", "bad"]
+    often = [record("rare", 0.5), record("often", 0.9), record("often", -0.9)]
+    assert candidates_of(QUESTIONS[0], often, 1) == ["often"]  # a wording is as good as its best record
 
 
 def test_classes_follow_the_measured_gain_and_the_point_is_measured_where_it_was_not_chosen(reader, monkeypatch):
