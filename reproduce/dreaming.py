@@ -1,0 +1,91 @@
+"""Puts the runs of reproduce/dreaming.sh together: results/dreaming.json, and a picture if matplotlib is there.
+
+The unit is a dreamt cluster of one seed: seeds dream about different questions. Gap closed is a ratio of means over units; its
+interval is a bootstrap over them. The canary's unit is the question, over seeds.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ARMS = {
+    "majority": "label: what the model answers most with the point",
+    "log-ratio": "reward: log p(answer | point) - log p(answer)",
+    "gold": "label: the right answer, no point anywhere",
+    "with-point": "the point stays in context (consumption training)",
+    "own-questions": "variants that the model wrote itself",
+    "false-point": "a false point: is its rule followed?",
+}
+
+
+def units(first: dict, last: dict, name: str, bank: dict[str, str]) -> list[tuple[float, float, float]]:
+    """(before, after, with the point) of each dreamt cluster."""
+    clusters: dict[str, list] = {}
+    for question, before in first["each"][name].items():
+        clusters.setdefault(bank[question], []).append((before, last["each"][name][question], first["each"][f"{name}_with_point"][question]))
+    return [tuple(np.mean(part, axis=0)) for part in clusters.values()]
+
+
+def interval(values: np.ndarray, statistic, resamples: int = 4000) -> dict:
+    draws = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    low, high, lower = np.quantile([statistic(values[draw]) for draw in draws], [0.025, 0.975, 0.05]).tolist()
+    return {"mean": float(statistic(values)), "low": low, "high": high, "lower_bound": lower, "n": len(values)}
+
+
+def gap_closed(values: np.ndarray) -> float:
+    before, after, told = values.mean(0)
+    return float((after - before) / (told - before)) if abs(told - before) > 1e-9 else float("nan")
+
+
+def collect(runs: Path, bank: dict[str, str]) -> list[dict]:
+    rows = []
+    for arm, what in ARMS.items():
+        ends = []
+        for path in sorted(runs.glob(f"{arm}-[0-9]*")):
+            records = [json.loads(line) for line in (path / "dream_tta/eval.jsonl").read_text().splitlines()]
+            ends.append((records[0], records[-1]))
+        row = {"arm": arm, "what": what, "seeds": len(ends), "steps": [last["step"] for _, last in ends]}
+        for name in ("target", "agreement"):
+            values = np.array([unit for first, last in ends for unit in units(first, last, name, bank)])
+            row[name] = dict(zip(("before", "after", "with_point"), values.mean(0).tolist(), strict=True)) | {"gap_closed": interval(values, gap_closed)}
+        for name in ("neighbour", "canary"):
+            changes = [[last["each"][name][q] - before for q, before in first["each"][name].items()] for first, last in ends]
+            pooled = np.concatenate(changes) if name == "neighbour" else np.mean(changes, axis=0)  # the canary's questions are the same ones
+            row[f"{name}_change"] = interval(pooled, lambda part: float(part.mean()))
+        rows.append(row)
+    return rows
+
+
+def picture(rows: list[dict], path: Path) -> None:
+    try:
+        import matplotlib
+    except ImportError:
+        print("no matplotlib (pip install -r requirements-dev.txt): the picture is left out")
+        return
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "fixed"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, layout="constrained")
+    for axis, (name, title) in zip(axes, (("target", "accuracy without the point"), ("agreement", "agreement with the start model that has the point")), strict=True):
+        for y, row in enumerate(rows[::-1]):
+            part = row[name]
+            axis.plot([part["before"], part["after"]], [y, y], color="gray", linewidth=1)
+            axis.plot(part["before"], y, "o", color="gray", label="before" if y == 0 else None)
+            axis.plot(part["after"], y, "o", color="tab:blue", label="after dreaming" if y == 0 else None)
+            axis.plot(part["with_point"], y, "|", color="black", markersize=12, label="start model, point in context" if y == 0 else None)
+        axis.set_yticks(range(len(rows)), [row["what"] for row in rows[::-1]], fontsize=7)
+        axis.set_title(f"{title}, questions that were not dreamt ({rows[0]['seeds']} seeds)", fontsize=8)
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    runs, out = Path(sys.argv[1]), Path(sys.argv[2])
+    bank = {r["id"]: r["cluster"] for r in map(json.loads, Path("data/bank.jsonl").read_text().splitlines())}
+    rows = collect(runs, bank)
+    (out / "dreaming.json").write_text(json.dumps(rows, indent=1) + "\n")
+    picture(rows, out / "dreaming.svg")
+    print(f"wrote {out}/dreaming.json")
