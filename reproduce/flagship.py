@@ -22,8 +22,10 @@ def collect(runs: Path) -> list[dict]:
     rows = []
     for reveal in ("explanation", "answer"):
         for row in json.loads((runs / reveal / "eval/table.json").read_text()):
-            top = ceiling(row["split"], reveal)
-            rows.append({"reveal": reveal, **row, "ceiling": top, "efficiency": row["advantage"]["mean"] / (top - row["without"])})
+            rows.append({"reveal": reveal, **row})
+            if row["condition"] in ("points", "library"):
+                top = ceiling(row["split"], reveal)
+                rows[-1] |= {"ceiling": top, "efficiency": row["advantage"]["mean"] / (top - row["without"])}
     return rows
 
 
@@ -34,22 +36,24 @@ def picture(rows: list[dict], path: Path) -> None:
         print("no matplotlib (pip install -r requirements-dev.txt): the picture is left out")
         return
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "fixed"
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(11, 6.5), sharex=True, layout="constrained")
     for i, reveal in enumerate(("explanation", "answer")):
         for j, split in enumerate(TITLES):
-            axis, part = axes[i][j], [r for r in rows if r["reveal"] == reveal and r["split"] == split][::-1]
+            axis, part = axes[i][j], [r for r in rows if (r["reveal"], r["split"]) == (reveal, split) and not r["condition"].startswith("points -")][::-1]
             for y, r in enumerate(part):
                 e = r["advantage"]
                 color = "tab:blue" if r["writer"] == "trained" else "gray"
                 axis.errorbar(e["mean"], y, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=color, capsize=3)
-            names = [f"{r['writer']} writer, {r['condition']}" + (", own reader" if r["reader"] == "own" else "") for r in part]
-            axis.set_yticks(range(len(part)), ["ideal points" if "library" in name else name for name in names], fontsize=7)
+            names = ["ideal points" if r["condition"] == "library" else f"{r['writer']} writer, {r['condition']}" for r in part]
+            names = [name + ", trained reader" * (r["reader"] == "own") for name, r in zip(names, part, strict=True)]
+            axis.set_yticks(range(len(part)), names, fontsize=7)
             axis.axvline(0, color="black", linewidth=0.6)
             axis.set_title(f"{TITLES[split]}\nfeedback: {reveal} ({part[0]['seeds']} seeds)", fontsize=8)
             axis.set_xlabel("introspection advantage (accuracy with the point - without)", fontsize=7)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

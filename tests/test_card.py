@@ -1,0 +1,44 @@
+"""The bundled models: frozen, described by their cards, and measured by the code that wrote those."""
+
+import hashlib
+import json
+
+import pytest
+
+from common import ROOT
+from organism import card
+
+FROZEN = {
+    "organism/weights": "SHA0",
+}
+
+
+@pytest.mark.parametrize("folder", FROZEN)
+def test_the_bundled_models_are_frozen(folder):
+    """Every committed result rests on these weights: change them and all of results/ has to be measured again."""
+    found = hashlib.sha256((ROOT / folder / "model.safetensors").read_bytes()).hexdigest()
+    assert found == FROZEN[folder]
+    text = (ROOT / ("organism/CARD.md" if folder == "organism/weights" else f"{folder}/CARD.md")).read_text()
+    assert found in text and "## Known failures" in text
+    build = json.loads((ROOT / folder / "build.json").read_text())
+    assert f"--seed {build['seed']} --dialect {build['dialect']} --steps {build['steps']}" in text
+
+
+@pytest.mark.slow
+def test_the_card_is_written_by_the_code_that_is_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "step_seconds", lambda name: 1.0)  # a stage 1 run of its own, timed
+    monkeypatch.setattr("sys.argv", ["card", "--each", "4", "--out", str(tmp_path / "CARD.md")])
+    card.main()
+    small, full = (tmp_path / "CARD.md").read_text(), (ROOT / "organism/CARD.md").read_text()
+
+    def rows(text: str) -> list[str]:
+        return [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+
+    assert rows(small) == rows(full)  # every row of the committed card is measured, and no other
+
+
+def test_few_questions_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["card", "--each", "2"])
+    with pytest.raises(SystemExit) as stopped:
+        card.main()
+    assert stopped.value.code == 2 and "at least 4" in capsys.readouterr().err
