@@ -300,7 +300,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     def load(name: str) -> Reader:
         tokenizer = models.load_tokenizer(name)
         chat = Chat(tokenizer, models.eos_ids(name, tokenizer), cfg.system)
-        return Reader(models.load_policy(name, cfg), chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1))
+        return Reader(models.load_policy(name, cfg), chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1), kept={})
 
     loaded = {"start": load(cfg.model)} if open_ else {}
     for name, split, condition, who in tqdm(open_, desc="eval", dynamic_ncols=True, disable=None):

@@ -246,7 +246,7 @@ def fresh(reader: Reader, groups: list[Group], n_fresh: int, reward: str) -> Non
     views = [view for group in groups for view in group.views_V for _ in range(n_fresh)]
     numbers = [(group.number, v, k) for group in groups for v in range(len(group.views_V)) for k in range(n_fresh)]
     prompts_ids = [reader.prompt(view) for view in views]
-    accuracies, rewards = score(reader, prompts_ids, reader.sample(prompts_ids, FRESH, numbers=numbers), views, reward)
+    accuracies, rewards = score(reader, prompts_ids, reader.sample_kept(prompts_ids, FRESH, numbers), views, reward)
     sizes = [len(g.views_V) for g in groups]
     means = [torch.tensor(values).reshape(-1, n_fresh).mean(1).split(sizes) for values in (accuracies, rewards)]
     for group, fresh_accuracies, fresh_rewards in zip(groups, *means, strict=True):

@@ -30,6 +30,7 @@ class Reader:
     max_new_tokens: int
     key: tuple[int, ...]
     generated: int = 0  # tokens sampled so far
+    kept: dict | None = None  # completions without a point, where the weights stay as they are (eval.py asks for the same ones often)
 
     def sample(
         self, prompt_ids: list[list[int]], phase: int, n: int = 1, max_new_tokens: int | None = None, numbers: list[tuple[int, ...]] | None = None,
@@ -41,6 +42,18 @@ class Reader:
         completions = sample(self.model, prompt_ids, n, length, self.temperature, sorted(self.chat.eos_ids), keys)
         self.generated += sum(len(completion.ids) for completion in completions)
         return completions
+
+    def sample_kept(self, prompt_ids: list[list[int]], phase: int, numbers: list[tuple[int, ...]]) -> list[Completion]:
+        """One completion of each prompt; with `kept`, what was sampled under the same noise key before is not sampled again."""
+        if self.kept is None:
+            return self.sample(prompt_ids, phase, numbers=numbers)
+        names = [(*self.key, phase, *number, *ids) for number, ids in zip(numbers, prompt_ids, strict=True)]
+        new = [i for i, name in enumerate(names) if name not in self.kept]
+        sampled = self.sample([prompt_ids[i] for i in new], phase, numbers=[numbers[i] for i in new])
+        self.kept |= {names[i]: completion for i, completion in zip(new, sampled, strict=True)}
+        known = set(new)
+        self.generated += sum(len(self.kept[name].ids) for i, name in enumerate(names) if i not in known)  # what it would have cost
+        return [self.kept[name] for name in names]
 
     def prompt(self, question: Question, point: str | None = None) -> list[int]:
         return self.chat.first(prompts.question_turn(question.question, list(question.options), point))

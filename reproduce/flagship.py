@@ -11,11 +11,15 @@ from organism import rules
 TITLES = {"test_clusters": "skill: clusters that were never rewarded", "test": "memory and skill: new questions of rewarded clusters"}
 
 
-def ceiling(split: str, reveal: str) -> float:
-    """Bayes-optimal accuracy on another question of the cluster after one exchange, mean over clusters (rules.ceiling)."""
+def ceiling(split: str, reveal: str, won: float) -> float:
+    """Bayes-optimal accuracy on another question of the cluster after one exchange, mean over clusters (rules.ceiling).
+
+    Losers, a share of 1 - won, see what `reveal` says; winners only learn that their answer was right.
+    """
     part = {"test": "train", "test_clusters": "test_clusters"}[split]
-    values = [rules.ceiling(c, 1, reveal == "explanation") for c in rules.load_clusters().values() if c.split == part]
-    return sum(values) / len(values)
+    clusters = [c for c in rules.load_clusters().values() if c.split == part]
+    answer, shown = (sum(rules.ceiling(c, 1, explained) for c in clusters) / len(clusters) for explained in (False, reveal == "explanation"))
+    return won * answer + (1 - won) * shown
 
 
 def collect(runs: Path) -> list[dict]:
@@ -24,7 +28,7 @@ def collect(runs: Path) -> list[dict]:
         for row in json.loads((runs / reveal / "eval/table.json").read_text()):
             rows.append({"reveal": reveal, **row})
             if row["condition"] in ("points", "library"):
-                top = ceiling(row["split"], reveal)
+                top = ceiling(row["split"], reveal, row["without"])  # attempts are right as often as answers without a point
                 rows[-1] |= {"ceiling": top, "efficiency": row["advantage"]["mean"] / (top - row["without"])}
     return rows
 

@@ -9,7 +9,7 @@ from common import ROOT
 from organism import card
 
 FROZEN = {
-    "organism/weights": "SHA0",
+    "organism/weights": "e45cb4ef5dd80b9f579d83c53d369726c66645241e94104ea52c776dfe963fa3",
 }
 
 

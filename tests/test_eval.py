@@ -5,6 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,6 +159,18 @@ def test_points_of_another_cluster_and_of_a_library(readers):
     ]
     (group,) = conditions.from_library(cfg, readers, questions, records)
     assert [p.text for p in group.points] == ["better. two"] and group.question is questions[0]
+
+
+def test_answers_that_are_kept_are_the_ones_that_would_be_sampled(readers):
+    keeping, prompts = replace(readers, kept={}, generated=0), [readers.prompt(q) for q in load_questions(ROOT / "data/bank.jsonl")[:6]]
+    numbers = [(i,) for i in range(6)]
+    first = keeping.sample_kept(prompts[:4], 9, numbers[:4])
+    both = keeping.sample_kept(prompts, 9, numbers)
+    plain = replace(readers, generated=0).sample_kept(prompts, 9, numbers)
+    assert [c.ids for c in both] == [c.ids for c in plain] and both[:4] == first and len(keeping.kept) == 6
+    assert keeping.generated == sum(len(c.ids) for c in first + both)  # as if nothing had been kept
+    other = replace(keeping, key=(9, 9)).sample_kept(prompts, 9, numbers)
+    assert [c.ids for c in other] != [c.ids for c in both]
 
 
 def test_best_of_is_measured_on_questions_where_it_was_not_chosen(readers, monkeypatch):
