@@ -139,7 +139,7 @@ def table(cfg: Config, units: list[dict]) -> list[dict]:
         base = pooled.get((split, "start", condition, "start" if reader == "own" else reader))
         if writer == "trained" and base:
             row["change"] = change(seeds, base[0]["questions"], split)
-            if reader == "own":  # without a point, the trained model against the start model
+            if (condition, reader) == ("points", "own"):  # without a point, the trained model against the start model
                 row["no_point_change"] = change(seeds, base[0]["questions"], split, lambda r: r["without"])
         if writer == "trained" and cfg.table != "transfer":
             row["p"] = row.get("change", row["advantage"])["p"]
