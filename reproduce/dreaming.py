@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from drawing import pyplot
 
 ARMS = {
     "majority": "label: what the model answers most with the point",
@@ -59,15 +60,9 @@ def collect(runs: Path, bank: dict[str, str]) -> list[dict]:
 
 
 def picture(rows: list[dict], path: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        print("no matplotlib (pip install -r requirements-dev.txt): the picture is left out")
+    plt = pyplot()
+    if plt is None:
         return
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "fixed"
-    from matplotlib import pyplot as plt
-
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, layout="constrained")
     for axis, (name, title) in zip(axes, (("target", "accuracy without the point"), ("agreement", "agreement with the start model that has the point")), strict=True):
         for y, row in enumerate(rows[::-1]):

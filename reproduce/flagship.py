@@ -6,6 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from drawing import pyplot
+
 from organism import rules
 
 TITLES = {"test_clusters": "skill: clusters that were never rewarded", "test": "memory and skill: new questions of rewarded clusters"}
@@ -34,15 +36,9 @@ def collect(runs: Path) -> list[dict]:
 
 
 def picture(rows: list[dict], path: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        print("no matplotlib (pip install -r requirements-dev.txt): the picture is left out")
+    plt = pyplot()
+    if plt is None:
         return
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "fixed"
-    from matplotlib import pyplot as plt
-
     figure, axes = plt.subplots(2, 2, figsize=(11, 6.5), sharex=True, layout="constrained")
     for i, reveal in enumerate(("explanation", "answer")):
         for j, split in enumerate(TITLES):

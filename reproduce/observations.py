@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+from drawing import pyplot
+
 ARMS = {
     "default": "learning-point tokens, other questions, lr 2e-4, KL 0.02",
     "same": "verified on the same question",
@@ -35,15 +37,9 @@ def collect(runs: Path) -> list[dict]:
 
 
 def picture(rows: list[dict], path: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        print("no matplotlib (pip install -r requirements-dev.txt): the picture is left out")
+    plt = pyplot()
+    if plt is None:
         return
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "fixed"
-    from matplotlib import pyplot as plt
-
     figure, axes = plt.subplots(1, len(CURVES), figsize=(11, 4), layout="constrained")
     for axis, name in zip(axes, CURVES, strict=True):
         for i, arm in enumerate(ARMS):
