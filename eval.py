@@ -7,10 +7,10 @@ on other questions of the cluster, by the start model and, for trained writers, 
   blind: other     points from another cluster's exchange
   best of N        the start model's best point of N, chosen on questions on which it is not measured
   library          points from a file, such as data/points_ideal.jsonl
-No point can be worth more than chance without its exchange, unless the writer knows the cluster by heart: split test measures
-memory too, split test_clusters skill alone (README 'Evaluation').
+Split test measures memory too. On split test_clusters, which was never rewarded, nothing is known by heart, but a writer may have
+learned a bias that pays everywhere: what it read from the exchange is 'points - blind' (README 'Evaluation').
 `table: recall`. What models taught by stage 2 recall, for themselves and for the start model, with the recall emptied or swapped,
-beside the best point, BM25 and the whole library in context.
+beside the best point, BM25's choice and one point of each cluster in context.
 `table: transfer`. The points of each question on every question of the split.
 `table: invariance`. Whether a point stands for its exchange, and how often a wrong answer comes back.
 
@@ -54,7 +54,7 @@ class Config(Shared):
     ideal: str = ""  # JSONL of ideal points, for table recall
     wrong: str = ""  # JSONL of wrong points, for table recall
     group_size: int = 4  # attempts, and points, a question
-    n_verify: int = 4  # other questions of the cluster on which a point is tried
+    n_verify: int = 4  # other questions of the cluster on which a point is tried; table recall: orders of a question's options
     n_fresh: int = 4  # answers without a point on each of them
     eval_questions: int = 0  # questions a split, at most, 0: all
     temperature: float = 1.0  # of all sampling
@@ -252,7 +252,7 @@ def conditions(cfg: Config, writer: str, trained: list[str]) -> list[tuple[str, 
 
 # ---- main ----------------------------------------------------------------------------------------------------------
 def load_data(cfg: Config) -> dict[str, list[Question]]:
-    """Questions of each split that have another one in their cluster. Raises UserError for a split without any."""
+    """Questions of each split, but for table recall only those with another one in their cluster. Raises UserError for an empty split."""
     questions, data = load_questions(common.ROOT / cfg.questions, cfg.cluster), {}
     for split in cfg.splits.split(","):
         part = [q for q in questions if q.split == split]

@@ -33,10 +33,10 @@ def clusters_of(question: Question) -> list[str]:
 
 
 def parents(question: Question, records: list[dict]) -> list[str]:
-    """The best point of each of a question's clusters, its own question's first; leaks are left out."""
+    """The best of the records for each of a question's clusters, its own question's first."""
     texts = []
     for cluster in clusters_of(question):
-        fitting = [r for r in records if r["cluster"] == cluster and r["text"] and not r["leak"]]
+        fitting = [r for r in records if r["cluster"] == cluster]
         own = [r for r in fitting if r["question_id"] == question.id]
         if fitting:
             texts.append(library.best(own or fitting)["text"])
@@ -93,7 +93,7 @@ def recalled(cfg, writer: Reader, own: bool, start: Reader, questions: list[Ques
     n, kept = cfg.n_verify, [i for i in range(len(questions)) if texts is None or texts[i] is not None]
     views = [view for i in kept for view in same_views(questions[i], n, rng(*start.key, VIEWS, i))]
     numbers = [(i, v) for i in kept for v in range(n)]  # a question has the same noise whatever is left out
-    unaided = start.sample([start.prompt(v) for v in views], UNAIDED, numbers=numbers)
+    unaided = start.sample_kept([start.prompt(v) for v in views], UNAIDED, numbers)
     points = [texts[i] for i in kept for _ in range(n)] if texts else []
     answering, turns = writer if own else start, []
     if own or texts is None:
