@@ -24,7 +24,7 @@ import yaml
 import ranks
 
 ROOT = Path(__file__).resolve().parent
-STAGES = ("grpo_introspect", "sft_recall", "dream_tta", "eval")  # the sections that a config may have beside `shared`
+STAGES = ("grpo_introspect", "sft_recall", "dream_tta", "eval", "grpo", "reflect_retry", "ssd", "sft")  # sections of a config beside `shared`
 LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "targets.jsonl")
 
 
@@ -189,7 +189,7 @@ class Run:
             raise UserError(f"{self.path} is not empty: go on with --resume, choose another --run-dir, or delete it")
         if used and (self.path / "config.yaml").exists():
             before = yaml.safe_load((self.path / "config.yaml").read_text())
-            changed = [key for key, value in dataclasses.asdict(self.cfg).items() if before.get(key) != value]
+            changed = [key for key, value in dataclasses.asdict(self.cfg).items() if key != "expect" and before.get(key) != value]
             if changed:
                 raise UserError(f"{self.path / 'config.yaml'}: --resume needs the settings of the first start; changed: {', '.join(changed)}")
 

@@ -69,3 +69,25 @@ def kl_k3(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
     """
     u = (logprobs - ref_logprobs).clamp(-20, 20)
     return torch.exp(-u) + u - 1
+
+
+def group_advantages(rewards: torch.Tensor, scale: bool, eps: float = 1e-4) -> torch.Tensor:
+    """A = r - mean of the group, over its unbiased standard deviation with `scale` (GRPO); Dr. GRPO does not divide (methods.md 2.1).
+
+    rewards: (Q, G). A group without spread gets exactly 0.
+    """
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    centred = torch.where(rewards.amax(1, keepdim=True) - rewards.amin(1, keepdim=True) < ROUNDING, 0.0, centred)
+    return centred / (rewards.std(dim=1, keepdim=True) + eps) if scale else centred
+
+
+def reduced(advantages: torch.Tensor, lengths: torch.Tensor, reduction: str, rollouts: int, max_length: int) -> torch.Tensor:
+    """Weights (N,) with which `policy_gradient`, normalised by all sum(lengths) tokens, is the named reduction (methods.md 2.2).
+
+    sequence: mean over sequences of their mean over tokens (GRPO); token: mean over tokens (DAPO); constant: sum over tokens by
+    rollouts x max_length (Dr. GRPO; Composer 2, whose rollouts are chains of several sequences). advantages, lengths: (N,).
+    """
+    tokens = lengths.sum()
+    if reduction == "sequence":
+        return advantages * tokens / (len(lengths) * lengths)
+    return advantages * tokens / (rollouts * max_length) if reduction == "constant" else advantages

@@ -29,6 +29,10 @@ EXPLANATION = " Explanation: {explanation}"
 PEER = " A peer wrote: {attempt}"
 FEEDBACK = "\nFeedback on an earlier try: The correct answer is {answer} ({letter}).{told}"
 SIMILAR = "{question}\nOptions: {options}\nWrite a similar question."
+SUMMARISE = "The space is used up. Summarise what you found so far."  # Composer 2: asked for where a context limit cuts an answer
+SUMMARY = "\nSummary so far: {summary}"
+REFLECT = "The answer is wrong. Reflect: what went wrong, in a few words?"  # Reflect-Retry-Reward: the right answer is not shown
+RETRY = "Try again.\n{turn}"
 INTROSPECTION = "<introspection>{point}</introspection>"
 RECALL = "<recall>{point}</recall>"  # what stage 2 teaches the model to write before its answer, where it helps
 

@@ -48,8 +48,17 @@ def noise(keys: list[tuple[int, ...]], max_new_tokens: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([rng(*key).random(max_new_tokens) for key in keys]))
 
 
-def inverse_cdf(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens (rows,) and their log-probabilities (rows,) at `temperature` (0 is greedy).
+def truncated(logp: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    """Log-probabilities (rows, V) of the k likeliest tokens, and of those only as many as reach `top_p`; the others are -inf."""
+    kept, places = logp.topk(min(top_k or logp.shape[-1], logp.shape[-1]), dim=-1)
+    kept = torch.log_softmax(kept, dim=-1)
+    before = kept.exp().cumsum(-1) - kept.exp()  # of the tokens that are likelier; the first one always stays
+    kept = torch.log_softmax(kept.masked_fill((before >= top_p) & (before > 0), float("-inf")), dim=-1)
+    return torch.full_like(logp, float("-inf")).scatter(-1, places, kept)
+
+
+def inverse_cdf(logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top: tuple[int, float] = (0, 1.0)) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (rows,) and their log-probabilities (rows,) at `temperature` (0 is greedy), truncated to `top` (k, p) after it.
 
     logits: (rows, V); uniform: (rows,) float64. The token is where the float64 cumulative distribution passes the uniform
     number: unbiased, reproducible whatever the batch, and cheaper than multinomial or Gumbel noise at V = 262,144.
@@ -58,6 +67,8 @@ def inverse_cdf(logits: torch.Tensor, uniform: torch.Tensor, temperature: float)
     for part, u in zip(logits.split(64), uniform.split(64), strict=True):  # bounds the float64 copy: 64 x V
         part = part if part.dtype == torch.float64 else part.float()
         logp = torch.log_softmax(part / (temperature or 1.0), dim=-1)  # (64, V)
+        if top != (0, 1.0):
+            logp = truncated(logp, *top)
         if temperature == 0:
             token = part.argmax(-1)
         else:
@@ -146,11 +157,11 @@ def next_logprobs(model, prompts: list[list[int]], max_rows: int = 256) -> torch
 @torch.no_grad()  # the paper lost 30 GB to rollouts that kept their graph (collapse cause 5)
 def sample(
     model, prompts: list[list[int]], n: int, max_new_tokens: int, temperature: float, eos_ids: list[int],
-    noise_keys: list[tuple[int, ...]], max_rows: int = 1024,
+    noise_keys: list[tuple[int, ...]], max_rows: int = 1024, top: tuple[int, float] = (0, 1.0),
 ) -> list[Completion]:  # fmt: skip
     """n completions of each prompt, prompt by prompt.
 
-    noise_keys: one key of integers per completion. Temperature 0 is greedy. The model is put in eval mode for the duration:
+    noise_keys: one key of integers per completion. Temperature 0 is greedy; `top` is (top-k or 0, top-p). The model is put in eval mode for the duration:
     in train mode with gradient checkpointing the cache is silently dropped and the text is garbage. At most `max_rows` rows
     run at a time; when memory runs out the rows are halved, with the same result.
     """
@@ -162,7 +173,7 @@ def sample(
     try:
         completions = [None] * len(rows)
         for part in similar_lengths(rows):
-            sampled = sample_rows(model, [rows[i] for i in part], max_new_tokens, temperature, set(eos_ids), [noise_keys[i] for i in part], max_rows)
+            sampled = sample_rows(model, [rows[i] for i in part], max_new_tokens, temperature, set(eos_ids), [noise_keys[i] for i in part], max_rows, top)
             for i, completion in zip(part, sampled, strict=True):
                 completions[i] = completion
         return completions
@@ -183,21 +194,21 @@ def similar_lengths(rows: list[list[int]]) -> list[list[int]]:
     return parts
 
 
-def sample_rows(model, rows, max_new_tokens, temperature, eos_ids, noise_keys, max_rows) -> list[Completion]:
+def sample_rows(model, rows, max_new_tokens, temperature, eos_ids, noise_keys, max_rows, top) -> list[Completion]:
     """Decodes in parts of at most max_rows, in halves where memory runs out: noise is keyed, so the result is the same."""
     if not rows:
         return []
     if len(rows) <= max_rows:
         try:
-            return decode(model, rows, max_new_tokens, temperature, eos_ids, noise(noise_keys, max_new_tokens))
+            return decode(model, rows, max_new_tokens, temperature, eos_ids, noise(noise_keys, max_new_tokens), top)
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise
             torch.cuda.empty_cache()
     half = min(max_rows, (len(rows) + 1) // 2)
     settings = (max_new_tokens, temperature, eos_ids)
-    return sample_rows(model, rows[:half], *settings, noise_keys[:half], half) + sample_rows(
-        model, rows[half:], *settings, noise_keys[half:], half
+    return sample_rows(model, rows[:half], *settings, noise_keys[:half], half, top) + sample_rows(
+        model, rows[half:], *settings, noise_keys[half:], half, top
     )
 
 
@@ -208,7 +219,7 @@ def distinct(rows: list[list[int]]) -> tuple[list[list[int]], list[int]]:
     return [list(prompt) for prompt in numbers], prompt_of
 
 
-def decode(model, rows, max_new_tokens, temperature, eos_ids, uniform) -> list[Completion]:
+def decode(model, rows, max_new_tokens, temperature, eos_ids, uniform, top) -> list[Completion]:
     """The decoding loop: prefill each distinct prompt once, repeat its cache, drop finished rows as it goes."""
     device = model.device
     prompts, prompt_of = distinct(rows)
@@ -220,7 +231,7 @@ def decode(model, rows, max_new_tokens, temperature, eos_ids, uniform) -> list[C
     live = list(range(len(rows)))  # which completion each row of the batch belongs to
     uniform = uniform.to(device)
     for t in range(max_new_tokens):
-        tokens, logprobs = inverse_cdf(logits, uniform[live, t], temperature)
+        tokens, logprobs = inverse_cdf(logits, uniform[live, t], temperature, top)
         for row, token, logprob in zip(live, tokens.tolist(), logprobs.tolist(), strict=True):
             completion = completions[row]
             if not completion.finished:

@@ -16,9 +16,10 @@ from chat import Chat
 from common import ROOT, Run, rng
 from grpo_introspect import evaluate, introspection_advantage, load_data, point_record, questions_of_step, step_metrics, training_batch
 from library import KEYS
-from measure import Reader, cut_before_letter, option_probabilities, same_views, score, transfer_views
+from measure import Reader, cut_before_letter, option_probabilities, same_views, score, transfer_views, twin_views
 from models import restore, write_checkpoint
 from rollout import Trajectory, next_logprobs
+from tasks.mcq import load_questions
 from update import Updater
 
 TIMES = ("time/", "tokens_per_second", "peak_memory_gib")
@@ -101,7 +102,7 @@ def test_used_directory_resume_of_finished_run_and_changed_config(finished):
     run_dir, _ = finished
     used = script(*small(run_dir))
     assert used.returncode == 2 and all(word in used.stderr for word in ("--resume", "--run-dir", "delete"))
-    again = script(*small(run_dir), "--resume")
+    again = script(*small(run_dir, "expect=other words"), "--resume")  # a sentence for the reader, not a setting
     assert again.returncode == 0 and "stage 1 finished" in again.stdout
     os.rename(run_dir / "grpo_introspect/final", run_dir / "grpo_introspect/kept")
     changed = script(*small(run_dir, "lr=0.5"), "--resume")
@@ -211,6 +212,21 @@ def test_views_are_fair_and_shared(organism):
                 assert {v.question == group.question.question for v in views} == {kind == "same"}
             transfers = [v.id for v, k in zip(group.views_V, group.kinds_V, strict=True) if k == "transfer"]
             assert group.question.id not in transfers
+
+
+def test_an_unconditional_answer_earns_nothing_on_twins(organism):
+    """The text of the right option, without a rule or a letter, moves the reader on its own question and must not pay on the twins."""
+    reader = one_step(organism, config())[2]
+    questions = [q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "train" and q.variants and q.cluster[-1] in "ABD"][::9]
+    assert len(questions) > 25
+    gains = {}
+    for kind, views_of in (("same", same_views), ("twin", twin_views)):
+        views = [(q, view) for i, q in enumerate(questions) for view in views_of(q, 4, rng(0, i))]
+        told = [reader.prompt(view, f"choose {q.options[q.answer]}") for q, view in views]
+        alone = [reader.prompt(view) for _, view in views]
+        right = [score(reader, prompts, reader.sample(prompts, 0), [view for _, view in views], "sampled")[0] for prompts in (told, alone)]
+        gains[kind] = sum(right[0]) / len(views) - sum(right[1]) / len(views)
+    assert gains["twin"] <= 0.05 and gains["same"] > gains["twin"], gains
 
 
 def test_advantage_options(organism):

@@ -1,0 +1,223 @@
+"""What all rivals share: the problems of three tasks, the opening of a run, its log, and how first answers are measured.
+
+A rival is one file beside this one. Its `main` reads:
+
+    arena = Arena(cfg, run, "grpo")
+    for step in arena.steps():
+        ...                                   # the method
+        arena.finish(step, metrics)
+    arena.close()
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tqdm import tqdm
+
+import common
+import models
+import prompts
+import ranks
+from chat import Chat
+from common import Run, Shared, UserError, rng
+from measure import Reader, same_views
+from tasks import countdown, function_calling, mcq
+from tasks.countdown import Countdown
+from tasks.function_calling import Calling
+from tasks.mcq import SPLITS, Question
+from update import Updater
+
+ORDER, EVALUATE = 50, 51  # phases, part of every noise key; a rival's own start at 60
+
+
+@dataclass
+class Rival(Shared):
+    """Settings that every rival has; its own come on top."""
+
+    task: Literal["mcq", "countdown", "function_calling"] = "mcq"  # what shared.questions holds
+    steps: int = 60  # optimiser steps
+    problems_per_step: int = 8  # problems of one step
+    lr: float = 2e-4  # AdamW
+    max_grad_norm: float = 1.0  # gradient clipping
+    kl_coef: float = 0.0  # weight of the k3 KL to the start policy in the loss, 0: none
+    temperature: float = 1.0  # of sampling in training
+    max_new_tokens: int = 48  # longest answer, tokens
+    max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
+    save_every: int = 20  # steps between checkpoints
+    eval_every: int = 0  # steps between evaluations, 0: only before and after
+    eval_splits: str = "val,canary"  # what first answers are measured on, separated by commas; a split that the file lacks is left out
+    eval_problems: int = 96  # of each split, at most
+    n_eval: int = 4  # answers to each problem
+    eval_temperature: float = 1.0  # of these answers
+
+    def check(self) -> None:
+        for name in ("steps", "problems_per_step", "max_new_tokens", "save_every", "eval_problems", "n_eval"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("temperature", "lr", "max_grad_norm"):
+            if getattr(self, name) == 0:
+                raise UserError(f"{name}: expected a number above 0")
+        unknown = [name for name in self.eval_splits.split(",") if name not in SPLITS]
+        if unknown:
+            raise UserError(f"eval_splits: expected some of {', '.join(SPLITS)}, got '{unknown[0]}'")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem of any of the three tasks: what is asked, what is right, and a right answer in the task's own words."""
+
+    source: Question | Countdown | Calling
+
+    @property
+    def id(self) -> str:
+        return self.source.id
+
+    @property
+    def split(self) -> str:
+        return self.source.split
+
+    @property
+    def cluster(self) -> str:
+        return self.source.cluster if isinstance(self.source, Question) else self.source.split
+
+    @property
+    def turn(self) -> str:
+        s = self.source
+        return prompts.question_turn(s.question, list(s.options)) if isinstance(s, Question) else s.turn
+
+    @property
+    def gold(self) -> str | None:
+        """A right answer; None for a Countdown problem without solution."""
+        s = self.source
+        if isinstance(s, Question):
+            return f"Answer: {s.options[s.answer]} ({s.letter})"
+        if isinstance(s, Calling):
+            return s.gold
+        found = countdown.solve(s.nums, s.target)
+        return f"<answer>{found}</answer>" if found else None
+
+    def grade(self, text: str) -> bool:
+        s = self.source
+        if isinstance(s, Question):
+            return mcq.grade(text, s)
+        return countdown.grade(text, s) if isinstance(s, Countdown) else function_calling.grade(text, s)
+
+    def view(self, draw) -> "Problem":
+        """The same problem, its options in a new order where it has any: no letter can be learned by heart."""
+        return Problem(same_views(self.source, 1, draw)[0]) if isinstance(self.source, Question) else self
+
+
+def load_problems(cfg: Rival) -> list[Problem]:
+    """All problems of shared.questions. Raises UserError with file and line for a malformed one."""
+    path = common.ROOT / cfg.questions
+    if cfg.task == "mcq":
+        return [Problem(q) for q in mcq.load_questions(path, cfg.cluster)]
+    return [Problem(p) for p in (countdown.load(path) if cfg.task == "countdown" else function_calling.load(path))]
+
+
+class Arena:
+    """A run of a rival: its problems, policy, updater and logs. `ready` is False after a dry run or a finished one."""
+
+    def __init__(self, cfg: Rival, run: Run, name: str, dry_run: bool):
+        self.cfg, self.run, self.name, self.ready = cfg, run, name, False
+        problems = load_problems(cfg)
+        self.train = [p for p in problems if p.split == "train"]
+        if len(self.train) < cfg.problems_per_step:
+            raise UserError(f"{name}.problems_per_step: {cfg.problems_per_step} asked for, but {cfg.questions} has {len(self.train)} train problems")
+        draw, self.groups = rng(cfg.seed), {}
+        for split in cfg.eval_splits.split(","):
+            part = [p for p in problems if p.split == split]
+            if part:
+                self.groups[split] = [part[i] for i in sorted(draw.permutation(len(part))[: cfg.eval_problems])]
+        if not self.groups:
+            raise UserError(f"{name}.eval_splits: {cfg.questions} has no problem of '{cfg.eval_splits}'")
+        self.tokenizer = models.load_tokenizer(cfg.model)
+        self.chat = Chat(self.tokenizer, models.eos_ids(cfg.model, self.tokenizer), cfg.system)
+        if ranks.world() > 1:
+            raise UserError(f"{name} runs in one process; start it with python, not torchrun")
+        if dry_run:
+            print(f"{len(self.train)} train problems; measured on " + ", ".join(f"{len(part)} {split}" for split, part in self.groups.items()))
+            print(f"first prompt:\n{self.train[0].turn}")
+        elif run.resume and run.final.exists():
+            self.summary()
+        else:
+            self.open()
+
+    def open(self) -> None:
+        cfg, run = self.cfg, self.run
+        run.check()
+        self.policy = models.load_policy(cfg.model, cfg)
+        run.open()
+        self.ref_policy = models.load_policy(cfg.model, cfg).requires_grad_(False)
+        self.policy = models.make_trainable(self.policy, cfg)
+        reference = self.ref_policy if cfg.kl_coef else None
+        self.updater = Updater(self.policy, "adamw", cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, reference)
+        self.done, checkpoint = run.latest()
+        if checkpoint:
+            models.restore(self.policy, self.updater, checkpoint)
+        before = run.read("metrics.jsonl")
+        self.generated, self.trained = (before[-1][name] if before else 0 for name in ("generated_tokens", "trained_tokens"))
+        self.reader = Reader(self.policy, self.chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 5))
+        self.ready = True
+        print(f"{cfg.model}: {len(self.train)} train problems, run in {run.path}")
+        if self.done == 0:
+            run.log("eval.jsonl", self.evaluate(0))
+
+    def steps(self):
+        """The numbers of the steps that are left; sets `reader`, whose noise and count of tokens are the step's own."""
+        self.bar = tqdm(range(self.done + 1, self.cfg.steps + 1), initial=self.done, total=self.cfg.steps, desc=self.name, dynamic_ncols=True, disable=None)
+        for step in self.bar:
+            self.reader, self.began = replace(self.reader, key=(self.cfg.seed, step, 5), generated=0), time.perf_counter()
+            yield step
+
+    def problems(self, step: int) -> list[Problem]:
+        """The next problems of an endless walk, shuffled anew every epoch, options in a new order."""
+        n, chosen = self.cfg.problems_per_step, []
+        for place in range((step - 1) * n, step * n):
+            order = rng(self.cfg.seed, ORDER, place // len(self.train)).permutation(len(self.train))
+            chosen.append(self.train[order[place % len(self.train)]].view(rng(self.cfg.seed, ORDER, 1, place)))
+        return chosen
+
+    def finish(self, step: int, metrics: dict, trained: int) -> None:
+        """Logs a step, evaluates and saves where it is time to. trained: tokens of the step's loss."""
+        cfg, run = self.cfg, self.run
+        self.generated, self.trained = self.generated + self.reader.generated, self.trained + trained
+        seconds = time.perf_counter() - self.began
+        counts = {"generated_tokens": self.generated, "trained_tokens": self.trained, "time/step": seconds}
+        run.log("metrics.jsonl", {"step": step} | metrics | counts)
+        self.bar.set_postfix_str(f"reward {metrics['reward']:.2f}" if "reward" in metrics else "")
+        if step == cfg.steps or (cfg.eval_every and step % cfg.eval_every == 0):
+            record = self.evaluate(step)
+            run.log("eval.jsonl", record)
+            self.bar.write(line_of(record))
+        if step == cfg.steps or step % cfg.save_every == 0 or run.stopped_by:
+            run.save(f"checkpoint-{step}", lambda folder: models.write_checkpoint(self.policy, self.updater, folder))
+        if run.stopped_by:
+            self.bar.close()
+            run.leave()
+
+    def close(self) -> None:
+        self.run.save("final", lambda folder: models.save(self.policy, self.tokenizer, folder))
+        self.summary()
+
+    def evaluate(self, step: int) -> dict:
+        """Accuracy of first answers by split, and of each problem; the same noise at every step."""
+        cfg = self.cfg
+        reader = replace(self.reader, key=(cfg.seed, 0, 6), temperature=cfg.eval_temperature)
+        each = {}
+        for k, (split, problems) in enumerate(self.groups.items()):
+            said = reader.sample([self.chat.first(p.turn) for p in problems], EVALUATE, cfg.n_eval, numbers=[(k, i) for i in range(len(problems))])
+            right = [problems[i // cfg.n_eval].grade(self.chat.text(c.ids)) for i, c in enumerate(said)]
+            each[split] = {p.id: sum(right[i * cfg.n_eval : (i + 1) * cfg.n_eval]) / cfg.n_eval for i, p in enumerate(problems)}
+        return {"step": step, "accuracy": {split: sum(part.values()) / len(part) for split, part in each.items()}, "each": each}
+
+    def summary(self) -> None:
+        """Before and after, from the files of a finished run."""
+        evaluations, last = [r for r in self.run.read("eval.jsonl") if "accuracy" in r], self.run.read("metrics.jsonl")[-1]
+        print(f"\n== {self.name} finished ==\n\n{line_of(evaluations[0])}\n{line_of(evaluations[-1])}")
+        print(f"{last['generated_tokens']:,} tokens generated, {last['trained_tokens']:,} trained. Everything is in {self.run.path}")
+
+
+def line_of(record: dict) -> str:
+    return f"   first answers at step {record['step']}: " + ", ".join(f"{split} {value:.3f}" for split, value in record["accuracy"].items())

@@ -1,0 +1,146 @@
+"""GRPO and its kin: the task's reward, group-relative, on the answer itself; nothing is introspected (methods.md 2 and 7).
+
+  advantage   r - mean of the group; `scale_rewards` divides by the group's standard deviation (GRPO, DAPO; not Dr. GRPO)
+  loss        grpo      mean over answers of the mean over their tokens
+              dapo      mean over all tokens
+              dr_grpo   sum over tokens, by answers x max_new_tokens
+  on policy   one update a step, so the ratio is 1 and no clip is active
+  chains      with `context_limit` an answer that fills the context is summarised by the model itself and goes on after the
+              question and the summary; the final reward is given to every token of the chain, summaries included (Composer 2)
+  reward_kl   beta of k1 = log pi - log ref, summed over the chain and taken off the reward: as a loss k1 has no expected gradient
+
+Composer 2 is `scale_rewards: false`, `loss: dr_grpo`, `reward_kl` above 0 and a `context_limit`. Advantages are signed.
+
+Inputs:  problems with a grader (a question bank, Countdown, function calling), a causal language model with a chat template
+Outputs: runs/<config>/grpo/ with metrics.jsonl, eval.jsonl (first answers before and after), final/ weights
+Run:     python -m baselines.grpo --config configs/bank.yaml
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+import common
+import prompts
+from baselines.arena import Arena, Problem, Rival
+from common import Run, UserError
+from introspection import answer_logprobs
+from losses import group_advantages, reduced
+from measure import Reader
+from rollout import Completion, Trajectory
+
+ANSWER, SUMMARY = 60, 61  # phases, part of every noise key; generation k of a chain adds 2 k
+
+
+@dataclass
+class Config(Rival):
+    group_size: int = 16  # G, answers to each problem
+    loss: Literal["grpo", "dapo", "dr_grpo"] = "dapo"  # how tokens are averaged
+    scale_rewards: bool = True  # whether advantages are divided by the group's standard deviation
+    reward_kl: float = 0.0  # beta of the k1 penalty in the reward, 0: none
+    context_limit: int = 0  # longest prompt and answer together, tokens; a longer answer goes on after a summary; 0: none
+    summary_tokens: int = 32  # longest summary
+    max_generations: int = 4  # generations of a chain that answer; the last one is not cut by the limit's summary
+
+    def check(self) -> None:
+        super().check()
+        if self.group_size < 2:
+            raise UserError("grpo.group_size: a group of 1 has no spread around its mean; expected at least 2")
+        if self.context_limit and min(self.summary_tokens, self.max_generations) < 1:
+            raise UserError("grpo.context_limit: chains need summary_tokens and max_generations of at least 1")
+
+
+@dataclass
+class Chain:
+    """One rollout: all its generations, answers and summaries, each with the prompt it was sampled after."""
+
+    problem: Problem
+    prompt_ids: list[int]
+    generations: list[tuple[list[int], Completion]] = field(default_factory=list)
+    answer: Completion | None = None
+
+    def trajectories(self) -> list[Trajectory]:
+        return [Trajectory(prompt, [(completion.ids, True)]) for prompt, completion in self.generations]
+
+
+# ---- rollouts ------------------------------------------------------------------------------------------------------
+def rollouts(cfg: Config, reader: Reader, problems_Q: list[Problem]) -> list[Chain]:
+    """G chains for each problem, problem by problem; without a context limit each has one generation."""
+    chains = [Chain(p, reader.chat.first(p.turn)) for p in problems_Q for _ in range(cfg.group_size)]
+    numbers = {id(chain): (k // cfg.group_size, k % cfg.group_size) for k, chain in enumerate(chains)}
+    live = chains
+    for k in range(cfg.max_generations if cfg.context_limit else 1):
+        # Room differs with the prompt: chains of equal room are sampled together, so that the limit cuts each at its own place.
+        rooms: dict[int, list[Chain]] = {}
+        for chain in live:
+            rooms.setdefault(room(cfg, chain), []).append(chain)
+        for tokens, part in rooms.items():
+            said = reader.sample([c.prompt_ids for c in part], ANSWER + 2 * k, max_new_tokens=tokens, numbers=[numbers[id(c)] for c in part])
+            for chain, completion in zip(part, said, strict=True):
+                chain.generations.append((chain.prompt_ids, completion))
+                chain.answer = completion
+        live = [c for c in live if cfg.context_limit and not c.answer.finished and k + 1 < cfg.max_generations]
+        if not live:
+            break
+        summarise(cfg, reader, live, SUMMARY + 2 * k, numbers)
+    return chains
+
+
+def room(cfg: Config, chain: Chain) -> int:
+    """New tokens that the context still holds; at least one, so that a chain with a long prompt ends as wrong and not as an error."""
+    return max(1, min(cfg.max_new_tokens, cfg.context_limit - len(chain.prompt_ids))) if cfg.context_limit else cfg.max_new_tokens
+
+
+def summarise(cfg: Config, reader: Reader, chains: list[Chain], phase: int, numbers: dict[int, tuple[int, int]]) -> None:
+    """Lets each chain write its summary, in the conversation that was cut, and puts it into a fresh prompt after the question."""
+    asked = [c.prompt_ids + c.answer.ids + reader.chat.next(c.answer.ids, prompts.SUMMARISE) for c in chains]
+    said = reader.sample(asked, phase, max_new_tokens=cfg.summary_tokens, numbers=[numbers[id(c)] for c in chains])
+    for chain, prompt, completion in zip(chains, asked, said, strict=True):
+        chain.generations.append((prompt, completion))
+        summary = prompts.plain(reader.chat.text(completion.ids))
+        chain.prompt_ids = reader.chat.first(chain.problem.turn + prompts.SUMMARY.format(summary=summary))
+
+
+# ---- reward and training batch ---------------------------------------------------------------------------------------
+def penalties(cfg: Config, arena: Arena, chains: list[Chain]) -> list[float]:
+    """beta times the k1 estimate of each chain's KL to the start policy, summed over its sampled tokens; a number, not a graph."""
+    if not cfg.reward_kl:
+        return [0.0] * len(chains)
+    reference = Reader(arena.ref_policy, arena.chat, cfg.temperature, cfg.max_new_tokens, ())
+    ref_logprobs = iter(answer_logprobs(reference, [t for c in chains for t in c.trajectories()]))
+    return [cfg.reward_kl * sum(sum(completion.logprobs) - next(ref_logprobs) for _, completion in c.generations) for c in chains]
+
+
+def training_batch(cfg: Config, chains: list[Chain], advantages: list[float]) -> tuple[list[Trajectory], list[float]]:
+    """Every generation of every chain with its chain's advantage, weighted for the chosen reduction."""
+    trajectories = [t for chain in chains for t in chain.trajectories()]
+    each = torch.tensor([a for chain, a in zip(chains, advantages, strict=True) for _ in chain.generations], dtype=torch.float64)
+    lengths = torch.tensor([sum(t.loss_mask) for t in trajectories], dtype=torch.float64)
+    reduction = {"grpo": "sequence", "dapo": "token", "dr_grpo": "constant"}[cfg.loss]
+    return trajectories, reduced(each, lengths, reduction, len(chains), cfg.max_new_tokens).tolist()
+
+
+def main(cfg: Config, run: Run, dry_run: bool) -> None:
+    arena = Arena(cfg, run, "grpo", dry_run)
+    if not arena.ready:
+        return
+    for step in arena.steps():
+        chains = rollouts(cfg, arena.reader, arena.problems(step))
+        right = [float(c.answer.finished and c.problem.grade(arena.chat.text(c.answer.ids))) for c in chains]
+        kl = penalties(cfg, arena, chains)
+        rewards_QG = torch.tensor([r - k for r, k in zip(right, kl, strict=True)], dtype=torch.float64).reshape(-1, cfg.group_size)  # (Q, G)
+        advantages = group_advantages(rewards_QG, cfg.scale_rewards)
+        trajectories, weights = training_batch(cfg, chains, advantages.flatten().tolist())
+        update = arena.updater.step(trajectories, weights)
+        metrics = {
+            "reward": rewards_QG.mean().item(), "reward_std": rewards_QG.std(dim=1).mean().item(), "accuracy/attempt": sum(right) / len(right),
+            "frac_reward_zero_std": (advantages.abs().amax(1) == 0).double().mean().item(), "penalty": sum(kl) / len(kl),
+            "completions/mean_length": sum(len(c.answer.ids) for c in chains) / len(chains), "generations": len(trajectories) / len(chains),
+        }  # fmt: skip
+        arena.finish(step, metrics | update, sum(sum(t.loss_mask) for t in trajectories))
+    arena.close()
+
+
+if __name__ == "__main__":
+    common.launch(main, Config, "grpo")

@@ -1,0 +1,163 @@
+"""Reflect, Retry, Reward: reinforcement of reflections that lead to a right second try (reflect_retry_reward.txt; methods.md 5).
+
+  1. before training, train problems are attempted `collect` times and wrong attempts are kept (rejection sampling): the policy that
+     is trained never changes them, so they go stale as it improves
+  2. a step takes some failures; each is told 'wrong', without the right answer, and G reflections are sampled after it
+  3. the same conversation goes on: the problem is asked again, and the second answer is graded
+  4. GRPO on the tokens of the reflection only: 1 where the second try is right; answers are never rewarded themselves
+`reflect: false` is the control: 'try again' at once, and the second answer's own tokens are trained.
+
+Reconstructed (no public code): the group is G reflections after one failed attempt; wordings in prompts.py.
+
+Inputs:  problems with a grader, a causal language model with a chat template
+Outputs: runs/<config>/reflect_retry/ with targets.jsonl (failures), metrics.jsonl, eval.jsonl (first and second tries), final/ weights
+Run:     python -m baselines.reflect_retry --config configs/bank.yaml
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+import common
+import prompts
+from baselines.arena import Arena, Problem, Rival
+from common import Run, UserError, rng
+from losses import group_advantages
+from measure import Reader
+from rollout import Completion, Trajectory
+
+COLLECT, REFLECTION, SECOND, TRIES = 62, 63, 64, 65  # phases, part of every noise key
+
+
+@dataclass
+class Config(Rival):
+    group_size: int = 16  # G, reflections on each failure
+    collect: int = 8  # attempts at each train problem from which failures are kept (the source: up to 64)
+    reflect: bool = True  # whether a reflection is written before the second try (false: the control)
+    reflection_tokens: int = 48  # longest reflection
+    scale_rewards: bool = True  # whether advantages are divided by the group's standard deviation
+
+    def check(self) -> None:
+        super().check()
+        for name in ("collect", "reflection_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"reflect_retry.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.group_size < 2:
+            raise UserError("reflect_retry.group_size: a group of 1 has no spread around its mean; expected at least 2")
+
+
+@dataclass
+class Try:
+    """A conversation after a wrong first answer, in token ids: `before` the part that is given, then what was sampled."""
+
+    problem: Problem
+    before: list[int]
+    reflection: Completion | None = None
+    second: Completion | None = None
+    asked: tuple[int, ...] = ()  # ids between reflection and second answer
+    right: bool = False
+
+    def trajectory(self) -> Trajectory:
+        if self.reflection is None:
+            return Trajectory(self.before, [(self.second.ids, True)])
+        return Trajectory(self.before, [(self.reflection.ids, True), (list(self.asked), False), (self.second.ids, False)])
+
+
+# ---- the second try --------------------------------------------------------------------------------------------------
+def failed(reader: Reader, problem: Problem, attempt_ids: list[int], reflect: bool) -> Try:
+    """The conversation up to where the model goes on: a reflection, or at once the second answer."""
+    turn = prompts.REFLECT if reflect else prompts.TRY_AGAIN
+    return Try(problem, reader.chat.first(problem.turn) + attempt_ids + reader.chat.next(attempt_ids, turn))
+
+
+def tried_again(reader: Reader, tries: list[Try], numbers: list[tuple[int, ...]], reflect: bool, reflection_tokens: int) -> None:
+    """Samples reflections and second answers, and grades these."""
+    if reflect:
+        reflections = reader.sample([t.before for t in tries], REFLECTION, max_new_tokens=reflection_tokens, numbers=numbers)
+        for one, reflection in zip(tries, reflections, strict=True):
+            one.reflection = reflection
+            one.asked = tuple(reader.chat.next(reflection.ids, prompts.RETRY.format(turn=one.problem.turn)))
+    asked = [t.before + (t.reflection.ids if t.reflection else []) + list(t.asked) for t in tries]
+    for one, second in zip(tries, reader.sample(asked, SECOND, numbers=numbers), strict=True):
+        one.second, one.right = second, one.problem.grade(reader.chat.text(second.ids))
+
+
+def second_tries(cfg: Config, arena: Arena, step: int) -> dict:
+    """First tries, and after wrong ones second tries with and without a reflection: accuracies and length of reflections by split.
+
+    A problem counts as solved at the second try if it was at the first. The same noise at every step.
+    """
+    reader = replace(arena.reader, key=(cfg.seed, 0, 7), temperature=cfg.eval_temperature)
+    record: dict = {"step": step, "tries": {}}
+    for k, (split, problems) in enumerate(arena.groups.items()):
+        pairs = [(i, j) for i in range(len(problems)) for j in range(cfg.n_eval)]
+        first = reader.sample([arena.chat.first(problems[i].turn) for i, _ in pairs], TRIES, numbers=[(k, *pair) for pair in pairs])
+        right = {pair: problems[pair[0]].grade(arena.chat.text(c.ids)) for pair, c in zip(pairs, first, strict=True)}
+        lost = [(pair, c.ids) for pair, c in zip(pairs, first, strict=True) if not right[pair]]
+        columns = {"first": right}
+        for name, reflect in (("second", True), ("second without reflection", False)):
+            tries = [failed(reader, problems[pair[0]], ids, reflect) for pair, ids in lost]
+            if tries:
+                tried_again(reader, tries, [(k, *pair) for pair, _ in lost], reflect, cfg.reflection_tokens)
+            columns[name] = right | {pair: t.right for (pair, _), t in zip(lost, tries, strict=True)}
+            if reflect:
+                lengths = [len(t.reflection.ids) for t in tries]
+        each = {name: {p.id: sum(column[i, j] for j in range(cfg.n_eval)) / cfg.n_eval for i, p in enumerate(problems)} for name, column in columns.items()}
+        accuracy = {name: sum(part.values()) / len(part) for name, part in each.items()}
+        record["tries"][split] = accuracy | {"reflection_tokens": sum(lengths) / max(1, len(lengths)), "each": each}
+    return record
+
+
+# ---- failures --------------------------------------------------------------------------------------------------------
+def collect(cfg: Config, arena: Arena) -> list[dict]:
+    """Wrong attempts of the start policy at train problems, at most one kept of equal ones (targets.jsonl)."""
+    reader = replace(arena.reader, key=(cfg.seed, 0, 8))
+    said = reader.sample([arena.chat.first(p.turn) for p in arena.train], COLLECT, cfg.collect)
+    kept = {}
+    for i, completion in enumerate(said):
+        problem = arena.train[i // cfg.collect]
+        if completion.finished and not problem.grade(arena.chat.text(completion.ids)):
+            kept.setdefault((problem.id, tuple(completion.ids)), {"problem_id": problem.id, "attempt_ids": completion.ids})
+    return list(kept.values())
+
+
+def failures_of_step(cfg: Config, failures: list[dict], step: int) -> list[dict]:
+    places = range((step - 1) * cfg.problems_per_step, step * cfg.problems_per_step)
+    return [failures[rng(cfg.seed, COLLECT, place // len(failures)).permutation(len(failures))[place % len(failures)]] for place in places]
+
+
+def main(cfg: Config, run: Run, dry_run: bool) -> None:
+    arena = Arena(cfg, run, "reflect_retry", dry_run)
+    if not arena.ready:
+        return
+    if arena.done == 0:
+        for failure in collect(cfg, arena):
+            run.log("targets.jsonl", failure)
+        run.log("eval.jsonl", second_tries(cfg, arena, 0))
+    failures, problem_of = run.read("targets.jsonl"), {p.id: p for p in arena.train}
+    if not failures:
+        raise UserError(f"{run.path / 'targets.jsonl'}: the model answered every train problem right; there is nothing to reflect on")
+    for step in arena.steps():
+        reader = arena.reader
+        chosen = failures_of_step(cfg, failures, step)
+        tries = [failed(reader, problem_of[f["problem_id"]], f["attempt_ids"], cfg.reflect) for f in chosen for _ in range(cfg.group_size)]
+        tried_again(reader, tries, [(k // cfg.group_size, k % cfg.group_size) for k in range(len(tries))], cfg.reflect, cfg.reflection_tokens)
+        rewards_QG = torch.tensor([float(t.right) for t in tries], dtype=torch.float64).reshape(-1, cfg.group_size)  # (Q, G)
+        advantages = group_advantages(rewards_QG, cfg.scale_rewards)
+        trajectories = [t.trajectory() for t in tries]
+        update = arena.updater.step(trajectories, advantages.flatten().tolist())
+        lengths = [len(t.reflection.ids) for t in tries if t.reflection]
+        metrics = {
+            "reward": rewards_QG.mean().item(), "reward_std": rewards_QG.std(dim=1).mean().item(),
+            "frac_reward_zero_std": (advantages.abs().amax(1) == 0).double().mean().item(),
+            "completions/mean_length": sum(lengths) / len(lengths) if lengths else None,
+        }  # fmt: skip
+        arena.finish(step, metrics | update, sum(sum(t.loss_mask) for t in trajectories))
+    run.log("eval.jsonl", second_tries(cfg, arena, cfg.steps))
+    arena.close()
+    for record in (r for r in run.read("eval.jsonl") if "tries" in r):
+        print(f"   step {record['step']}: " + "; ".join(f"{split} " + ", ".join(f"{k} {v:.3f}" for k, v in part.items() if k != "each") for split, part in record["tries"].items()))
+
+
+if __name__ == "__main__":
+    common.launch(main, Config, "reflect_retry")

@@ -1,0 +1,79 @@
+"""SSD, simple self-distillation: fine-tuning on the model's own unverified answers (arXiv 2604.01193; methods.md 6).
+
+  1. one answer to each train problem at `train_temperature`, truncated to `top_k` and `top_p`; nobody looks whether it is right
+  2. supervised fine-tuning on these answers; only empty and cut ones are left out
+  3. evaluated at `eval_temperature`: what is learned is a sharper distribution, which pays at another temperature than before
+As a first step before stage 1: `python grpo_introspect.py --set shared.model=runs/<config>/ssd/final`.
+
+Inputs:  problems (their grader only measures), a causal language model with a chat template
+Outputs: runs/<config>/ssd/ with targets.jsonl (answers), metrics.jsonl, eval.jsonl (first answers and pass@n), final/ weights
+Run:     python -m baselines.ssd --config configs/bank.yaml
+"""
+
+from dataclasses import dataclass
+
+import common
+from baselines.arena import Arena, Rival
+from common import Run, UserError, rng
+from rollout import Trajectory, sample
+
+GENERATE = 66  # phase, part of every noise key
+
+
+@dataclass
+class Config(Rival):
+    train_temperature: float = 1.6  # of the answers that are trained on (source: 0.8 to 1.6 by model)
+    top_k: int = 20  # the likeliest tokens that may be sampled, 0: all
+    top_p: float = 0.8  # and of those as many as reach this probability, 1: all
+    samples: int = 1  # answers to each train problem (source: 1)
+    batch_size: int = 32  # answers of an optimiser step
+
+    def check(self) -> None:
+        super().check()
+        for name in ("samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"ssd.{name}: expected at least 1, got {getattr(self, name)}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"ssd.top_p: expected a probability above 0 and at most 1, got {self.top_p}")
+        if self.train_temperature == 0:
+            raise UserError("ssd.train_temperature: expected a number above 0")
+        if self.temperature != 1:
+            raise UserError("ssd.temperature: fine-tuning is at temperature 1; the answers are sampled at ssd.train_temperature")
+
+
+def generate(cfg: Config, arena: Arena) -> list[dict]:
+    """The answers that are trained on, as ids (targets.jsonl)."""
+    asked = [(p, k) for p in arena.train for k in range(cfg.samples)]
+    views = [p.view(rng(cfg.seed, GENERATE, i, k)) for i, (p, k) in enumerate(asked)]
+    prompt_ids = [arena.chat.first(view.turn) for view in views]
+    keys = [(cfg.seed, GENERATE, i) for i in range(len(asked))]
+    said = sample(arena.policy, prompt_ids, 1, cfg.max_new_tokens, cfg.train_temperature, sorted(arena.chat.eos_ids), keys, top=(cfg.top_k, cfg.top_p))
+    arena.generated += sum(len(c.ids) for c in said)
+    return [
+        {"problem_id": view.id, "prompt_ids": ids, "answer_ids": c.ids, "right": view.grade(arena.chat.text(c.ids))}
+        for view, ids, c in zip(views, prompt_ids, said, strict=True)
+        if c.finished and len(c.ids) > 1
+    ]
+
+
+def main(cfg: Config, run: Run, dry_run: bool) -> None:
+    arena = Arena(cfg, run, "ssd", dry_run)
+    if not arena.ready:
+        return
+    if arena.done == 0:
+        for target in generate(cfg, arena):
+            run.log("targets.jsonl", target)
+    targets = run.read("targets.jsonl")
+    if not targets:
+        raise UserError(f"{run.path / 'targets.jsonl'}: no answer ended within {cfg.max_new_tokens} tokens; raise ssd.max_new_tokens")
+    for step in arena.steps():
+        places = range((step - 1) * cfg.batch_size, step * cfg.batch_size)
+        batch = [targets[rng(cfg.seed, GENERATE, 1, place // len(targets)).permutation(len(targets))[place % len(targets)]] for place in places]
+        trajectories = [Trajectory(t["prompt_ids"], [(t["answer_ids"], True)]) for t in batch]
+        update = arena.updater.step(trajectories, [1.0] * len(batch))
+        arena.finish(step, {"reward": sum(t["right"] for t in batch) / len(batch)} | update, sum(sum(t.loss_mask) for t in trajectories))
+    arena.close()
+
+
+if __name__ == "__main__":
+    common.launch(main, Config, "ssd")

@@ -1,0 +1,207 @@
+"""Countdown: reach a target with every given number used once; published files, a generator, a solver, and the one grader.
+
+    python -m tasks.countdown --out runs/countdown.jsonl --count 600 --numbers 3 --largest 20
+
+Records are those of the published task (`nums`, `target`), one JSON object a line; `id` and `split` are optional. Expressions are
+parsed and computed here, in exact fractions, never executed.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from zlib import crc32
+
+from common import UserError
+from tasks.mcq import SPLITS, read_jsonl
+
+ASK = "Numbers: {nums}. Target: {target}. Use every number once with + - * / and brackets. Write <answer>expression</answer>."
+MAX_CHARACTERS = 200  # of an expression; a longer one is wrong, so that nobody pays for parsing it
+_TOKEN = re.compile(r"[0-9]+|[-+*/()]")
+_SAME = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})  # as models write them
+
+
+@dataclass(frozen=True)
+class Countdown:
+    """One problem; `turn` is what the model is asked."""
+
+    id: str
+    nums: tuple[int, ...]
+    target: int
+    split: str
+
+    @property
+    def turn(self) -> str:
+        return ASK.format(nums=", ".join(map(str, self.nums)), target=self.target)
+
+
+# ---- grading -------------------------------------------------------------------------------------------------------
+def tokens_of(text: str) -> list[str] | None:
+    """Numbers, operators and brackets of an expression; None if anything else stands in it."""
+    tokens, at = [], 0
+    for match in _TOKEN.finditer(text):
+        if text[at : match.start()].strip(" \t"):
+            return None
+        tokens.append(match.group())
+        at = match.end()
+    return None if text[at:].strip(" \t") else tokens
+
+
+def value_of(tokens: list[str]) -> tuple[Fraction, list[int]] | None:
+    """(value, numbers used) of sum := product (+|- product)*, product := factor (*|/ factor)*, factor := number | ( sum ).
+
+    None for anything else: a sign before a number is no operation of the game, numbers have no leading zeros.
+    """
+    used, at = [], 0
+
+    def factor() -> Fraction:
+        nonlocal at
+        token = tokens[at]
+        at += 1
+        if token == "(":
+            value = total()
+            if tokens[at] != ")":
+                raise ValueError
+            at += 1
+            return value
+        if not token.isdigit() or (token[0] == "0" and token != "0"):
+            raise ValueError
+        used.append(int(token))
+        return Fraction(used[-1])
+
+    def product() -> Fraction:
+        nonlocal at
+        value = factor()
+        while at < len(tokens) and tokens[at] in "*/":
+            at += 1
+            value = value * factor() if tokens[at - 1] == "*" else value / factor()
+        return value
+
+    def total() -> Fraction:
+        nonlocal at
+        value = product()
+        while at < len(tokens) and tokens[at] in "+-":
+            at += 1
+            value = value + product() if tokens[at - 1] == "+" else value - product()
+        return value
+
+    try:
+        value = total()
+    except (ValueError, IndexError, ZeroDivisionError):
+        return None
+    return (value, used) if at == len(tokens) else None
+
+
+def answer_of(text: str) -> str | None:
+    """What stands in the last answer block of a model turn; None without one, or if the last one is not closed."""
+    last = text.rpartition("<answer>")[2] if "<answer>" in text else ""
+    return last.partition("</answer>")[0].strip() if "</answer>" in last else None
+
+
+def grade(text: str, problem: Countdown) -> bool:
+    """Whether a model turn's last answer uses every number once and hits the target exactly. '= target' may follow it."""
+    said = answer_of(text)
+    if said is None or len(said) > MAX_CHARACTERS:
+        return False
+    expression, equals, result = said.translate(_SAME).partition("=")
+    if equals and result.strip() != str(problem.target):
+        return False
+    tokens = tokens_of(expression)
+    found = value_of(tokens) if tokens else None
+    return found is not None and found[0] == problem.target and sorted(found[1]) == sorted(problem.nums)
+
+
+# ---- solving and generating ------------------------------------------------------------------------------------------
+def combined(a: tuple[Fraction, str], b: tuple[Fraction, str]) -> list[tuple[Fraction, str]]:
+    """All results of one operation on two values with their expressions."""
+    (x, s), (y, t) = a, b
+    made = [(x + y, f"({s} + {t})"), (x - y, f"({s} - {t})"), (y - x, f"({t} - {s})"), (x * y, f"({s} * {t})")]
+    return made + ([(x / y, f"({s} / {t})")] if y else []) + ([(y / x, f"({t} / {s})")] if x else [])
+
+
+def solve(nums: tuple[int, ...], target: int) -> str | None:
+    """An expression that solves the problem, by trying all of them; None if there is none. Six numbers take minutes."""
+
+    def search(values: list[tuple[Fraction, str]]) -> str | None:
+        if len(values) == 1:
+            return values[0][1] if values[0][0] == target else None
+        for i, j in itertools.combinations(range(len(values)), 2):
+            rest = [v for k, v in enumerate(values) if k not in (i, j)]
+            for value in combined(values[i], values[j]):
+                found = search([*rest, value])
+                if found:
+                    return found
+        return None
+
+    found = search([(Fraction(n), str(n)) for n in nums])
+    return found[1:-1] if found and found.startswith("(") else found
+
+
+def generate(count: int, numbers: int, largest: int, seed: int) -> list[dict]:
+    """`count` different problems with a solution whose steps are whole numbers from 1 to 100, and their splits by hash."""
+    rng, made = random.Random(seed), {}
+    for _ in range(1000 * count):
+        if len(made) == count:
+            break
+        nums = tuple(rng.randint(1, largest) for _ in range(numbers))
+        values = [(Fraction(n), str(n)) for n in nums]
+        while len(values) > 1:
+            a, b = (values.pop(rng.randrange(len(values))) for _ in range(2))
+            whole = [v for v in combined(a, b) if v[0].denominator == 1 and 1 <= v[0] <= 100]
+            if not whole:
+                break
+            values.append(rng.choice(whole))
+        if len(values) == 1 and values[0][0] not in nums:
+            made.setdefault((tuple(sorted(nums)), int(values[0][0])), nums)
+    if len(made) < count:
+        raise UserError(f"--count: there are fewer than {count} problems with {numbers} numbers up to {largest}")
+    return [{"id": f"countdown-{i}", "nums": list(nums), "target": target, "split": split_of(nums, target)} for i, ((_, target), nums) in enumerate(made.items())]
+
+
+def split_of(nums: tuple[int, ...], target: int) -> str:
+    """Seven tenths train, one val, two test, by a hash that ignores the order of the numbers."""
+    drawn = crc32(f"{sorted(nums)} {target}".encode()) % 10
+    return "train" if drawn < 7 else "val" if drawn == 7 else "test"
+
+
+def load(path: Path, key: str = "shared.questions") -> list[Countdown]:
+    """Problems of a JSONL file, the published one or ours. Raises UserError with file and line for a malformed one."""
+    problems = []
+    for i, (where, r) in enumerate(read_jsonl(path, key)):
+        if not isinstance(r, dict) or not {"nums", "target"} <= set(r):
+            raise UserError(f"{where}: expected an object with 'nums' and 'target'")
+        nums, target = r["nums"], r["target"]
+        whole = [n for n in (*nums, target) if type(n) is int] if isinstance(nums, list) else []
+        if len(whole) < 3 or len(whole) != len(nums) + 1 or min(whole[:-1]) < 0:
+            raise UserError(f"{where}: expected 'nums', a list of two or more whole numbers of at least 0, and 'target', a whole number")
+        split = r.get("split", split_of(nums, target))
+        if split not in SPLITS:
+            raise UserError(f"{where}: split: expected one of {', '.join(SPLITS)}, got {split!r}")
+        problems.append(Countdown(str(r.get("id", f"countdown-{i}")), tuple(nums), target, split))
+    if not problems:
+        raise UserError(f"{path}: no problems in the file")
+    return problems
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="generate Countdown problems")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=600)
+    parser.add_argument("--numbers", type=int, default=3, choices=(2, 3, 4))
+    parser.add_argument("--largest", type=int, default=20, help="largest number")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    try:
+        made = generate(args.count, args.numbers, args.largest, args.seed)
+    except UserError as error:
+        parser.error(str(error))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text("".join(json.dumps(r) + "\n" for r in made))
+
+
+if __name__ == "__main__":
+    main()

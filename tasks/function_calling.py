@@ -1,0 +1,205 @@
+"""Function calling: which of the given tools to call with which arguments; published files, a generator, and the one grader.
+
+    python -m tasks.function_calling --out runs/calls.jsonl --count 600
+
+Records are those of xLAM / APIGen (`query`, and `tools` and `answers` as JSON inside a string), as one JSON list or one object a
+line. Nothing that a model writes is ever called: its text is parsed and compared.
+"""
+
+import argparse
+import json
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+from common import UserError
+from tasks.mcq import SPLITS, read_jsonl
+
+ASK = "Tools: {tools}\n{query}\nAnswer with a JSON list of calls, each with name and arguments."
+MAX_CHARACTERS = 10_000  # of a model turn; a longer one is wrong
+MAX_STARTS = 40  # brackets in prose from which JSON is tried
+_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
+
+_MEANT = re.compile(r'\[\s*[\[{]|\{\s*"')
+
+
+@dataclass(frozen=True)
+class Calling:
+    """One problem; `turn` is what the model is asked, `answers` the right calls as `calls_of` gives them."""
+
+    id: str
+    query: str
+    tools: str
+    answers: Counter
+    split: str
+    gold: str
+
+    @property
+    def turn(self) -> str:
+        return ASK.format(tools=self.tools, query=self.query)
+
+
+# ---- grading -------------------------------------------------------------------------------------------------------
+def once(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object whose keys differ: of two equal ones, json would silently keep the last."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=once, parse_constant=refused)
+
+
+def canonical(value: object) -> str:
+    """Equal texts for equal values: keys sorted, 1.0 as 1, but true is not 1 and "1" is not 1."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(key)}:{canonical(value[key])}" for key in sorted(value)) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(canonical, value)) + "]"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value)
+
+
+def calls_of(value: object) -> Counter | None:
+    """The calls in a parsed answer as a multiset of canonical texts; None if it is no list of calls. One call may stand alone."""
+    calls = [value] if isinstance(value, dict) else value
+    if not isinstance(calls, list):
+        return None
+    for call in calls:
+        if not isinstance(call, dict) or not {"name"} <= set(call) <= {"name", "arguments"}:
+            return None
+        if not isinstance(call["name"], str) or not isinstance(call.get("arguments", {}), dict):
+            return None
+    return Counter(canonical([call["name"], call.get("arguments", {})]) for call in calls)
+
+
+def json_of(text: str) -> list:
+    """The JSON lists and objects in a text, outermost ones only; what is not JSON around them is prose."""
+    values, at = [], 0
+    for _ in range(MAX_STARTS):
+        at = min((i for i in (text.find("[", at), text.find("{", at)) if i >= 0), default=-1)
+        if at < 0:
+            return values
+        try:
+            value, at = DECODER.raw_decode(text, at)
+            values.append(value)
+        except (ValueError, RecursionError):
+            if _MEANT.match(text, at):  # broken JSON: its inner parts are not an answer
+                return []
+            at += 1
+    return []  # nothing but brackets: not worth the time
+
+
+def grade(text: str, problem: Calling) -> bool:
+    """Whether a model turn holds exactly the right calls, in any order. Two answers in one turn are a hedge, and wrong."""
+    if len(text) > MAX_CHARACTERS:
+        return False
+    fenced = _FENCED.findall(text)
+    found = [calls for calls in map(calls_of, json_of(fenced[-1] if fenced else text)) if calls is not None]
+    return len(found) == 1 and found[0] == problem.answers
+
+
+# ---- loading ---------------------------------------------------------------------------------------------------------
+def load(path: Path, key: str = "shared.questions") -> list[Calling]:
+    """Problems of a file as it is published, or of ours. Raises UserError with file and line for a malformed one."""
+    problems = []
+    for i, (where, r) in enumerate(rows(path, key)):
+        if not isinstance(r, dict) or not {"query", "tools", "answers"} <= set(r):
+            raise UserError(f"{where}: expected an object with 'query', 'tools' and 'answers'")
+        tools, answers = (inside(r[name], f"{where}: {name}") for name in ("tools", "answers"))
+        calls = calls_of(answers)
+        if not isinstance(answers, list) or calls is None:
+            raise UserError(f"{where}: answers: expected a list of objects with 'name' and 'arguments'")
+        split = r.get("split", split_of(str(r["query"])))
+        if split not in SPLITS:
+            raise UserError(f"{where}: split: expected one of {', '.join(SPLITS)}, got {split!r}")
+        problems.append(Calling(str(r.get("id", f"calls-{i}")), str(r["query"]), json.dumps(tools), calls, split, json.dumps(answers)))
+    if not problems:
+        raise UserError(f"{path}: no problems in the file")
+    return problems
+
+
+def rows(path: Path, key: str) -> list[tuple[str, object]]:
+    """('file:place', record): of a file that is one JSON list, as published, or of one object a line."""
+    if path.is_file() and path.read_bytes()[:64].lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"["):
+        try:
+            return [(f"{path}: record {i}", r) for i, r in enumerate(json.loads(path.read_text(encoding="utf-8-sig")), start=1)]
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not JSON ({error})") from error
+    return read_jsonl(path, key)
+
+
+def inside(value: object, where: str) -> object:
+    """JSON that is published inside a string; plain JSON is taken as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return DECODER.decode(value)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON ({error})") from error
+
+
+def split_of(query: str) -> str:
+    """Seven tenths train, one val, two test, by a hash of the query."""
+    drawn = crc32(query.encode()) % 10
+    return "train" if drawn < 7 else "val" if drawn == 7 else "test"
+
+
+# ---- generating ------------------------------------------------------------------------------------------------------
+PLACES, DAYS, PEOPLE = ("paris", "oslo", "lima", "cairo", "tokyo", "delhi"), ("monday", "tuesday", "friday", "sunday"), ("ann", "bob", "eva", "tom")
+ITEMS, COINS = ("tea", "rice", "soap", "milk", "salt"), ("euro", "yen", "peso")
+# name, its arguments with what they may be, and how a user says it
+TOOLS = {
+    "get_weather": ({"city": PLACES, "day": DAYS}, "what is the weather in {city} on {day}"),
+    "find_train": ({"start": PLACES, "goal": PLACES}, "find a train from {start} to {goal}"),
+    "set_timer": ({"minutes": tuple(range(2, 60, 3))}, "wake me in {minutes} minutes"),
+    "send_note": ({"to": PEOPLE, "about": ITEMS}, "tell {to} about the {about}"),
+    "buy": ({"item": ITEMS, "count": tuple(range(1, 10))}, "get {count} of {item}"),
+    "convert": ({"amount": tuple(range(5, 100, 5)), "into": COINS}, "how much is {amount} in {into}"),
+    "call_person": ({"who": PEOPLE, "day": DAYS}, "ring {who} on {day}"),
+    "book_room": ({"city": PLACES, "nights": tuple(range(1, 8))}, "a room in {city} for {nights} nights"),
+}
+
+
+def generate(count: int, seed: int) -> list[dict]:
+    """`count` different problems in the published schema: one to three calls, among two tools more than are needed."""
+    rng, made = random.Random(seed), {}
+    for _ in range(100 * count):
+        if len(made) == count:
+            break
+        needed = rng.choices(list(TOOLS), k=rng.choices([1, 2, 3], [0.5, 0.35, 0.15])[0])
+        calls = [{"name": name, "arguments": {a: rng.choice(values) for a, values in TOOLS[name][0].items()}} for name in needed]
+        others = rng.sample([name for name in TOOLS if name not in needed], 2)
+        offered = sorted({*needed, *others}, key=lambda _: rng.random())
+        tools = [{"name": n, "parameters": {a: {"type": "int" if type(v[0]) is int else "str"} for a, v in TOOLS[n][0].items()}} for n in offered]
+        query = ", and ".join(TOOLS[c["name"]][1].format(**c["arguments"]) for c in calls)
+        made.setdefault(query, {"tools": json.dumps(tools), "answers": json.dumps(calls)})
+    if len(made) < count:
+        raise UserError(f"--count: fewer than {count} different queries were found")
+    return [{"id": f"calls-{i}", "query": query, **record, "split": split_of(query)} for i, (query, record) in enumerate(made.items())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="generate function calling problems")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    try:
+        made = generate(args.count, args.seed)
+    except UserError as error:
+        parser.error(str(error))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text("".join(json.dumps(r) + "\n" for r in made))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""The graders of Countdown and function calling on labelled outputs, hostile ones among them; their files and generators."""
+
+import json
+import time
+from fractions import Fraction
+
+import pytest
+
+from common import UserError
+from tasks import countdown, function_calling
+from tasks.countdown import Countdown, solve, tokens_of, value_of
+from tasks.function_calling import Calling, calls_of, canonical
+
+# ---- Countdown -------------------------------------------------------------------------------------------------------
+PROBLEMS = {
+    "24": Countdown("a", (3, 5, 7, 2), 24, "test"),
+    "98": Countdown("b", (44, 19, 35), 98, "test"),
+    "thirds": Countdown("c", (8, 3, 8, 3), 24, "test"),
+    "6": Countdown("d", (10, 4), 6, "test"),
+    "0": Countdown("e", (100, 25, 4), 0, "test"),
+    "-6": Countdown("f", (4, 10), -6, "test"),
+    "zero": Countdown("g", (0, 7, 3), 10, "test"),
+}
+EXPRESSIONS = {  # what stands between the tags
+    ("24", True): [
+        "3 * 5 + 7 + 2", "(3 * 5) + (7 + 2)", "3*5+7+2", "7+2+3*5", "2 + 7 + 5 * 3", "((3*5)+(7+2))", "(((3))) * 5 + 7 + 2", "3 * 5 + 7 + 2 = 24",
+        "3*5+7+2=24", "3 × 5 + 7 + 2", "3·5+7+2", " 3 * 5 + 7 + 2 ", "\n3 * 5 + 7 + 2\n", "3\t*\t5 + 7 + 2", "(7 + 2) + 5 * 3", "5 * 3 + 2 + 7",
+        "3 *5+ 7 +2", "(3*(5)) + 7 + (2)", "2 + (3 * 5 + 7)", "3 * 5 + 7 + 2 =24", "3 * 5 + 7 + 2= 24 ", "(5 * 3) + 2 + 7",
+    ],
+    ("24", False): [
+        "", " ", "24", "= 24", "24 = 3 * 5 + 7 + 2", "3 * 5 + 7", "3 * 5 + 7 + 2 + 0", "3 * 5 + 7 + 2 = 25", "3 * 5 + 7 + 2 = 24.0", "3 * 5 + 7 + 2 = 24 = 24",
+        "3 * 5 + 9", "(7 + 5) * 2", "12 * 2", "3 * 8", "3 * 5 + 7 + 2 + 3 - 3", "33 - 7 - 2", "35 - 7 - 2", "3 5 + 7 + 2", "3(5) + 7 + 2", "(3)(5) + 7 + 2",
+        "3 * 5 + 7 + 2 +", "+ 3 * 5 + 7 + 2", "-(-3) * 5 + 7 + 2", "3 * 5 - -7 + 2", "3 * 5 + +7 + 2", "3 ** 5 + 7 + 2", "3 // 5 + 7 + 2", "3 % 5 + 7 + 2", "3 ^ 5 + 7 + 2",
+        "(3 * 5 + 7 + 2", "3 * 5 + 7 + 2)", ")3 * 5 + 7 + 2(", "() 3 * 5 + 7 + 2", "3 * 5 + 7 + 2 ()", "[3 * 5] + 7 + 2", "{3 * 5} + 7 + 2",
+        "3.0 * 5 + 7 + 2", "3. * 5 + 7 + 2", "03 * 5 + 7 + 2", "3e0 * 5 + 7 + 2", "0x3 * 5 + 7 + 2", "3_0 * 5 + 7 + 2", "three * 5 + 7 + 2", "x * 5 + 7 + 2",
+        "3 * 5 + 7 + 2;", "3 * 5 + 7 + 2, 24", "3 * 5 + 7 + 2 or 24", "3 * 5 + 7 + 2 # yes", "sum([3*5, 7, 2])", "__import__('os').system('true')", "open('/etc/passwd')",
+        "3 * 5 + 7 + 2 if 1 else 0", "lambda: 24", "24 if True else 3*5+7+2", "3 * 5 + 7 + 2 == 24", "3 * 5 + 7 + 2 = twenty-four", "３ * 5 + 7 + 2", "٣ * 5 + 7 + 2", "3 * 5 + 7 + ²",
+        "\\boxed{3 * 5 + 7 + 2}", "$3 * 5 + 7 + 2$", "3 \\times 5 + 7 + 2", "3 * 5\n+ 7 + 2", "3 * 5 + 7 + 2 = (24)", "5 * 5 - 3 + 2", "3 * 5 + 7 + 2 = ",
+        "3 * 5 * 7 * 2", "3 - 5 - 7 - 2", "3 / (5 - 5) + 7 + 2", "(3 * 5 + 7 + 2) / (5 - 5)",
+    ],
+    ("98", True): ["44 + 19 + 35", "(44+19)+35", "35 + (44 + 19)", "44+19+35=98", "19 + 35 + 44", "44 + (35 + 19)"],
+    ("98", False): ["44 + 19 + 36", "4 4 + 19 + 35", "44 + 19 + 3 5", "44 + 54", "44 + 19 + 35 + 44 - 44", "98 * 44 / 44", "98", "44 + 19 - 35", "44 19 35", "44, 19, 35", "98 = 44 + 19 + 35"],
+    ("thirds", True): ["8 / (3 - 8 / 3)", "8/(3-(8/3))", "8 ÷ (3 − 8 ÷ 3)", "(8) / ((3) - (8 / 3))", "8 / (3 - 8 / 3) = 24"],
+    ("thirds", False): ["8 / 3 - 8 / 3", "8 * 3 + 8 - 8", "8 * 3", "8 * 3 * (8 / 8) * (3 / 3)", "8 / (3 - 2.6666666666666665)", "8 / (3 - 8 // 3)", "24", "8 * 3 + (8 - 8) * 3 * 3"],
+    ("6", True): ["10 - 4", "(10 - 4)", "10-4", "10 – 4", "10 − 4 = 6"],
+    ("6", False): ["4 - 10", "10 - 4 - 0", "1 0 - 4", "10 + -4", "-4 + 10", "6", "10 - 4 = -6", "10 --4"],
+    ("0", True): ["4 - 100 / 25", "100 / 25 - 4", "(100 - 25 * 4)", "25 * 4 - 100", "100 - 4 * 25 = 0"],
+    ("0", False): ["0", "0 * 100 * 25 * 4", "100 / (25 - 25) * 4", "100 / (4 - 100 / 25)", "4 - 4"],
+    ("-6", True): ["4 - 10", "(4 - 10) = -6"],
+    ("-6", False): ["10 - 4", "-(10 - 4)", "4 - 10 = 6", "-6"],
+    ("zero", True): ["7 + 3 + 0", "0 + 7 + 3", "7 + 3 - 0", "(0 + 3) + 7"],
+    ("zero", False): ["7 + 3", "7 + 3 + 00", "7 + 3 * 0", "(7 + 3) / 0", "7 + 3 + 0 + 0"],
+}  # fmt: skip
+TURNS = [  # whole turns for 44, 19, 35 -> 98
+    ("<answer>44 + 19 + 35</answer>", True),
+    ("Let me see. 44 + 19 = 63, so <answer>44 + 19 + 35</answer>", True),
+    ("<answer>44 - 19</answer> wait. <answer>44 + 19 + 35</answer>", True),
+    ("<answer>44 + 19 + 35</answer> That is it.", True),
+    ("<think><answer>1</answer></think>\n<answer>\n44 + 19 + 35\n</answer>\n", True),
+    ("<answer>44 + 19 + 35</answer></answer>", True),
+    ("<answer>44 + 19 + 35</answer> or <answer>44 + 19 - 35</answer>", False),  # the last one counts
+    ("<answer>44 + 19 + 35</answer> <answer>", False),
+    ("<answer>44 + 19 + 35", False),
+    ("44 + 19 + 35</answer>", False),
+    ("44 + 19 + 35", False),
+    ("</answer>44 + 19 + 35<answer>", False),
+    ("<ANSWER>44 + 19 + 35</ANSWER>", False),
+    ("< answer>44 + 19 + 35</ answer>", False),
+    ("<answer><answer>44 + 19 + 35</answer></answer>", True),
+    ("Answer: 44 + 19 + 35", False),
+    ("", False),
+    ("<answer></answer>", False),
+]
+
+
+def labelled_countdown() -> list[tuple[str, Countdown, bool]]:
+    rows = [(f"so <answer>{e}</answer>", PROBLEMS[name], right) for (name, right), listed in EXPRESSIONS.items() for e in listed]
+    return rows + [(text, PROBLEMS["98"], right) for text, right in TURNS]
+
+
+def test_countdown_grader_on_labelled_outputs():
+    rows = labelled_countdown()
+    assert len(rows) >= 150 and len({(text, problem.id) for text, problem, _ in rows}) >= 150
+    assert [(text, countdown.grade(text, problem)) for text, problem, _ in rows] == [(text, right) for text, _, right in rows]
+
+
+@pytest.mark.parametrize("hostile", ["(" * 5000, "9" * 100_000, "9*" * 50_000, "((((" * 49, "1/" * 99, "<answer>" * 20_000, "-" * 150, "\x00" * 50, "9" * 199])
+def test_countdown_grader_is_bounded(hostile):
+    began = time.perf_counter()
+    assert not countdown.grade(f"<answer>{hostile}</answer>", PROBLEMS["24"])
+    assert time.perf_counter() - began < 1  # not a speed test: one of these used to be minutes, or a crash
+
+
+def test_expressions_are_exact_and_agree_with_python():
+    for text in ("1 + 2 * 3 - 4 / 5", "(1 - 2) * (3 + 4) / 6", "7 / 3 / 2 * 6", "2 - 3 - 4 + 5", "1 / 3 + 1 / 6"):
+        value, _ = value_of(tokens_of(text))
+        assert float(value) == pytest.approx(eval(text))
+    assert value_of(tokens_of("1 / 3 * 3"))[0] == Fraction(1)
+
+
+def test_countdown_generator_makes_solvable_problems_apart_from_each_other(tmp_path):
+    made = countdown.generate(200, 3, 20, 0)
+    assert made == countdown.generate(200, 3, 20, 0) != countdown.generate(200, 3, 20, 1)
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in made))
+    problems = countdown.load(path)
+    for p in problems:
+        assert countdown.grade(f"<answer>{solve(p.nums, p.target)}</answer>", p) and str(p.target) in p.turn
+    by_split = {s: {(tuple(sorted(p.nums)), p.target) for p in problems if p.split == s} for s in ("train", "val", "test")}
+    assert all(by_split.values()) and sum(map(len, by_split.values())) == 200  # nothing stands in two splits
+    assert solve((1, 1), 7) is None
+    with pytest.raises(UserError, match="fewer than"):
+        countdown.generate(500, 2, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [('{"nums": [1, 2]}', "target"), ('{"nums": [1], "target": 2}', "two or more"), ('{"nums": [1, true], "target": 2}', "whole"), ('{"nums": [1, 2.5], "target": 2}', "whole"),
+     ('{"nums": "12", "target": 2}', "whole"), ('{"nums": [1, -2], "target": 2}', "at least 0"), ('{"nums": [1, 2], "target": 3, "split": "dev"}', "split"), ("[1]", "object"), ("{", "JSON")],
+)  # fmt: skip
+def test_countdown_files_are_checked(tmp_path, line, said):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"nums": [1, 2], "target": 3}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"bad\.jsonl:2.*" + said):
+        countdown.load(path)
+
+
+# ---- function calling --------------------------------------------------------------------------------------------------
+WEATHER = {"name": "get_weather", "arguments": {"city": "paris", "day": "monday"}}
+BUY = {"name": "buy", "arguments": {"item": "tea", "count": 3}}
+NESTED = {"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": True, "note": None}}}
+BARE = {"name": "stop", "arguments": {}}
+GOLD = {"one": [WEATHER], "two": [WEATHER, BUY], "twice": [BUY, BUY], "nested": [NESTED], "bare": [BARE], "none": []}
+W, B, N = (json.dumps(call) for call in (WEATHER, BUY, NESTED))
+LABELLED = {
+    ("one", True): [
+        f"[{W}]", W, f" [{W}] ", f"\n[{W}]\n", f"```json\n[{W}]\n```", f"```\n[{W}]\n```", f"```json\n{W}\n```", f"Sure: [{W}]", f"[{W}] is the call.", f"I call\n[{W}]\nand wait.",
+        '[{"arguments": {"day": "monday", "city": "paris"}, "name": "get_weather"}]', '[{"name":"get_weather","arguments":{"city":"paris","day":"monday"}}]',
+        json.dumps([WEATHER], indent=4), '[{"name": "get_weather", "arguments": {"city": "p\\u0061ris", "day": "monday"}}]', f"first I thought ```json\n[{B}]\n``` but no ```json\n[{W}]\n```",
+        f"see [1]: [{W}]", f"(a) [{W}]", f"[note] [{W}]", f"{{hm}} [{W}]", f"use {{city: paris}}: [{W}]", f"```json  \n[{W}]\n```", f"<think>tools[0]</think> [{W}]", f'{{"city": "paris"}} so [{W}]',
+    ],
+    ("one", False): [
+        "", "[]", "{}", "[{}]", "null", "get_weather", "get_weather(city='paris', day='monday')", f"[{B}]", f"[{W}, {B}]", f"[{W}, {W}]", f"[{W}] or [{B}]", f"[{W}] [{W}]", f"{W} {W}", f"[[{W}]]",
+        f"[{W}", f"{W[:-1]}", f"[{W},]", f"[{W}, ]", f"[{W}]".replace('"', "'"), f"[{W}]".replace(":", "="), f"[{W}, {{", f"[{W}, {B[:-3]}",
+        '[{"name": "get_weather"}]', '[{"name": "get_weather", "arguments": {}}]', '[{"name": "get_weather", "arguments": {"city": "paris"}}]',
+        '[{"name": "get_weather", "arguments": {"city": "paris", "day": "monday", "unit": "c"}}]', '[{"name": "get_weather", "arguments": {"city": "Paris", "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": {"city": "paris ", "day": "monday"}}]', '[{"name": "Get_Weather", "arguments": {"city": "paris", "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": {"day": "paris", "city": "monday"}}]', '[{"name": "get_weather", "arguments": ["paris", "monday"]}]', '[{"name": "get_weather", "arguments": "paris, monday"}]',
+        '[{"name": "get_weather", "arguments": "{\\"city\\": \\"paris\\", \\"day\\": \\"monday\\"}"}]', '[{"name": "get_weather", "parameters": {"city": "paris", "day": "monday"}}]',
+        '[{"function": "get_weather", "arguments": {"city": "paris", "day": "monday"}}]', '[{"type": "function", "name": "get_weather", "arguments": {"city": "paris", "day": "monday"}}]',
+        '{"get_weather": {"city": "paris", "day": "monday"}}', '["get_weather", {"city": "paris", "day": "monday"}]', '[{"name": ["get_weather"], "arguments": {"city": "paris", "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": {"city": "lima", "city": "paris", "day": "monday"}}]', '[{"name": "buy", "name": "get_weather", "arguments": {"city": "paris", "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": null}]', '[{"name": null, "arguments": {"city": "paris", "day": "monday"}}]', '[{"name": "get_weather", "arguments": {"city": ["paris"], "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": {"city": "paris", "day": null}}]', '[{"name": "get_weather", "arguments": {"city": NaN, "day": "monday"}}]', '// [1]\n[{name: "get_weather"}]',
+        f"```json\n[{W}]\n``` or ```json\n[{B}]\n```", f"```json\n[{W}]\n[{B}]\n```", f"```python\nprint(1)\n```\n```json\n[{B}]\n```", f'"[{W}]"'.replace(W, W.replace('"', '\\"')), f"[{W}]\n[]",
+        '[{"name": "get_weather", "arguments": {"city": "paris\u200b", "day": "monday"}}]', '[{"name": "get_weather", "arguments": {"ci\u0442y": "paris", "day": "monday"}}]', "[" * 3000, '{"a":' * 1500, "[{" * 2000,
+    ],
+    ("two", True): [
+        f"[{W}, {B}]", f"[{B}, {W}]", f"[{B},{W}]", f"[\n{W},\n{B}\n]", f"```json\n[{B}, {W}]\n```", '[{"name": "buy", "arguments": {"count": 3, "item": "tea"}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"count": 3.0, "item": "tea"}}, ' + W + "]", '[{"name": "buy", "arguments": {"count": 3e0, "item": "tea"}}, ' + W + "]", f"Two calls: [{W}, {B}].",
+    ],
+    ("two", False): [
+        f"[{W}]", f"[{B}]", f"{W}\n{B}", f"[{W}]\n[{B}]", f"[{W}, {B}, {B}]", f"[{W}, {W}]", f"[{W}; {B}]", f"[{W} {B}]", f"[[{W}], [{B}]]", f"[{W}, null, {B}]", f'{{"calls": [{W}, {B}]}}',
+        '[{"name": "buy", "arguments": {"item": "tea", "count": "3"}}, ' + W + "]", '[{"name": "buy", "arguments": {"item": "tea", "count": 3.5}}, ' + W + "]", '[{"name": "buy", "arguments": {"item": "tea", "count": true}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"item": "tea", "count": -3}}, ' + W + "]", '[{"name": "buy", "arguments": {"item": "tea", "count": Infinity}}, ' + W + "]", '[{"name": "buy", "arguments": {"item": "tea", "count": 03}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"item": "tea", "count": [3]}}, ' + W + "]", '[{"name": "buy", "arguments": {"item": "tea"}, "count": 3}, ' + W + "]", f"[{W}, {B}, 1]",
+    ],
+    ("twice", True): [f"[{B}, {B}]", f"```json\n[{B}, {B}]\n```", f"[ {B} , {B} ]"],
+    ("twice", False): [f"[{B}]", B, f"[{B}, {B}, {B}]", f"[{B}] [{B}]", f"[{B}, {W}]", f"{B}, {B}"],
+    ("nested", True): [
+        f"[{N}]", N, '[{"name": "plan", "arguments": {"limits": {"note": null, "fast": true, "cost": 10.50}, "stops": ["oslo", "lima"]}}]',
+        '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 1.05e1, "fast": true, "note": null}}}]',
+    ],
+    ("nested", False): [
+        '[{"name": "plan", "arguments": {"stops": ["lima", "oslo"], "limits": {"cost": 10.5, "fast": true, "note": null}}}]', '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": 1, "note": null}}}]',
+        '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": "true", "note": null}}}]', '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": true}}}]',
+        '[{"name": "plan", "arguments": {"stops": ["oslo", "lima", "lima"], "limits": {"cost": 10.5, "fast": true, "note": null}}}]', '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10, "fast": true, "note": null}}}]',
+        '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": True, "note": None}}}]', '[{"name": "plan", "arguments": {"stops": "oslo, lima", "limits": {"cost": 10.5, "fast": true, "note": null}}}]',
+        '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": true, "note": ""}}}]',
+    ],
+    ("bare", True): ['[{"name": "stop", "arguments": {}}]', '[{"name": "stop"}]', '{"name": "stop"}'],
+    ("bare", False): ["[]", '[{"name": "stop", "arguments": []}]', '[{"name": "stop", "arguments": {"now": true}}]', '["stop"]', "stop()", '[{"name": "stop", "arguments": ""}]'],
+    ("none", True): ["[]", "```json\n[]\n```", "No tool fits: []"],
+    ("none", False): ["", "no call", f"[{W}]", "{}", "[null]", "[] []", "[[]]", "[", '[""]'],
+}  # fmt: skip
+
+
+def problem(calls: list[dict]) -> Calling:
+    return Calling("p", "", "[]", calls_of(calls), "test", json.dumps(calls))
+
+
+def test_function_calling_grader_on_labelled_outputs():
+    rows = [(text, name, right) for (name, right), listed in LABELLED.items() for text in listed]
+    assert len({(text, name) for text, name, _ in rows}) >= 150
+    assert [(text, name, function_calling.grade(text, problem(GOLD[name]))) for text, name, _ in rows] == rows
+
+
+@pytest.mark.parametrize("hostile", ["[" * 9999, "[ " * 4999, '[{"a":' * 1600, '{"a":[' * 1600, "[1," * 3000, "1" * 9999, "[" + "9" * 9000 + "]", "[]" * 5000, "{a}" * 3000, "[" * 10**6])
+def test_function_calling_grader_is_bounded(hostile):
+    began = time.perf_counter()
+    assert not function_calling.grade(hostile, problem([WEATHER]))
+    assert time.perf_counter() - began < 2
+
+
+def test_equal_values_have_equal_texts_and_others_do_not():
+    values = [1, "1", True, None, [1], {"a": 1}, 1.5, "", [], {}, "true", [True], {"a": "1"}, [[1]], -1]
+    assert len({canonical(v) for v in values}) == len(values)
+    assert canonical({"b": [1.0, {"y": 2, "x": 1}], "a": 0.0}) == canonical({"a": 0, "b": [1, {"x": 1.0, "y": 2}]})
+
+
+def test_function_calling_generator_and_published_files(tmp_path):
+    made = function_calling.generate(150, 0)
+    assert made == function_calling.generate(150, 0) != function_calling.generate(150, 1)
+    lines, published = tmp_path / "calls.jsonl", tmp_path / "published.json"
+    lines.write_text("".join(json.dumps(r) + "\n" for r in made))
+    published.write_text(json.dumps([{k: v for k, v in r.items() if k != "split"} | {"id": i} for i, r in enumerate(made)], indent=1))
+    problems = function_calling.load(lines)
+    assert [p.split for p in function_calling.load(published)] == [p.split for p in problems] and {p.split for p in problems} == {"train", "val", "test"}
+    for p, r in zip(problems, made, strict=True):
+        assert function_calling.grade(r["answers"], p) and p.query in p.turn and all(c["name"] in p.tools for c in json.loads(r["answers"]))
+    assert len({len(json.loads(r["answers"])) for r in made}) == 3
+    assert function_calling.generate(150, 0)[0]["tools"] == made[0]["tools"]  # strings do not hash the same in every process
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [({"query": "q", "tools": "[]"}, "answers"), ({"query": "q", "tools": "[", "answers": "[]"}, "tools: not JSON"), ({"query": "q", "tools": "[]", "answers": "{}"}, "answers: expected a list"),
+     ({"query": "q", "tools": "[]", "answers": '[{"name": 1, "arguments": {}}]'}, "answers: expected"), ({"query": "q", "tools": "[]", "answers": "[]", "split": "dev"}, "split"), (["q"], "object")],
+)  # fmt: skip
+def test_function_calling_files_are_checked(tmp_path, record, said):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"query": "q", "tools": "[]", "answers": "[]"}\n' + json.dumps(record) + "\n")
+    with pytest.raises(UserError, match=r"bad\.jsonl:2.*" + said):
+        function_calling.load(path)
+    path.write_text("[{]")
+    with pytest.raises(UserError, match="not JSON"):
+        function_calling.load(path)
