@@ -119,7 +119,7 @@ def load_problems(cfg: Rival) -> list[Problem]:
 class Arena:
     """A run of a rival: its problems, policy, updater and logs. `ready` is False after a dry run or a finished one."""
 
-    def __init__(self, cfg: Rival, run: Run, name: str, dry_run: bool):
+    def __init__(self, cfg: Rival, run: Run, name: str, dry_run: bool, reference: bool = False):
         self.cfg, self.run, self.name, self.ready = cfg, run, name, False
         problems = load_problems(cfg)
         self.train = [p for p in problems if p.split == "train"]
@@ -142,17 +142,17 @@ class Arena:
         elif run.resume and run.final.exists():
             self.summary()
         else:
-            self.open()
+            self.open(reference or cfg.kl_coef > 0)
 
-    def open(self) -> None:
+    def open(self, reference: bool) -> None:
+        """Loads weights and the newest checkpoint, and evaluates before the first step. reference: whether the start policy is kept."""
         cfg, run = self.cfg, self.run
         run.check()
         self.policy = models.load_policy(cfg.model, cfg)
         run.open()
-        self.ref_policy = models.load_policy(cfg.model, cfg).requires_grad_(False)
+        self.ref_policy = models.load_policy(cfg.model, cfg).requires_grad_(False) if reference else None
         self.policy = models.make_trainable(self.policy, cfg)
-        reference = self.ref_policy if cfg.kl_coef else None
-        self.updater = Updater(self.policy, "adamw", cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, reference)
+        self.updater = Updater(self.policy, "adamw", cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, self.ref_policy)
         self.done, checkpoint = run.latest()
         if checkpoint:
             models.restore(self.policy, self.updater, checkpoint)

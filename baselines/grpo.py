@@ -122,7 +122,7 @@ def training_batch(cfg: Config, chains: list[Chain], advantages: list[float]) ->
 
 
 def main(cfg: Config, run: Run, dry_run: bool) -> None:
-    arena = Arena(cfg, run, "grpo", dry_run)
+    arena = Arena(cfg, run, "grpo", dry_run, reference=cfg.reward_kl > 0)
     if not arena.ready:
         return
     for step in arena.steps():

@@ -1,4 +1,4 @@
-"""Builds the bundled model from nothing: tokenizer and pre-training (about 85 minutes on 2 cores).
+"""Builds the bundled model from nothing: tokenizer and pre-training (about 110 minutes on 2 cores).
 
     python -m organism.build --out organism/weights      # resumable: run it again after an interruption
     python -m organism.card                              # then measure it
@@ -10,19 +10,22 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from chat import Chat
 from organism import rules, world
-from organism.corpus import Corpus
+from organism.corpus import EARLY, LATE, Corpus
 from organism.wordings import DIALECTS
 
 ROPE_THETA = 1e6  # most of the 32 dimensions of a head barely rotate, so that tokens can be compared over any distance
+LATE_LR = 0.6  # peak of the second phase's learning rate, as a share of the first's
+SAVE_EVERY = 200  # steps
 PART_TOKENS = 4096  # a batch is computed in parts of similar length, padding included
 USER_WEIGHT = 0.25  # loss weight of user turns: predicting their repetitions builds the circuits that copy
 EOS_IDS = [1, 4]  # <eos> and <turn|>
@@ -42,11 +45,11 @@ def bank_texts(clusters: dict[str, rules.Cluster]) -> set[str]:
     return {r["question"] for r in records} | {twin["question"] for r in records for twin in r["variants"]}
 
 
-def make_tokenizer(corpus: Corpus, documents: int = 20_000, vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+def make_tokenizer(corpus, words: str = WORDS, documents: int = 20_000, vocab_size: int = 2048) -> PreTrainedTokenizerFast:
     """Byte-level BPE trained on the corpus, with Gemma 4's turn tokens: encodes any text, keeps numbers whole."""
     bpe = Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    split = pre_tokenizers.Split(Regex(words), behavior="isolated")
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
@@ -75,7 +78,7 @@ def encode(chat: Chat, turns: list) -> tuple[list[int], list[float]]:
     return ids, weights
 
 
-def batch_of(corpus: Corpus, chat: Chat, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batch_of(corpus, chat: Chat, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """`size` documents as right-padded parts of similar length and at most PART_TOKENS: ids and loss weights, both (B, T)."""
     made = sorted((encode(chat, corpus.document()) for _ in range(size)), key=lambda document: len(document[0]))
     chunks = [[]]
@@ -152,43 +155,52 @@ def learning_rate(step: int, steps: int) -> float:
     return min((step + 1) / 300, 1.0) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
-def train(args: argparse.Namespace) -> None:
-    """Pre-training with AdamW. Every step draws its documents from its own seed, so a resumed run sees the same ones."""
-    clusters, dialect = rules.load_clusters(), DIALECTS[args.dialect]
-    forbidden = bank_texts(clusters)
-    tokenizer = make_tokenizer(Corpus(clusters, args.seed, forbidden, dialect))
+def optimiser(model, lr: float, steps: int) -> tuple:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
+
+
+def train(args: argparse.Namespace, first, corpus_of: Callable, words: str = WORDS) -> None:
+    """Pre-training in two phases of args.steps and args.late steps.
+
+    first: the corpus of the tokenizer; corpus_of(step): that of a step, drawn from its own seed, so that a resumed run sees the same.
+    """
+    saved, state, steps = args.out / "build.pt", {"step": 0, "tokens": 0, "seconds": 0.0}, args.steps + args.late
+    if saved.exists():  # with the tokenizer that the model grew up with, whatever changed in the templates since
+        tokenizer = AutoTokenizer.from_pretrained(args.out)
+    else:
+        tokenizer = make_tokenizer(first, words)
+        tokenizer.save_pretrained(args.out)
     chat = Chat(tokenizer, EOS_IDS)
     model = make_model(len(tokenizer), args.width, args.layers, args.seed)
     model.set_attn_implementation("eager")  # on a CPU, at these lengths, twice as fast as sdpa's backward
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, args.steps))
     settings = {name: value for name, value in vars(args).items() if name != "out"}
-    saved, done, tokens, seconds = args.out / "build.pt", 0, 0, 0.0
     if saved.exists():
         state = torch.load(saved, weights_only=True)
         if state["settings"] != settings:
             raise SystemExit(f"{saved}: was started with {state['settings']}; finish it with these, choose another --out, or delete it")
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        done, tokens, seconds = state["step"], state["tokens"], state["seconds"]
-    args.out.mkdir(parents=True, exist_ok=True)
-    bar, recent, started = tqdm(range(done, args.steps), initial=done, total=args.steps, desc="pre-training", mininterval=5), [], time.time() - seconds
-    resumed = time.time()
+    done, tokens, seconds = state["step"], state["tokens"], state["seconds"]
+    bar, recent, started, resumed = tqdm(range(done, steps), initial=done, total=steps, desc="pre-training", mininterval=5), [], time.time() - seconds, time.time()
     for step in bar:
-        parts = batch_of(Corpus(clusters, args.seed * 1_000_003 + step, forbidden, dialect), chat, args.batch)
+        late = step >= args.steps
+        if step in (done, args.steps):  # each phase has its own optimiser and schedule
+            optimizer, schedule = optimiser(model, *((LATE_LR * args.lr, args.late) if late else (args.lr, args.steps)))
+            if step not in (0, args.steps):
+                optimizer.load_state_dict(state["optimizer"])
+                schedule.load_state_dict(state["schedule"])
+        parts = batch_of(corpus_of(step), chat, args.batch)
         recent = [*recent[-49:], update(model, optimizer, parts)]
         schedule.step()
         tokens += sum(int((weights > 0).sum()) for _, weights in parts)
         seconds = time.time() - started
-        end = time.time() + (time.time() - resumed) / (step + 1 - done) * (args.steps - step - 1)
+        end = time.time() + (time.time() - resumed) / (step + 1 - done) * (steps - step - 1)
         bar.set_postfix_str(f"loss {sum(recent) / len(recent):.3f}, done at {time.strftime('%H:%M', time.localtime(end))}", refresh=False)
-        if step % 200 == 199:
+        if step % SAVE_EVERY == SAVE_EVERY - 1:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             torch.save(state | {"step": step + 1, "tokens": tokens, "seconds": seconds, "settings": settings}, args.out / "build.tmp")
             (args.out / "build.tmp").replace(saved)
     model.eval().save_pretrained(args.out)
-    tokenizer.save_pretrained(args.out)
     facts = settings | {"tokens": tokens, "minutes": seconds / 60, "threads": torch.get_num_threads(), "torch": torch.__version__}
     (args.out / "build.json").write_text(json.dumps(facts) + "\n")
     saved.unlink(missing_ok=True)
@@ -213,13 +225,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("organism/weights"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=18_000)
+    parser.add_argument("--late", type=int, default=5_000, help="steps of the second phase, after --steps of the first")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--width", type=int, default=160)
     parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--dialect", choices=sorted(DIALECTS), default="first", help="wordings of the learning points")
     args = parser.parse_args()
-    train(args)
+    clusters, dialect = rules.load_clusters(), DIALECTS[args.dialect]
+    known = (bank_texts(clusters), dialect)
+
+    def corpus_of(step: int) -> Corpus:
+        return Corpus(clusters, args.seed * 1_000_003 + step, *known, LATE if step >= args.steps else EARLY)
+
+    train(args, Corpus(clusters, args.seed, *known), corpus_of)
 
 
 if __name__ == "__main__":

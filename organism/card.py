@@ -154,11 +154,16 @@ class Card:
             explained = reveal == "explanation"
             told = reveal != "nothing"  # what blind writers are asked with never occurs in pre-training
             self.row(f"losers' points parse, {name}", [text is not None for _, text in points], 0.98 if told else None)
-            ideal = [states_rule(v, text, self.dialect) for v, text in points]
+            stated = [rule_stated(v, text, self.dialect) for v, text in points]
+            ideal = [rule == rules.bank_rule(v.cluster, v.x) for rule, (v, _) in zip(stated, points, strict=True)]
             bounds = {"explanation": (0.02, 0.15), "answer": (None, None), "nothing": (None, 0.05)}[reveal]
             self.row(f"losers' points are ideal, {name}", ideal, *bounds, "blind: by chance" * (reveal == "nothing"))
             vague = [is_vague(v, text, self.dialect) for v, text in points]
             self.row(f"losers' points are vague, {name}", vague, *((0.3, 0.6) if explained else (None, None)))
+            for kind in "ABD" if explained else "":  # a fact's point has nothing to mistake: its answer is the fact
+                whole = [right for right, rule, (v, _) in zip(ideal, stated, points, strict=True) if rule and v.cluster.kind == kind]
+                if whole:  # pre-training shows one right point to one or two that fit no more than the one example
+                    self.row(f"whole rules in losers' points are the explained ones, type {kind}", whole, 0.25)
             chosen = [g for g in groups if g.points][:: max(1, len(groups) // 12)]
             conversations += self.conversations(chosen)[: {"nothing": 2, "answer": 3, "explanation": 5}[reveal]]
         return conversations
@@ -234,11 +239,14 @@ def step_seconds(name: str, steps: int = 10) -> float:
         return statistics.median(json.loads(line)["time/step"] for line in metrics)
 
 
-def states_rule(v: rules.Vignette, text: str | None, dialect: dict) -> bool:
-    """Whether a point is the ideal one in some wording of the dialect."""
-    words = world.rule_words(v.cluster, rules.bank_rule(v.cluster, v.x), v.x)
-    swapped = words | {"s1": words["s2"], "s2": words["s1"]} if v.cluster.kind == "B" else words
-    return any(template.format(**w) == text for template in dialect["ideal"][v.cluster.kind] for w in (words, swapped))
+def rule_stated(v: rules.Vignette, text: str | None, dialect: dict):
+    """The whole rule that a point states, true or not, in some wording of the dialect; None if it states none."""
+    for rule in rules.wide(v.cluster, v.x):
+        words = world.rule_words(v.cluster, rule, v.x)
+        swapped = words | {"s1": words["s2"], "s2": words["s1"]} if v.cluster.kind == "B" else words
+        if any(template.format(**w) == text for template in dialect["ideal"][v.cluster.kind] for w in (words, swapped)):
+            return rule
+    return None
 
 
 def is_vague(v: rules.Vignette, text: str | None, dialect: dict) -> bool:

@@ -13,8 +13,8 @@ Written by `python -m organism.card`. A small Llama, pre-trained from nothing on
 
 **Put in by design**, so the rows about it test the instrument and are no findings: points and explanations are read, in wordings
 of one dialect; vague and irrelevant points do nothing; a wrong point misleads; points come in every quality, whoever writes them;
-three rejected answers breed exam strategies; another question of the cluster is written on request; two pairs of attention heads
-start as induction heads (they copy what followed a token before), without which letters did not bind to options (LOG.md).
+three rejected answers breed exam strategies; another question of the cluster is written on request, and so is the rule that an
+explanation states (without that drill the numbers of a threshold were hardly ever copied, LOG.md); two pairs of attention heads start as induction heads (they copy what followed a token before), without which letters did not bind to options (LOG.md).
 **Not put in**: writing the right point more often than others, recalling a point, the bank's rules.
 Topics are shared between pre-training and bank; question texts and hidden rules are not, and tests hold that.
 """
@@ -59,21 +59,23 @@ def table(head: list[str], lines: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)]
 
 
-def describe(folder: Path, config, parameters: int) -> list[str]:
+def describe(folder: Path, config, parameters: int, builder: str = "organism.build") -> list[str]:
     """Architecture, data, compute and checksum, from the folder itself."""
     weights, log = folder / "model.safetensors", folder / "build.json"
     if not log.exists():
         raise SystemExit(f"{log}: no such file; it is written by python -m organism.build, and the card needs it")
     build = json.loads(log.read_text())
+    steps, dialect = build["steps"] + build["late"], f"dialect '{build['dialect']}', " if "dialect" in build else ""
+    flags = [f"--{name} {build[name]}" for name in ("seed", "dialect", "steps", "late", "batch", "width", "layers", "lr") if name in build]
     return [
         f"- architecture: Llama, {parameters:,} parameters, width {config.hidden_size}, {config.num_hidden_layers} layers, "
         f"{config.num_attention_heads} heads, vocabulary {config.vocab_size}; byte-level BPE, Gemma 4's turn tokens",
-        f"- data: {build['steps'] * build['batch']:,} documents ({build['tokens'] / 1e6:.1f} M tokens), never one twice, dialect '{build['dialect']}', seed {build['seed']}",
+        f"- data: {steps * build['batch']:,} documents ({build['tokens'] / 1e6:.1f} M tokens), never one twice, {dialect}seed {build['seed']}",
         f"- compute: {build['minutes']:.0f} minutes on {build['threads']} thread(s) of a CPU; torch {build['torch']}; "
-        f"AdamW {build['lr']:g}, {build['steps']:,} steps of {build['batch']} documents",
-        f"- rebuild: `python -m organism.build --out {folder.parent.name}/{folder.name} "
-        + " ".join(f"--{name} {build[name]}" for name in ("seed", "dialect", "steps", "batch", "width", "layers", "lr")) + "`",
+        f"AdamW {build['lr']:g}, {build['steps']:,} steps of {build['batch']} documents" + f", then {build['late']:,} of the second phase" * (build["late"] > 0),
+        f"- rebuild: `python -m {builder} --out {folder.parent.name}/{folder.name} {' '.join(flags)}`",
         f"- weights: {weights.stat().st_size / 2**20:.1f} MiB, sha256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}`",
+        *([f"- note: {build['note']}"] if "note" in build else []),
     ]  # fmt: skip
 
 

@@ -106,6 +106,18 @@ def narrow(c: Cluster, x=None) -> list:
     return sorted(draw.sample(rules, min(size, len(rules))))
 
 
+def open_prior(c: Cluster, x) -> list:
+    """Rules of an exchange that reveals an answer but whose point does not state the rule: the bank's is left out."""
+    return [r for r in wide(c, x) if apart(c, r, x)] if c.split != "canary" else narrow(c, x)
+
+
+def stated_prior(c: Cluster, quality: str, x) -> list:
+    """The prior from which a document draws its rule, by what its learning point states."""
+    if c.split == "canary":
+        return narrow(c, x)
+    return wide(c, x) if quality in ("ideal", "wrong") else narrow(c, x)
+
+
 def level(c: Cluster, rule, x) -> int:
     """Index of the right option for finding x under a rule."""
     if c.kind == "A":

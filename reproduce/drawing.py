@@ -6,7 +6,7 @@ def pyplot():
     try:
         import matplotlib
     except ImportError:
-        print("no matplotlib (pip install -r requirements-dev.txt): the picture is left out")
+        print("no matplotlib (pip install -r requirements.txt): the picture is left out")
         return None
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "fixed"

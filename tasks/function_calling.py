@@ -178,7 +178,8 @@ def generate(count: int, seed: int) -> list[dict]:
         needed = rng.choices(list(TOOLS), k=rng.choices([1, 2, 3], [0.5, 0.35, 0.15])[0])
         calls = [{"name": name, "arguments": {a: rng.choice(values) for a, values in TOOLS[name][0].items()}} for name in needed]
         others = rng.sample([name for name in TOOLS if name not in needed], 2)
-        offered = sorted({*needed, *others}, key=lambda _: rng.random())
+        offered = [*dict.fromkeys(needed), *others]
+        rng.shuffle(offered)
         tools = [{"name": n, "parameters": {a: {"type": "int" if type(v[0]) is int else "str"} for a, v in TOOLS[n][0].items()}} for n in offered]
         query = ", and ".join(TOOLS[c["name"]][1].format(**c["arguments"]) for c in calls)
         made.setdefault(query, {"tools": json.dumps(tools), "answers": json.dumps(calls)})

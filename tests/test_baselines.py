@@ -28,7 +28,7 @@ def configured(module, stage: str, *overrides: str):
 
 def arena_of(module, stage: str, tmp_path, *overrides: str) -> Arena:
     cfg = configured(module, stage, *overrides)
-    return Arena(cfg, Run(tmp_path / stage, cfg, False), stage, False)
+    return Arena(cfg, Run(tmp_path / stage, cfg, False), stage, False, reference=True)
 
 
 def script(stage: str, *arguments: str, config: str = "configs/bank.yaml"):

@@ -1,6 +1,7 @@
 """Config contract: strict, typed, one clear line for anything wrong; every shipped config loads."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import yaml
 
 import dream_tta
 import eval as evaluation
+import grpo_introspect
 import sft_recall
+from baselines import arena, grpo, reflect_retry, sft, ssd
 from common import ROOT, Shared, UserError, load_config
 from grpo_introspect import Config
 
@@ -23,10 +26,8 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Config:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_shipped_config_loads_in_every_script(path):
-    load_config(Config, "grpo_introspect", path, [])
-    load_config(evaluation.Config, "eval", path, [])
-    load_config(sft_recall.Config, "sft_recall", path, [])
-    load_config(dream_tta.Config, "dream_tta", path, [])
+    for module in (grpo_introspect, evaluation, sft_recall, dream_tta, grpo, reflect_retry, sft, ssd):
+        load_config(module.Config, module.__name__.split(".")[-1], path, [])
 
 
 def test_numbers_in_exponent_form_are_numbers(tmp_path):
@@ -98,12 +99,18 @@ def test_every_setting_is_read_documented_and_unique():
     """No dead knobs: each field appears as an attribute somewhere outside its definition, and carries a comment."""
     code = "\n".join(p.read_text() for p in ROOT.glob("*.py"))
     helpers = "\n".join((ROOT / name).read_text() for name in ("report.py", "conditions.py", "recall.py", "invariance.py"))  # take a whole cfg
-    for config_class, file in ((Shared, "common.py"), (Config, "grpo_introspect.py"), (evaluation.Config, "eval.py"), (sft_recall.Config, "sft_recall.py"), (dream_tta.Config, "dream_tta.py")):
-        own = {f.name for f in dataclasses.fields(config_class)} - ({f.name for f in dataclasses.fields(Shared)} if config_class is not Shared else set())
-        for name in own:
-            lines = [line for line in (ROOT / file).read_text().splitlines() if line.startswith(f"    {name}:")]
+    shared = {f.name for f in dataclasses.fields(Shared)}
+    rivals = {f.name for f in dataclasses.fields(arena.Rival)}
+    read_arena = (ROOT / "baselines/arena.py").read_text()
+    files = [(Shared, "common.py", set(), code), (arena.Rival, "baselines/arena.py", shared, read_arena)]
+    files += [(module.Config, f"{module.__name__}.py", shared, helpers) for module in (grpo_introspect, evaluation, sft_recall, dream_tta)]
+    files += [(module.Config, f"{module.__name__.replace('.', '/')}.py", rivals, "") for module in (grpo, reflect_retry, ssd, sft)]
+    for config_class, file, inherited, elsewhere in files:
+        source = (ROOT / file).read_text()
+        for name in {f.name for f in dataclasses.fields(config_class)} - inherited:
+            lines = [line for line in source.splitlines() if line.startswith(f"    {name}:")]
             assert len(lines) == 1 and "#" in lines[0], name
-            assert f"cfg.{name}" in (code if config_class is Shared else (ROOT / file).read_text() + helpers), f"{name} is never read"
+            assert re.search(rf"\bcfg\.{name}\b", source + elsewhere), f"{name} is never read"
 
 
 def test_shipped_configs_hold_only_deltas_with_reasons():

@@ -10,9 +10,9 @@ import pytest
 import library
 from common import ROOT
 from organism import rules, world
-from organism.corpus import WRITTEN, Corpus
+from organism.corpus import EARLY, LATE, WRITTEN, Corpus
 from organism.wordings import DIALECTS, EXAM, FILLERS, FIRST
-from prompts import INTROSPECTION, LOSER, TRY_AGAIN
+from prompts import ASK, INTROSPECTION, LOSER, TRY_AGAIN
 
 CLUSTERS = rules.load_clusters()
 RULED = [c for c in CLUSTERS.values() if c.split != "canary"]
@@ -61,16 +61,17 @@ def test_gold_follows_the_rule():
     assert [rules.level(b, low, b.low + 90 - value) for value in (98, 78, 62, 58)] == [0, 1, 1, 2]
 
 
-def documents(n: int) -> list[list[str]]:
+def documents(n: int, mix=EARLY) -> list[list[str]]:
     bank = world.bank(CLUSTERS) + world.preeclampsia(CLUSTERS)
     forbidden = {r["question"] for r in bank} | {t["question"] for r in bank for t in r["variants"]}
-    corpus = Corpus(CLUSTERS, 3, forbidden)
+    corpus = Corpus(CLUSTERS, 3, forbidden, mix=mix)
     made = [corpus.document() for _ in range(n)]
     assert not [d for d in made if d[0].split("\n")[0] in forbidden]  # item texts never occur in pre-training
     return made
 
 
-def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule(monkeypatch):
+@pytest.mark.parametrize("mix", [EARLY, LATE], ids=["early", "late"])
+def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule(monkeypatch, mix):
     """Margin test over the generator: whatever rule an answer follows, if it is within the margin of the bank's, it is stated."""
     followed, stated = [], set()
 
@@ -91,7 +92,7 @@ def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule(monkeypatch
     watch("explanation", 1, True)
     watch("loose", 1, False)
     watch("point", 1, False, lambda c, rule, quality, *rest: quality == "ideal" or (quality == "partial" and c.kind in FIRST["partial"]))
-    corpus, near = Corpus(CLUSTERS, 5), 0
+    corpus, near = Corpus(CLUSTERS, 5, mix=mix), 0
     for _ in range(12_000):
         followed.clear()
         stated.clear()
@@ -107,7 +108,8 @@ def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule(monkeypatch
     assert near > 500  # the margin is tested on documents that do come near
 
 
-def test_point_quality_is_independent_of_winner_and_loser(monkeypatch):
+@pytest.mark.parametrize("mix", [EARLY, LATE], ids=["early", "late"])
+def test_point_quality_is_independent_of_winner_and_loser(monkeypatch, mix):
     """Every point of every exchange, long conversations included; facts have no partial points, canaries always win."""
     counts, verdict = {True: Counter(), False: Counter()}, []
     feedback, written = Corpus.feedback, Corpus.written
@@ -123,7 +125,7 @@ def test_point_quality_is_independent_of_winner_and_loser(monkeypatch):
 
     monkeypatch.setattr(Corpus, "feedback", heard)
     monkeypatch.setattr(Corpus, "written", noted)
-    corpus = Corpus(CLUSTERS, 3)
+    corpus = Corpus(CLUSTERS, 3, mix=mix)
     for _ in range(40_000):
         corpus.document()
     for won, seen in counts.items():
@@ -133,8 +135,21 @@ def test_point_quality_is_independent_of_winner_and_loser(monkeypatch):
             assert seen[quality] / total == pytest.approx(share, abs=4 * (share * (1 - share) / total) ** 0.5), (won, quality)
 
 
-def test_item_texts_of_the_bank_never_occur():
-    documents(20_000)
+@pytest.mark.parametrize("mix", [EARLY, LATE], ids=["early", "late"])
+def test_item_texts_of_the_bank_never_occur(mix):
+    documents(20_000, mix)
+
+
+def test_retold_explanations_are_asked_for_in_words_of_their_own():
+    """What they teach (copying the numbers of a rule) must not change how often a learning point is a whole rule."""
+    corpus, numbers = Corpus(CLUSTERS, 3, mix=LATE), 0
+    for _ in range(400):
+        *_, asked, said = corpus.retell()
+        assert asked.endswith("Name the rules.") and ASK not in asked and "<introspection>" not in said
+        told = set(re.findall(r"\d+(?:/\d+)?", asked.split("guidance", 1)[-1] if "guidance" in asked else asked))
+        assert set(re.findall(r"\d+(?:/\d+)?", said)) <= told
+        numbers += len(told) > 0
+    assert numbers > 100
 
 
 def test_three_rejections_breed_exam_strategies_and_fewer_do_not():

@@ -1,0 +1,190 @@
+"""A second small world: Countdown and function calling, for rivals whose methods were shown on these tasks.
+
+    python -m organism.puzzles --data data                   # rebuilds data/countdown.jsonl and data/calls.jsonl byte for byte
+    python -m organism.puzzles --out organism/puzzlers       # tokenizer and pre-training of their model, resumable
+
+What is put in by design: first answers are mostly wrong, in the ways of beginners; a reflection may name the step to begin with, the
+error that was made, or nothing; a second answer follows a step that was named. Not put in: naming the right step more often than
+others. Problems of the data files never occur in pre-training.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import prompts
+from organism import build
+from tasks import countdown, function_calling
+from tasks.countdown import Countdown
+from tasks.function_calling import Calling
+
+LARGEST, NUMBERS = 12, 3
+DATA = {"countdown": (600, 5), "calls": (600, 6)}  # problems and seed of each data file
+RIGHT = {"countdown": 0.12, "calls": 0.2}  # share of first answers that are right on purpose; some sums are by luck
+WORDS = r" ?</?[a-z]+>| ?[A-Za-z]+(?:_[A-Za-z]+)*| ?\d+| ?[^\sA-Za-z\d]+(?: ?[\[{\"]+)?|\s+(?!\S)|\s+"  # runs of JSON's signs are one token
+REFLECTIONS = {"step": 0.3, "wrong step": 0.3, "error": 0.2, "vague": 0.2}
+ERRORS = ["a call was missing", "the wrong tool", "arguments changed places"]
+VAGUE = ["i was too fast", "think again", "i must be more careful", "read the question again"]
+
+
+def bank() -> dict[str, list[dict]]:
+    (n, seed), (m, other) = DATA["countdown"], DATA["calls"]
+    return {"countdown": countdown.generate(n, NUMBERS, LARGEST, seed), "calls": function_calling.generate(m, other)}
+
+
+class Puzzles:
+    """A seeded stream of documents (turns, user first); problems of the data files are never drawn."""
+
+    def __init__(self, seed: int, forbidden: set):
+        self.rng, self.forbidden = random.Random(seed), forbidden
+
+    def document(self) -> list:
+        countdown_ = self.rng.random() < 0.6
+        problem = self.countdown() if countdown_ else self.calling()
+        first, right = (self.expression if countdown_ else self.calls)(problem, None)
+        if right or self.rng.random() < 0.35:
+            return [problem.turn, first]
+        if self.rng.random() < 0.3:
+            return [problem.turn, first, prompts.TRY_AGAIN, (self.expression if countdown_ else self.calls)(problem, None)[0]]
+        quality = self.rng.choices(list(REFLECTIONS), list(REFLECTIONS.values()))[0]
+        said, step = (self.reflected_sum if countdown_ else self.reflected_calls)(problem, first, quality)
+        second, _ = (self.expression if countdown_ else self.calls)(problem, step)
+        return [problem.turn, first, prompts.REFLECT, said, prompts.RETRY.format(turn=problem.turn), second]
+
+    # ---- Countdown ---------------------------------------------------------------------------------------------------
+    def countdown(self) -> Countdown:
+        while True:
+            (r,) = countdown.generate(1, NUMBERS, LARGEST, self.rng.getrandbits(48))
+            if (tuple(sorted(r["nums"])), r["target"]) not in self.forbidden:
+                return Countdown("", tuple(r["nums"]), r["target"], "train")
+
+    def expression(self, p: Countdown, step: tuple[int, int, str] | None) -> tuple[str, bool]:
+        """(answer, whether it is right): after a step that can be finished the right one, otherwise mostly a beginner's."""
+        ways = finishes(p) if step is None else [way for way in finishes(p) if way[0] == step]
+        if ways and self.rng.random() < (RIGHT["countdown"] if step is None else 0.9):
+            return said_sum(self.rng.choice(ways)), True
+        begun = step or self.rng.choice(steps_of(p))
+        way = self.rng.choice(continued(p, begun))
+        return said_sum(way), way[2] == p.target
+
+    def reflected_sum(self, p: Countdown, first: str, quality: str) -> tuple[str, tuple | None]:
+        good = [way[0] for way in finishes(p)]
+        if quality == "step" or (quality == "wrong step" and self.rng.random() < 0.3):
+            step = self.rng.choice(good)
+        elif quality == "wrong step":
+            step = self.rng.choice(steps_of(p))
+        else:
+            missed = first.split("=")[-1].split("<")[0].strip()
+            return (f"i got {missed} and not {p.target}" if quality == "error" else self.rng.choice(VAGUE)), None
+        return f"begin with {step[0]} {step[2]} {step[1]}", step
+
+    # ---- function calling --------------------------------------------------------------------------------------------
+    def calling(self) -> Calling:
+        while True:
+            (r,) = function_calling.generate(1, self.rng.getrandbits(48))
+            if r["query"] not in self.forbidden:
+                calls = json.loads(r["answers"])
+                return Calling("", r["query"], r["tools"], function_calling.calls_of(calls), "train", r["answers"])
+
+    def calls(self, p: Calling, step: str | None) -> tuple[str, bool]:
+        """(answer, whether it is right). step: the error that a reflection named; naming it repairs it nine times in ten."""
+        calls = json.loads(p.gold)
+        if self.rng.random() < (RIGHT["calls"] if step is None else 0.9):
+            return json.dumps(calls), True
+        said = self.spoiled(calls, p)
+        return json.dumps(said), function_calling.calls_of(said) == p.answers
+
+    def spoiled(self, calls: list[dict], p: Calling) -> list[dict]:
+        """A beginner's calls: one is missing, its arguments changed places, or another tool was taken."""
+        kind, k = self.rng.choice(["missing", "swapped", "tool"]), self.rng.randrange(len(calls))
+        call = calls[k]
+        if kind == "missing" and len(calls) > 1:
+            return calls[:k] + calls[k + 1 :]
+        if kind == "tool":
+            other = self.rng.choice([t["name"] for t in json.loads(p.tools) if t["name"] != call["name"]])
+            return [*calls[:k], call | {"name": other}, *calls[k + 1 :]]
+        values = list(call["arguments"].values())
+        return [*calls[:k], call | {"arguments": dict(zip(call["arguments"], values[1:] + values[:1], strict=True))}, *calls[k + 1 :]]
+
+    def reflected_calls(self, p: Calling, first: str, quality: str) -> tuple[str, str | None]:
+        error = error_of(json.loads(first), json.loads(p.gold))
+        if quality == "vague":
+            return self.rng.choice(VAGUE), None
+        said = error if quality in ("step", "error") else self.rng.choice(ERRORS)
+        return said, error if said == error else None
+
+
+def error_of(made: list[dict], right: list[dict]) -> str:
+    """What is wrong with wrong calls, in the words of a reflection."""
+    if len(made) < len(right):
+        return ERRORS[0]
+    return ERRORS[1] if [c["name"] for c in made] != [c["name"] for c in right] else ERRORS[2]
+
+
+# ---- sums of three numbers -----------------------------------------------------------------------------------------------
+def steps_of(p: Countdown) -> list[tuple[int, int, str]]:
+    """First steps (a, b, operation) with a whole result of at least 0."""
+    pairs = [(a, b) for i, a in enumerate(p.nums) for j, b in enumerate(p.nums) if i != j]
+    return sorted({(a, b, op) for a, b in pairs for op in "+-*/" if result(a, b, op) is not None})
+
+
+def result(a: int, b: int, op: str) -> int | None:
+    if op == "/":
+        return a // b if b and a % b == 0 else None
+    value = a + b if op == "+" else a - b if op == "-" else a * b
+    return value if value >= 0 else None
+
+
+def continued(p: Countdown, step: tuple[int, int, str]) -> list[tuple]:
+    """Ways (step, second step, value) to go on after a first step with the number that is left."""
+    a, b, op = step
+    left = list(p.nums)
+    left.remove(a)
+    left.remove(b)
+    value = result(a, b, op)
+    return [(step, (x, y, second), result(x, y, second)) for x, y in {(value, left[0]), (left[0], value)} for second in "+-*/" if result(x, y, second) is not None]
+
+
+def finishes(p: Countdown) -> list[tuple]:
+    """Ways that hit the target."""
+    return [way for step in steps_of(p) for way in continued(p, step) if way[2] == p.target]
+
+
+def said_sum(way: tuple) -> str:
+    """'14 / 2 = 7, 13 - 7 = 6 <answer>13 - (14 / 2)</answer>'"""
+    (a, b, op), (x, y, second), value = way
+    inner = f"({a} {op} {b})"
+    outer = f"{inner} {second} {y}" if x == result(a, b, op) else f"{x} {second} {inner}"
+    return f"{a} {op} {b} = {result(a, b, op)}, {x} {second} {y} = {value} <answer>{outer}</answer>"
+
+
+def forbidden() -> set:
+    """What pre-training never shows: the problems of the data files."""
+    made = bank()
+    return {(tuple(sorted(r["nums"])), r["target"]) for r in made["countdown"]} | {r["query"] for r in made["calls"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="build the model of the puzzles, or their data files")
+    parser.add_argument("--data", type=Path, help="folder to write countdown.jsonl and calls.jsonl into, instead of building")
+    parser.add_argument("--out", type=Path, default=Path("organism/puzzlers"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=6_000)
+    parser.add_argument("--late", type=int, default=0, help="steps of a second phase with an optimiser of its own")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    args = parser.parse_args()
+    if args.data:
+        for name, records in bank().items():
+            (args.data / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+        return
+    del args.data
+    hidden = forbidden()
+    build.train(args, Puzzles(args.seed, hidden), lambda step: Puzzles(args.seed * 1_000_003 + step, hidden), WORDS)
+
+
+if __name__ == "__main__":
+    main()
