@@ -262,7 +262,7 @@ def test_baseline_is_measured_on_the_transfer_questions(organism):
 
 
 def test_a_letter_earns_chance_and_the_ideal_point_is_no_leak(organism):
-    """A point that states only the letter gains nothing on balanced views; the paper's ideal point gains and is not flagged."""
+    """A point that states only the letter earns chance on balanced views; the paper's ideal point gains and is not flagged."""
     policy, chat = organism
     train, _, _ = load_data(config())
     question = next(q for q in train if q.cluster == "preeclampsia-A")
@@ -280,7 +280,9 @@ def test_a_letter_earns_chance_and_the_ideal_point_is_no_leak(organism):
     assert not library.is_leak(ideal, question.options)
     letter = f"the answer is {question.letter}"
     assert library.is_leak(letter, question.options)
-    assert abs(accuracy_with(letter, same_views(question, 200, rng(2))) - accuracy_with(None, same_views(question, 200, rng(2)))) < 0.15
+    views = same_views(question, 200, rng(2))
+    assert sum(view.letter == question.letter for view in views) == 50  # whoever follows the letter is right exactly by chance
+    assert accuracy_with(letter, views) <= max(0.25, accuracy_with(None, views)) + 0.08
 
 
 def test_unparsed_and_leaking_points_get_no_advantage(organism):
