@@ -152,8 +152,7 @@ class Card:
             if split != "test":
                 continue
             explained = reveal == "explanation"
-            told = reveal != "nothing"  # what blind writers are asked with never occurs in pre-training
-            self.row(f"losers' points parse, {name}", [text is not None for _, text in points], 0.98 if told else None)
+            self.row(f"losers' points parse, {name}", [text is not None for _, text in points], 0.98)
             stated = [rule_stated(v, text, self.dialect) for v, text in points]
             ideal = [rule == rules.bank_rule(v.cluster, v.x) for rule, (v, _) in zip(stated, points, strict=True)]
             bounds = {"explanation": (0.02, 0.15), "answer": (None, None), "nothing": (None, 0.05)}[reveal]

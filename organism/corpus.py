@@ -29,8 +29,8 @@ EARLY = Mix(
     {"A": 0.42, "B": 0.32, "C": 0.1, "D": 0.16}, 0.3,
     {"ideal": 0.52, "partial": 0.1, "vague": 0.1, "irrelevant": 0.16, "several": 0.12},
 )  # fmt: skip
-# The second phase. The first alone reads explanations into answers, but whole points of type A written after one named its
-# two thresholds 6 times in 100 (type B its signs 53 times): too few documents ask for it (LOG.md).
+# The second phase. After the first alone, whole points of type A named the thresholds of the explanation 6 times in 100 (type B its
+# signs 53 times; early steps of stage 1): too few documents ask for it (LOG.md).
 LATE = Mix(
     {"letters": 0.02, "cases": 0.08, "plain": 0.05, "read": 0.24, "composite": 0.1, "exchange": 0.18, "follow": 0.04, "similar": 0.02, "rejected": 0.02,
      "retell": 0.25},

@@ -30,10 +30,10 @@ named. **Not put in**: naming the right step more often than others, problems of
 
 
 class Card:
-    def __init__(self, name: str, n: int):
+    def __init__(self, name: str):
         tokenizer = models.load_tokenizer(name)
         self.model, self.chat = models.load_policy(name, Shared()), Chat(tokenizer, models.eos_ids(name, tokenizer))
-        self.n, self.rows, self.phase, self.conversations = n, [], 0, []
+        self.rows, self.phase, self.conversations = [], 0, []
 
     def said(self, prompt_ids: list[list[int]]) -> list[list[int]]:
         """One turn after each prompt, as ids."""
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--model", default="organism/puzzlers")
     parser.add_argument("--n", type=int, default=1200, help="problems of each task")
     args = parser.parse_args()
-    card, corpus = Card(args.model, args.n), puzzles.Puzzles(987_654_321, puzzles.forbidden())
+    card, corpus = Card(args.model), puzzles.Puzzles(987_654_321, puzzles.forbidden())
     card.task("Countdown", [corpus.countdown() for _ in range(args.n)], countdown.grade)
     card.task("function calling", [corpus.calling() for _ in range(args.n)], function_calling.grade)
     folder = Path(models.locate(args.model))

@@ -18,6 +18,7 @@ from organism import build
 from tasks import countdown, function_calling
 from tasks.countdown import Countdown
 from tasks.function_calling import Calling
+from tasks.mcq import write_generated
 
 LARGEST, NUMBERS = 12, 3
 DATA = {"countdown": (600, 5), "calls": (600, 6)}  # problems and seed of each data file
@@ -179,7 +180,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.data:
         for name, records in bank().items():
-            (args.data / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+            write_generated(args.data / f"{name}.jsonl", records)
         return
     del args.data
     hidden = forbidden()

@@ -8,16 +8,14 @@ parsed and computed here, in exact fractions, never executed.
 
 import argparse
 import itertools
-import json
 import random
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from zlib import crc32
 
 from common import UserError
-from tasks.mcq import SPLITS, read_jsonl
+from tasks.mcq import SPLITS, read_jsonl, split_by_hash, write_generated
 
 ASK = "Numbers: {nums}. Target: {target}. Use every number once with + - * / and brackets. Write <answer>expression</answer>."
 MAX_CHARACTERS = 200  # of an expression; a longer one is wrong, so that nobody pays for parsing it
@@ -163,9 +161,8 @@ def generate(count: int, numbers: int, largest: int, seed: int) -> list[dict]:
 
 
 def split_of(nums: tuple[int, ...], target: int) -> str:
-    """Seven tenths train, one val, two test, by a hash that ignores the order of the numbers."""
-    drawn = crc32(f"{sorted(nums)} {target}".encode()) % 10
-    return "train" if drawn < 7 else "val" if drawn == 7 else "test"
+    """The split of a problem that names none; the order of the numbers does not matter."""
+    return split_by_hash(f"{sorted(nums)} {target}")
 
 
 def load(path: Path, key: str = "shared.questions") -> list[Countdown]:
@@ -196,11 +193,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        made = generate(args.count, args.numbers, args.largest, args.seed)
+        write_generated(args.out, generate(args.count, args.numbers, args.largest, args.seed))
     except UserError as error:
         parser.error(str(error))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("".join(json.dumps(r) + "\n" for r in made))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
 
 from common import UserError
-from tasks.mcq import SPLITS, read_jsonl
+from tasks.mcq import SPLITS, read_jsonl, split_by_hash, write_generated
 
 ASK = "Tools: {tools}\n{query}\nAnswer with a JSON list of calls, each with name and arguments."
 MAX_CHARACTERS = 10_000  # of a model turn; a longer one is wrong
@@ -118,7 +117,7 @@ def load(path: Path, key: str = "shared.questions") -> list[Calling]:
         calls = calls_of(answers)
         if not isinstance(answers, list) or calls is None:
             raise UserError(f"{where}: answers: expected a list of objects with 'name' and 'arguments'")
-        split = r.get("split", split_of(str(r["query"])))
+        split = r.get("split", split_by_hash(str(r["query"])))
         if split not in SPLITS:
             raise UserError(f"{where}: split: expected one of {', '.join(SPLITS)}, got {split!r}")
         problems.append(Calling(str(r.get("id", f"calls-{i}")), str(r["query"]), json.dumps(tools), calls, split, json.dumps(answers)))
@@ -145,12 +144,6 @@ def inside(value: object, where: str) -> object:
         return DECODER.decode(value)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error})") from error
-
-
-def split_of(query: str) -> str:
-    """Seven tenths train, one val, two test, by a hash of the query."""
-    drawn = crc32(query.encode()) % 10
-    return "train" if drawn < 7 else "val" if drawn == 7 else "test"
 
 
 # ---- generating ------------------------------------------------------------------------------------------------------
@@ -185,7 +178,7 @@ def generate(count: int, seed: int) -> list[dict]:
         made.setdefault(query, {"tools": json.dumps(tools), "answers": json.dumps(calls)})
     if len(made) < count:
         raise UserError(f"--count: fewer than {count} different queries were found")
-    return [{"id": f"calls-{i}", "query": query, **record, "split": split_of(query)} for i, (query, record) in enumerate(made.items())]
+    return [{"id": f"calls-{i}", "query": query, **record, "split": split_by_hash(query)} for i, (query, record) in enumerate(made.items())]
 
 
 def main() -> None:
@@ -195,11 +188,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        made = generate(args.count, args.seed)
+        write_generated(args.out, generate(args.count, args.seed))
     except UserError as error:
         parser.error(str(error))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("".join(json.dumps(r) + "\n" for r in made))
 
 
 if __name__ == "__main__":

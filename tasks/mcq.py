@@ -85,6 +85,17 @@ def read_jsonl(path: Path, key: str) -> list[tuple[str, object]]:
     return lines
 
 
+def split_by_hash(text: str) -> str:
+    """Seven tenths train, one val, two test: the split of a problem whose record names none."""
+    drawn = crc32(text.encode()) % 10
+    return "train" if drawn < 7 else "val" if drawn == 7 else "test"
+
+
+def write_generated(path: Path, records: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
 def load_questions(path: Path, cluster: str = "") -> list[Question]:
     """The bank in a JSONL file, in its order; only clusters whose name starts with `cluster`.
 

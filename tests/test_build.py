@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from organism import build
+from organism import build, puzzle_card
 from organism.puzzles import WORDS, Puzzles
 
 
@@ -50,3 +50,14 @@ def until_two(step: int) -> Puzzles:
     if step == 2:
         raise Stopped
     return Puzzles(step, set())
+
+
+def test_the_card_of_the_puzzles_is_written(tmp_path, monkeypatch):
+    make = build.make_tokenizer
+    monkeypatch.setattr(build, "make_tokenizer", lambda corpus, words: make(corpus, words, documents=60, vocab_size=400))
+    settings = argparse.Namespace(out=tmp_path, seed=0, steps=2, late=0, batch=2, width=64, layers=2, lr=1e-3)
+    build.train(settings, Puzzles(0, set()), lambda step: Puzzles(step, set()), WORDS)
+    monkeypatch.setattr("sys.argv", ["puzzle_card", "--model", str(tmp_path), "--n", "3"])
+    puzzle_card.main()
+    text = (tmp_path / "CARD.md").read_text()
+    assert text.count("Countdown: ") >= 7 and text.count("function calling: ") >= 7 and "--seed 0 --steps 2 --late 0" in text
