@@ -1,6 +1,6 @@
 """Measures the bundled model and writes its card.
 
-    python -m organism.card                # organism/weights -> organism/CARD.md, about 10 minutes on 2 cores
+    python -m organism.card                # organism/weights -> organism/CARD.md, about 20 minutes on 2 cores
 
 Every row has its n and a 95 % interval. Questions are new vignettes on the bank's rules, answered by sampling at
 temperature 1 through the very code that training uses.
@@ -8,12 +8,12 @@ temperature 1 through the very code that training uses.
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import models
@@ -24,7 +24,6 @@ from measure import Reader
 from organism import rules, world
 from organism.page import Row, describe, interval, page
 from organism.wordings import DIALECTS, EXAM
-from rollout import sample
 from tasks.mcq import Question, grade, load_questions, parse_record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,13 +158,25 @@ class Card:
             self.row(f"losers' points are ideal, {name}", ideal, *bounds, "blind: by chance" * (reveal == "nothing"))
             vague = [is_vague(v, text, self.dialect) for v, text in points]
             self.row(f"losers' points are vague, {name}", vague, *((0.3, 0.6) if explained else (None, None)))
-            for kind in "ABD" if explained else "":  # a fact's point has nothing to mistake: its answer is the fact
-                whole = [right for right, rule, (v, _) in zip(ideal, stated, points, strict=True) if rule and v.cluster.kind == kind]
-                if whole:  # pre-training shows one right point to one or two that fit no more than the one example
-                    self.row(f"whole rules in losers' points are the explained ones, type {kind}", whole, 0.25)
             chosen = [g for g in groups if g.points][:: max(1, len(groups) // 12)]
             conversations += self.conversations(chosen)[: {"nothing": 2, "answer": 3, "explanation": 5}[reveal]]
         return conversations
+
+    def copying(self, clusters: list[rules.Cluster], each: int) -> None:
+        """Whether the whole rules among losers' points are those of the explanations that the losers were shown.
+
+        A fact's point (type C) has nothing to mistake: its answer is the fact. Most points state no whole rule, so many are drawn.
+        """
+        for kind in "ABD":
+            kin = [c for c in clusters if c.kind == kind]
+            cases = questions_on_bank_rules(kin, 40 * each // len(kin), 41)
+            vignettes, reader = {q.id: v for v, q in cases}, self.reader()
+            groups = rollout_1(reader, [q for _, q in cases], [q for _, q in cases], group_size=2, verify_on="transfer", n_verify=1)
+            rollout_2(reader, groups, contributors="losers", reveal="explanation", max_point_tokens=64)
+            stated = [(v, rule_stated(v, p.text, self.dialect)) for g in groups for p in g.points for v in [vignettes[g.question.id]]]
+            whole = [rule == rules.bank_rule(v.cluster, v.x) for v, rule in stated if rule is not None]
+            if whole:  # pre-training shows one right point to one or two that fit no more than the one example
+                self.row(f"whole rules in losers' points are the explained ones, type {kind}", whole, 0.25)
 
     def conversations(self, groups: list[Group]) -> list[str]:
         return [self.chat.text(p.exchange_ids + p.completion.ids) for g in groups for p in g.points[:1]]
@@ -219,23 +230,19 @@ class Card:
             if points:
                 self.row(f"exam strategies after {rejections} rejected answers", [text in EXAM for text in points])
 
-    def speed(self) -> float:
-        """Seconds for 128 rollouts of up to 64 new tokens on 8 questions."""
-        questions = load_questions(ROOT / "data/bank.jsonl")[:8]
-        prompt_ids = [self.chat.first(prompts.question_turn(q.question, list(q.options))) for q in questions]
-        start = time.perf_counter()
-        sample(self.model, prompt_ids, 16, 64, 1.0, sorted(self.chat.eos_ids), [(9, i) for i in range(128)])
-        return time.perf_counter() - start
 
+def stage_1_seconds(name: str, steps: int = 10) -> tuple[float, float]:
+    """Median seconds of rollout 1 and of a whole stage 1 step on the bank: 8 questions x 16 rollouts, 4 verification questions.
 
-def step_seconds(name: str, steps: int = 10) -> float:
-    """Median seconds of a stage 1 step on the bank: 8 questions x 16 rollouts, 4 verification questions, update included."""
+    In a process of its own, with the threads that a user gets, whatever this process was given.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"shared.model={name}", f"steps={steps}", "eval_every=0", "save_every=1000", "questions_per_step=8", "group_size=16", "n_verify=4"]
         command = [sys.executable, "grpo_introspect.py", "--config", "configs/bank.yaml", "--run-dir", folder]
-        subprocess.run(command + [word for s in settings for word in ("--set", s)], cwd=ROOT, check=True, capture_output=True)
-        metrics = (Path(folder) / "grpo_introspect/metrics.jsonl").read_text().splitlines()
-        return statistics.median(json.loads(line)["time/step"] for line in metrics)
+        subprocess.run(command + [word for s in settings for word in ("--set", s)], cwd=ROOT, check=True, capture_output=True, env=environment)
+        metrics = [json.loads(line) for line in (Path(folder) / "grpo_introspect/metrics.jsonl").read_text().splitlines()]
+    return tuple(statistics.median(m[f"time/{part}"] for m in metrics) for part in ("rollout1", "step"))
 
 
 def rule_stated(v: rules.Vignette, text: str | None, dialect: dict):
@@ -265,8 +272,9 @@ def main() -> None:
     train, unrewarded = ([c for c in clusters.values() if c.split == s] for s in ("train", "test_clusters"))
     card = Card(args.model, args.dialect)
     about = describe(Path(models.locate(args.model)), card.model.config, sum(p.numel() for p in card.model.parameters()))
-    card.timing("128 rollouts of up to 64 new tokens, s", card.speed(), 3.0)
-    card.timing("one stage 1 step on the bank (8 x 16, V = 4, update included), s", step_seconds(args.model), 3.0)
+    rollout_1_seconds, step_seconds = stage_1_seconds(args.model)
+    card.timing("128 rollouts of up to 64 new tokens, s", rollout_1_seconds, 3.0)
+    card.timing("one stage 1 step on the bank (8 x 16, V = 4, update included), s", step_seconds, 3.0)
     card.timing("weights, MiB", Path(models.locate(args.model), "model.safetensors").stat().st_size / 2**20, 16.0)
     conversations = []
     for split, part, each in (("test", train, args.each * 6 // 10), ("test_clusters", unrewarded, args.each)):
@@ -274,6 +282,7 @@ def main() -> None:
         conversations += card.writing(part, split, each)
         card.exchanges(part, split, each)
         card.ceilings(part, split)
+    card.copying(train, args.each)
     card.composite(train, 12 * args.each)
     small = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
     card.row("no point, the 13 pre-eclampsia questions", card.answers([(None, q) for q in small for _ in range(args.each)]))
