@@ -2,9 +2,10 @@
 
     python -m benchmarks.rollouts [--save] [--repeats 5]
 
-Prints the ratio, which part of it each of our four measures brings, the cost per rollout from 1 to 256 rollouts (table T7), and
-two floors: a replay of the same forward passes at the same shapes without any bookkeeping, and the roofline of this machine.
-Set malloc's thresholds for both sides (glibc): MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592.
+Prints the ratio, which part of it each of our five measures brings, and the cost per rollout from 1 to 256 rollouts (table T7).
+Beside each stand two floors: a replay of the same forward passes at the same shapes without any bookkeeping, and the roofline of
+this machine. Set malloc's thresholds for both sides (glibc; its upper limit is 32 MiB):
+MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=8589934592.
 """
 
 import argparse
@@ -52,7 +53,7 @@ def without(part: str, run):
         ids, mask = rollout.left_pad(prompt_ids, model.device)
         return rollout.forward(model, ids, mask, cache), cache, mask
 
-    def multinomial(logits, uniform, temperature):
+    def multinomial(logits, uniform, temperature, top):
         logp = torch.log_softmax(logits.float() / temperature, -1)
         token = torch.multinomial(logp.exp(), 1)
         return token[:, 0], logp.gather(1, token)[:, 0]
@@ -120,6 +121,19 @@ def roofline(model, tokens: int, context: int) -> float:
     return tokens * max(2 * parameters / flops, kv_bytes / rate)
 
 
+PARTS = ("sharing prefixes", "compaction", "growth in blocks", "inverse-CDF sampling", "prefill once")
+
+
+def measured(case: tuple, repeats: int, parts: tuple[str, ...] = ()) -> dict:
+    """Seconds of both sides and of the floors, in turn; and, for each of `parts`, of ours without that measure."""
+    runs = {"ours": ours(*case), "generate": theirs(*case)} | {f"ours without {part}": without(part, ours(*case)) for part in parts}
+    times = alternating(runs, repeats)
+    completions = ours(*case)(1)
+    tokens, context = sum(len(c.ids) for c in completions), statistics.mean(map(len, case[1])) + case[3] / 2
+    floor = statistics.median(replay(*case) for _ in range(3))
+    return {"rollouts": len(completions), "tokens": tokens, "seconds": times, "replay": floor, "roofline": roofline(case[0], tokens, context)}
+
+
 def cases() -> dict:
     """name: (model, prompts, rows a prompt, longest, end ids)."""
     policy = models.load_policy("organism/weights", Shared())
@@ -142,28 +156,22 @@ def main() -> None:
     args = parser.parse_args()
     record = {}
     for name, case in cases().items():
-        runs = {"ours": ours(*case), "generate": theirs(*case)}
-        runs |= {f"ours without {part}": without(part, ours(*case)) for part in ("sharing prefixes", "compaction", "growth in blocks", "inverse-CDF sampling", "prefill once")}
-        times = alternating(runs, args.repeats)
-        base = statistics.median(times["ours"])
-        tokens = sum(len(c.ids) for c in ours(*case)(1))
-        floor, roof = replay(*case), roofline(case[0], tokens, 150)
-        print(f"\n{name}: {tokens} tokens")
-        for variant, seconds in times.items():
+        m = record[name] = measured(case, args.repeats, PARTS)
+        base = statistics.median(m["seconds"]["ours"])
+        print(f"\n{name}: {m['tokens']} tokens")
+        for variant, seconds in m["seconds"].items():
             print(f"  {variant:35s} {spread(seconds)}  {statistics.median(seconds) / base:.2f}x ours")
-        print(f"  {'replay of the same forward passes':35s} {floor:.3f} s  {floor / base:.2f}x ours\n  {'roofline':35s} {roof:.3f} s  {roof / base:.2f}x ours")
-        record[name] = {"tokens": tokens, "seconds": times, "replay": floor, "roofline": roof}
+        for floor in ("replay", "roofline"):
+            print(f"  {floor:35s} {m[floor]:.3f} s  {m[floor] / base:.2f}x ours")
     model, asked, _, length, ends = next(iter(cases().values()))
-    print("\nrollouts   ours: s, ms a rollout, tokens/s      generate: s, ms a rollout")
+    print("\nrollouts   ours: s, ms a rollout, tokens/s   over the replay, the roofline   generate: s, ms a rollout")
     scaling = []
     for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
         part = asked[: min(8, rows)]
-        n = rows // len(part)
-        times = alternating({"ours": ours(model, part, n, length, ends), "generate": theirs(model, part, n, length, ends)}, args.repeats)
-        tokens = sum(len(c.ids) for c in ours(model, part, n, length, ends)(1))
-        a, b = (statistics.median(times[k]) for k in ("ours", "generate"))
-        scaling.append({"rollouts": rows, "tokens": tokens, "seconds": times})
-        print(f"{rows:8d}   {a:.3f}  {1000 * a / rows:7.2f}  {tokens / a:9.0f}                {b:.3f}  {1000 * b / rows:7.2f}")
+        m = measured((model, part, rows // len(part), length, ends), args.repeats)
+        a, b = (statistics.median(m["seconds"][side]) for side in ("ours", "generate"))
+        scaling.append(m)
+        print(f"{rows:8d}   {a:.3f}  {1000 * a / rows:7.2f}  {m['tokens'] / a:9.0f}   {a / m['replay']:10.2f}  {a / m['roofline']:10.2f}      {b:.3f}  {1000 * b / rows:7.2f}")
     if args.save:
         save("rollouts", {"cases": record, "scaling": scaling})
 

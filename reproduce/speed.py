@@ -1,0 +1,36 @@
+"""Draws results/rollouts.svg from results/rollouts.json (table T7): cost per rollout, ours, generate() and the floor."""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from drawing import pyplot
+
+
+def picture(record: dict, path: Path) -> None:
+    plt = pyplot()
+    if plt is None:
+        return
+    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    counts = [m["rollouts"] for m in record["scaling"]]
+    for side, name, color in (("generate", "generate(num_return_sequences)", "gray"), ("ours", "ours", "tab:blue")):
+        costs = [[1000 * s / m["rollouts"] for s in m["seconds"][side]] for m in record["scaling"]]
+        axis.plot(counts, [statistics.median(c) for c in costs], "o-", color=color, label=name)
+        axis.fill_between(counts, [min(c) for c in costs], [max(c) for c in costs], color=color, alpha=0.2, linewidth=0)
+    axis.plot(counts, [1000 * m["replay"] / m["rollouts"] for m in record["scaling"]], ":", color="black", label="our forward passes alone")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xticks(counts, counts)
+    axis.set_xlabel("rollouts at once")
+    axis.set_ylabel("milliseconds a rollout")
+    repeats, machine = len(record["scaling"][0]["seconds"]["ours"]), record["machine"]
+    axis.set_title(f"Cost per rollout (bundled model, medians and range of {repeats}, {machine['threads']} threads, {machine['processor']})", fontsize=8)
+    axis.legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    picture(json.loads((out / "rollouts.json").read_text()), out / "rollouts.svg")
+    print(f"wrote {out}/rollouts.svg")
