@@ -1,4 +1,7 @@
-"""Puts the two evaluations of reproduce/flagship.sh together: results/flagship.json, and a picture if matplotlib is there."""
+"""Puts the evaluations of reproduce/flagship.sh together: results/flagship.json, and a picture if matplotlib is there.
+
+An arm that was not run here keeps the rows that results/flagship.json has of it.
+"""
 
 import json
 import sys
@@ -11,6 +14,7 @@ from drawing import pyplot
 from organism import rules
 
 TITLES = {"test_clusters": "skill: clusters that were never rewarded", "test": "memory and skill: new questions of rewarded clusters"}
+ARMS = {"explanation": "losers see the explanation", "answer": "losers see the answer alone", "losers": "losers see the explanation, and only their points are trained"}
 
 
 def ceiling(split: str, reveal: str, won: float) -> float:
@@ -24,41 +28,52 @@ def ceiling(split: str, reveal: str, won: float) -> float:
     return won * answer + (1 - won) * shown
 
 
-def collect(runs: Path) -> list[dict]:
+def collect(runs: Path, before: list[dict]) -> list[dict]:
     rows = []
-    for reveal in ("explanation", "answer"):
-        for row in json.loads((runs / reveal / "eval/table.json").read_text()):
-            rows.append({"reveal": reveal, **row})
+    for arm in ARMS:
+        path, reveal = runs / arm / "eval/table.json", "answer" if arm == "answer" else "explanation"
+        if not path.exists():
+            rows += [row for row in before if row["arm"] == arm]
+            continue
+        for row in json.loads(path.read_text()):
+            rows.append({"arm": arm, "reveal": reveal, **row})
             if row["condition"] in ("points", "library"):
                 top = ceiling(row["split"], reveal, row["without"])  # attempts are right as often as answers without a point
                 rows[-1] |= {"ceiling": top, "efficiency": row["advantage"]["mean"] / (top - row["without"])}
     return rows
 
 
+def label(row: dict) -> str:
+    name = "ideal points" if row["condition"] == "library" else f"{row['writer']} writer, {row['condition']}"
+    return name + ", trained reader" * (row["reader"] == "own")
+
+
 def picture(rows: list[dict], path: Path) -> None:
     plt = pyplot()
     if plt is None:
         return
-    figure, axes = plt.subplots(2, 2, figsize=(11, 6.5), sharex=True, layout="constrained")
-    for i, reveal in enumerate(("explanation", "answer")):
-        for j, split in enumerate(TITLES):
-            axis, part = axes[i][j], [r for r in rows if (r["reveal"], r["split"]) == (reveal, split) and not r["condition"].startswith("points -")][::-1]
+    figure, axes = plt.subplots(len(ARMS), 2, figsize=(11, 9.5), sharex=True, layout="constrained")
+    for i, (arm, what) in enumerate(ARMS.items()):
+        for j, (split, title) in enumerate(TITLES.items()):
+            axis, part = axes[i][j], [r for r in rows if (r["arm"], r["split"]) == (arm, split) and not r["condition"].startswith("points -")][::-1]
+            if not part:
+                axis.set_axis_off()
+                continue
             for y, r in enumerate(part):
                 e = r["advantage"]
                 color = "tab:blue" if r["writer"] == "trained" else "gray"
                 axis.errorbar(e["mean"], y, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=color, capsize=3)
-            names = ["ideal points" if r["condition"] == "library" else f"{r['writer']} writer, {r['condition']}" for r in part]
-            names = [name + ", trained reader" * (r["reader"] == "own") for name, r in zip(names, part, strict=True)]
-            axis.set_yticks(range(len(part)), names, fontsize=7)
+            axis.set_yticks(range(len(part)), [label(r) for r in part], fontsize=7)
             axis.axvline(0, color="black", linewidth=0.6)
-            axis.set_title(f"{TITLES[split]}\nfeedback: {reveal} ({part[0]['seeds']} seeds)", fontsize=8)
+            axis.set_title(f"{title}\n{what} ({max(r['seeds'] for r in part)} seeds)", fontsize=8)
             axis.set_xlabel("introspection advantage (accuracy with the point - without)", fontsize=7)
     figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
     runs, out = Path(sys.argv[1]), Path(sys.argv[2])
-    rows = collect(runs)
+    committed = Path("results/flagship.json")
+    rows = collect(runs, json.loads(committed.read_text()) if committed.exists() else [])
     (out / "flagship.json").write_text(json.dumps(rows, indent=1) + "\n")
     picture(rows, out / "flagship.svg")
     print(f"wrote {out}/flagship.json")

@@ -11,7 +11,6 @@ ARMS = {
     "same": "verified on the same question",
     "fast": "lr 3e-4, no KL",
     "answers": "conversation and verification answers trained too",
-    "all-tokens": "the whole conversation trained",
 }
 CURVES = {
     "introspection advantage on rewarded clusters (moving mean of 10 steps)": lambda m: m["introspection_advantage/same" if m["introspection_advantage/transfer"] is None else "introspection_advantage/transfer"],

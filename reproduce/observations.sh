@@ -1,27 +1,26 @@
 #!/usr/bin/env bash
 # Rebuilds results/observations.json and .svg: four things that a throw-away prototype showed once, with one seed and unequal
-# settings, tested with V = 4 everywhere. Four arms and our default x two seeds, about 60 minutes on 2 cores; resumes.
+# settings, tested with V = 4 everywhere and at the prototype's horizons. Four arms x two seeds, about 60 minutes on 2 cores; resumes.
 # --quick: two steps, one seed, a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seeds="0 1" steps=100 runs=runs/observations out=results more=()
+seeds="0 1" runs=runs/observations out=results training=() measuring=()
 if [ "${1:-}" = "--quick" ]; then
-    seeds="0" steps=2 runs=runs/observations_quick out=runs/observations_quick more=(--set eval_questions=8)
+    seeds="0" runs=runs/observations_quick out=runs/observations_quick training=(--set steps=2 --set eval_questions=8) measuring=(--set eval_questions=8)
 fi
 declare -A arms=(
-    [default]=""
-    [same]="--set verify_on=same"
-    [fast]="--set lr=3e-4 --set kl_coef=0"
-    [answers]="--set mask=conversation+verification"
-    [all-tokens]="--set mask=conversation --set train_loser_attempt=true"
+    [default]="--set steps=100"
+    [same]="--set steps=100 --set verify_on=same"
+    [fast]="--set steps=120 --set lr=3e-4 --set kl_coef=0"
+    [answers]="--set steps=60 --set mask=conversation+verification"
 )
 for seed in $seeds; do
-    for arm in default same fast answers all-tokens; do
+    for arm in default same fast answers; do
         # shellcheck disable=SC2086
         python grpo_introspect.py --config configs/bank.yaml --run-dir "$runs/$arm-$seed" --resume --set "shared.seed=$seed" \
-            --set "steps=$steps" --set reveal=answer --set n_verify=4 ${arms[$arm]} "${more[@]}"
+            --set reveal=answer --set n_verify=4 --set eval_every=0 ${arms[$arm]} "${training[@]}"
         python eval.py --config configs/bank.yaml --run-dir "$runs/$arm-$seed" --resume --set splits=val --set reveal=answer --set blind=false \
-            --set best_of=0 --set "writers=$runs/$arm-$seed/grpo_introspect/final" --set library=data/points_ideal.jsonl "${more[@]}"
+            --set best_of=0 --set "writers=$runs/$arm-$seed/grpo_introspect/final" --set library=data/points_ideal.jsonl "${measuring[@]}"
     done
 done
 python reproduce/observations.py "$runs" "$out"
