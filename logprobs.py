@@ -27,6 +27,7 @@ class Batch:
     sources: torch.Tensor  # (N,) place whose hidden state predicts it
     targets: torch.Tensor  # (N,) its id
     owners: torch.Tensor  # (N,) index of its trajectory
+    places: torch.Tensor  # (N,) number of the token among the trained ones of its trajectory
     positions: torch.Tensor | None = None  # (B, T)
     attention: torch.Tensor | None = None  # (B, 1, T, T) bool
 
@@ -82,10 +83,10 @@ def collate(trajectories: list[Trajectory], rows: list[list[int]], device) -> Ba
         row_ids, row_positions, row_segments = list(prompt), list(range(len(prompt))), [0] * len(prompt)
         for segment, i in enumerate(row, start=1):
             start, whole, mask = len(row_ids), trajectories[i].ids, trajectories[i].loss_mask
-            for k in range(len(prompt), len(whole)):
-                if mask[k]:  # the first token of a continuation is predicted by the end of the prompt
-                    source = start + k - len(prompt) - 1 if k > len(prompt) else len(prompt) - 1
-                    trained.append((b, source, whole[k], i))
+            for place, k in enumerate(k for k in range(len(prompt), len(whole)) if mask[k]):
+                # the first token of a continuation is predicted by the end of the prompt
+                source = start + k - len(prompt) - 1 if k > len(prompt) else len(prompt) - 1
+                trained.append((b, source, whole[k], i, place))
             row_ids += whole[len(prompt) :]
             row_positions += range(len(prompt), len(whole))
             row_segments += [segment] * (len(whole) - len(prompt))
@@ -104,28 +105,70 @@ def collate(trajectories: list[Trajectory], rows: list[list[int]], device) -> Ba
     return batch
 
 
-def chunk_logprobs(hidden, weight, bias, targets, temperature, softcap):
-    """Log-probabilities (n,) of `targets` (n,) from hidden states (n, H), in fp32."""
-    logits = torch.nn.functional.linear(hidden.float(), weight.float(), None if bias is None else bias.float())  # (n, V)
+def head_logits(hidden, weight, bias, temperature, softcap):
+    """Logits (n, V) of hidden states (n, H) under the sampling distribution, in fp32."""
+    logits = torch.nn.functional.linear(hidden.float(), weight.float(), None if bias is None else bias.float())
     if softcap is not None:  # Gemma squashes its logits before the softmax
         logits = softcap * torch.tanh(logits / softcap)
-    logits = logits / temperature
-    return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(-1)
+    return logits / temperature
 
 
-def token_logprobs(model, batch: Batch, temperature: float) -> torch.Tensor:
-    """Log-probabilities (N,) of a batch's trained tokens under the sampling distribution, in the order of `batch.owners`.
+def chunk_logprobs(hidden, weight, bias, ids, temperature, softcap):
+    """Log-probabilities (n, k) of `ids` (n, k) from hidden states (n, H), in fp32."""
+    logits = head_logits(hidden, weight, bias, temperature, softcap)
+    return logits.gather(1, ids) - logits.logsumexp(-1, keepdim=True)
+
+
+def hidden_chunks(model, batch: Batch) -> tuple[list[torch.Tensor], tuple]:
+    """Hidden states (n, H) that predict the trained tokens, in chunks that the head can take; its weight, bias and soft-cap.
 
     Without packing no attention mask is needed: causal attention never looks at the padding on the right.
     """
     hidden = model.get_decoder()(input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False).last_hidden_state
-    hidden = hidden[batch.rows, batch.sources]  # (N, H)
-    head = model.get_output_embeddings()
-    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    size = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
-    chunks = zip(hidden.split(size), batch.targets.split(size), strict=True)
+    head, softcap = model.get_output_embeddings(), getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return hidden[batch.rows, batch.sources].split(max(1, CHUNK_ELEMENTS // head.weight.shape[0])), (head.weight, head.bias, softcap)
+
+
+def token_logprobs(model, batch: Batch, temperature: float, ids: torch.Tensor | None = None) -> torch.Tensor:
+    """Log-probabilities (N,) of a batch's trained tokens under the sampling distribution, in the order of `batch.owners`.
+
+    With ids (N, k): those of k tokens at each place, (N, k).
+    """
+    chunks, (weight, bias, softcap) = hidden_chunks(model, batch)
+    asked = (batch.targets[:, None] if ids is None else ids).split(len(chunks[0]))
     # Chunks are recomputed in the backward pass: only one of them holds its logits at a time.
-    logprobs = [
-        checkpoint(chunk_logprobs, h, head.weight, head.bias, t, temperature, softcap, use_reentrant=False) for h, t in chunks
-    ]
-    return torch.cat(logprobs)
+    logprobs = torch.cat([
+        checkpoint(chunk_logprobs, h, weight, bias, i, temperature, softcap, use_reentrant=False) for h, i in zip(chunks, asked, strict=True)
+    ])  # fmt: skip
+    return logprobs[:, 0] if ids is None else logprobs
+
+
+@torch.no_grad()
+def likeliest(model, trajectories: list[Trajectory], k: int, temperature: float, max_tokens: int) -> list[torch.Tensor]:
+    """Ids (T, k) of the k likeliest tokens at each of a trajectory's T trained places."""
+    found = [None] * len(trajectories)
+    for rows in micro_batches(trajectories, max_tokens, packable(model)):
+        batch = collate(trajectories, rows, model.device)
+        chunks, (weight, bias, softcap) = hidden_chunks(model, batch)
+        ids = torch.cat([head_logits(h, weight, bias, temperature, softcap).topk(min(k, weight.shape[0])).indices for h in chunks])
+        for i in batch.owners.unique().tolist():
+            found[i] = ids[batch.owners == i]
+    return found
+
+
+@torch.no_grad()
+def logprobs_at(model, trajectories: list[Trajectory], ids: list[torch.Tensor], temperature: float, max_tokens: int) -> list[torch.Tensor]:
+    """Log-probabilities (T, k) that a model gives to ids (T, k) at each trajectory's T trained places."""
+    found = [None] * len(trajectories)
+    for rows in micro_batches(trajectories, max_tokens, packable(model)):
+        batch = collate(trajectories, rows, model.device)
+        logprobs = token_logprobs(model, batch, temperature, per_token(ids, batch))
+        for i in batch.owners.unique().tolist():
+            found[i] = logprobs[batch.owners == i]
+    return found
+
+
+def per_token(values: list[torch.Tensor], batch: Batch) -> torch.Tensor:
+    """What `values` hold for each trained token of a batch, (N, ...); values[i]: (T, ...) of trajectory i."""
+    starts = torch.tensor([0] + [len(v) for v in values[:-1]], device=batch.owners.device).cumsum(0)
+    return torch.cat(values).to(batch.owners.device)[starts[batch.owners] + batch.places]

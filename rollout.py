@@ -74,7 +74,7 @@ def inverse_cdf(logits: torch.Tensor, uniform: torch.Tensor, temperature: float,
         if temperature == 0:
             token = part.argmax(-1)
         else:
-            cdf = logp.double().exp_()
+            cdf = logp.to(torch.float64, copy=True).exp_()
             torch.cumsum(cdf, -1, out=cdf)
             token = torch.searchsorted(cdf, u[:, None] * cdf[:, -1:], right=True)[:, 0].clamp(max=part.shape[-1] - 1)
         tokens.append(token)

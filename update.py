@@ -3,15 +3,30 @@
 Zero-advantage trajectories cost nothing, micro-batches stay under a token budget, and one normaliser serves the whole step.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 
 import ranks
 from common import UserError
-from logprobs import collate, micro_batches, packable, token_logprobs
+from logprobs import collate, micro_batches, packable, per_token, token_logprobs
 from losses import kl_k3, policy_gradient
 from rollout import Trajectory
 
 RATIO_SAMPLE = 2**16  # elements of each parameter that `update_ratio` looks at
+
+
+@dataclass
+class Teacher:
+    """What a teacher would say at the T trained places of each trajectory: log-probabilities (T, k) of k tokens `ids` (T, k).
+
+    divergence(student (N, k), teacher (N, k)) -> (N,) takes the place of the policy gradient; advantages are its weights.
+    """
+
+    ids: list[torch.Tensor]
+    logprobs: list[torch.Tensor]
+    divergence: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Updater:
@@ -37,15 +52,22 @@ class Updater:
         self.failures = 0  # non-finite steps in a row
         self.pack = packable(policy)
 
-    def step(self, trajectories: list[Trajectory], advantages: list[float]) -> dict[str, float | None]:
+    def step(self, trajectories: list[Trajectory], advantages: list, teacher: Teacher | None = None) -> dict[str, float | None]:
         """One policy gradient step; returns its metrics. Raises UserError after three non-finite steps in a row.
 
+        advantages: a number for each trajectory, or a tensor (T,) with one for each of its trained tokens. With a teacher the
+        policy moves towards what it would say instead.
         A step without any advantage is skipped and leaves the weights bit-identical (collapse cause 6). A non-finite loss or
         gradient is skipped too. When memory runs out, the token budget is halved and the step starts over.
         """
         # One normaliser, counted before anything is dropped: dropping must not make the remaining tokens louder.
-        normalizer = ranks.total(sum(sum(t.loss_mask) for t in trajectories))
-        pairs = [(t, a) for t, a in zip(trajectories, advantages, strict=True) if a != 0 and any(t.loss_mask)]
+        counts = [sum(t.loss_mask) for t in trajectories]
+        normalizer = ranks.total(sum(counts))
+        weights = [torch.as_tensor(a, dtype=torch.float32).expand(n) for a, n in zip(advantages, counts, strict=True)]  # (T,) each
+        kept = [i for i, w in enumerate(weights) if w.any()]
+        pairs = [(trajectories[i], weights[i]) for i in kept]
+        if teacher:
+            teacher = Teacher([teacher.ids[i] for i in kept], [teacher.logprobs[i] for i in kept], teacher.divergence)
         skipped = {"grad_norm": None, "kl": None, "update_ratio": None, "skipped_steps": 1}
         if not ranks.total(len(pairs)):
             return skipped
@@ -54,7 +76,7 @@ class Updater:
             try:
                 # Recomputation only happens in train mode; rollouts need eval mode (their cache would be dropped silently).
                 self.policy.train(getattr(self.policy, "is_activation_checkpointing", False))
-                kl, finite = self._backward(pairs, normalizer, budget)
+                kl, finite = self._backward(pairs, teacher, normalizer, budget)
                 self.policy.eval()
                 break
             except torch.OutOfMemoryError:  # of this rank alone: gradients are summed later
@@ -86,16 +108,18 @@ class Updater:
         self._clear_gradients()
         return {"grad_norm": norm.item(), "kl": kl if self.kl_coef else None, "update_ratio": ratio, "skipped_steps": 0}
 
-    def _backward(self, pairs: list[tuple[Trajectory, float]], normalizer: int, budget: int) -> tuple[float, bool]:
+    def _backward(self, pairs: list[tuple[Trajectory, torch.Tensor]], teacher: Teacher | None, normalizer: int, budget: int) -> tuple[float, bool]:
         """Accumulates the gradient over micro-batches; (mean k3 KL of the trained tokens, whether every loss was finite)."""
-        trajectories = [t for t, _ in pairs]
+        trajectories, weights = [t for t, _ in pairs], [w for _, w in pairs]
         kl_sum, tokens, finite = 0.0, 0, True
-        weights = torch.tensor([advantage for _, advantage in pairs], device=self.policy.device)
         for rows in micro_batches(trajectories, budget, self.pack):
             batch = collate(trajectories, rows, self.policy.device)
-            logprobs = token_logprobs(self.policy, batch, self.temperature)  # (N,)
-            advantages = weights[batch.owners]  # (N,)
-            loss = policy_gradient(logprobs, advantages, normalizer)
+            logprobs = token_logprobs(self.policy, batch, self.temperature, per_token(teacher.ids, batch) if teacher else None)  # (N,) or (N, k)
+            advantages = per_token(weights, batch)  # (N,)
+            if teacher:
+                loss = (advantages * teacher.divergence(logprobs, per_token(teacher.logprobs, batch))).sum() / normalizer
+            else:
+                loss = policy_gradient(logprobs, advantages, normalizer)
             if self.kl_coef:
                 with torch.no_grad():
                     reference = token_logprobs(self.ref_policy, batch, self.temperature)
