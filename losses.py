@@ -3,6 +3,8 @@
 Letters: G points in a group (one question), V verification rollouts of a point, N trained tokens of a micro-batch.
 """
 
+import math
+
 import torch
 
 ROUNDING = 1e-6  # scores closer than this are equal
@@ -91,3 +93,45 @@ def reduced(advantages: torch.Tensor, lengths: torch.Tensor, reduction: str, rol
     if reduction == "sequence":
         return advantages * tokens / (len(lengths) * lengths)
     return advantages * tokens / (rollouts * max_length) if reduction == "constant" else advantages
+
+
+def with_tail(logprobs: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (N, k) of some tokens and, as the last of k + 1, of all others together (SDPO's tail bucket, methods.md 3.2)."""
+    inside = logprobs.logsumexp(-1, keepdim=True).clamp(max=-1e-7)  # rounding may put it at 0, whose tail would be log 0
+    return torch.cat([logprobs, torch.log(-torch.expm1(inside))], dim=-1)
+
+
+def divergence(student: torch.Tensor, teacher: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Generalised Jensen-Shannon divergence (N,) of log-probabilities (N, K) (methods.md 3.2).
+
+    alpha 0: KL(teacher || student); 1: KL(student || teacher); between: (1 - alpha) KL(S || M) + alpha KL(T || M) with the mixture
+    M = (1 - alpha) S + alpha T, at most log 2 for 1/2. The ends are no limits of the middle, which vanishes there.
+    """
+    def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        return (p.exp() * (p - q)).sum(-1)
+
+    if alpha in (0.0, 1.0):
+        return kl(student, teacher) if alpha else kl(teacher, student)
+    mixture = torch.logaddexp(student + math.log(1 - alpha), teacher + math.log(alpha))
+    return (1 - alpha) * kl(student, mixture) + alpha * kl(teacher, mixture)
+
+
+def bounded(student: torch.Tensor, teacher: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """The teacher's log-probabilities with its ratio to the student kept within [low, high]; 0: no such bound (Resd, Eq. 1).
+
+    The bound follows the student as a constant: no gradient flows through it, and nothing is normalised afterwards.
+    """
+    fixed = student.detach()
+    if low:
+        teacher = torch.maximum(teacher, fixed + math.log(low))
+    return torch.minimum(teacher, fixed + math.log(high)) if high else teacher
+
+
+def rebalanced(right: torch.Tensor, alpha: float = 1.0, beta: float = 1.0) -> torch.Tensor:
+    """Weights (B,) with mean 1 that give the rarer outcome more: (1 - s)^alpha where right, s^beta where not (Resd, Eq. 2).
+
+    right: (B,) of 0 and 1; s: the share of right ones, kept within [1/B, 1 - 1/B].
+    """
+    share = right.mean().clamp(1 / len(right), 1 - 1 / len(right))
+    weights = torch.where(right > 0, (1 - share) ** alpha, share**beta)
+    return weights / weights.mean()

@@ -9,10 +9,13 @@ A rival is one file beside this one. Its `main` reads:
     arena.close()
 """
 
+import copy
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 import common
@@ -97,6 +100,19 @@ class Problem:
         found = countdown.solve(s.nums, s.target)
         return f"<answer>{found}</answer>" if found else None
 
+    def feedback(self, reveal: str, solution: str | None = None) -> str | None:
+        """What a teacher reads after the problem: the right answer, with its explanation, and a solution; None where there is nothing.
+
+        reveal: nothing | answer | explanation (where the problem has one).
+        """
+        s = self.source
+        if isinstance(s, Question) and reveal != "nothing":
+            told = prompts.told(s.explanation if reveal == "explanation" else None, solution)
+            return prompts.FEEDBACK.format(answer=prompts.plain(s.options[s.answer]), letter=s.letter, told=told)
+        gold = self.gold if reveal != "nothing" else None
+        told = ("" if gold is None else prompts.GOLD.format(gold=prompts.plain(gold))) + prompts.told(None, solution)
+        return prompts.FEEDBACK_ELSE.format(told=told) if told else None
+
     def grade(self, text: str) -> bool:
         s = self.source
         if isinstance(s, Question):
@@ -120,7 +136,7 @@ class Arena:
     """A run of a rival: its problems, policy, updater and logs. `ready` is False after a dry run or a finished one."""
 
     def __init__(self, cfg: Rival, run: Run, name: str, dry_run: bool, reference: bool = False):
-        self.cfg, self.run, self.name, self.ready = cfg, run, name, False
+        self.cfg, self.run, self.name, self.ready, self.teacher = cfg, run, name, False, None
         problems = load_problems(cfg)
         self.train = [p for p in problems if p.split == "train"]
         if len(self.train) < cfg.problems_per_step:
@@ -192,10 +208,30 @@ class Arena:
             run.log("eval.jsonl", record)
             self.bar.write(line_of(record))
         if step == cfg.steps or step % cfg.save_every == 0 or run.stopped_by:
-            run.save(f"checkpoint-{step}", lambda folder: models.write_checkpoint(self.policy, self.updater, folder))
+            run.save(f"checkpoint-{step}", self.write)
         if run.stopped_by:
             self.bar.close()
             run.leave()
+
+    def write(self, folder: Path) -> None:
+        models.write_checkpoint(self.policy, self.updater, folder)
+        if self.teacher is not None:
+            save_file({name: parameter.contiguous() for name, parameter in self.averaged.items()}, folder / "teacher.safetensors")
+
+    def keep_average(self) -> None:
+        """Sets `teacher`, a moving average of the policy in fp32 (in bf16 it would not move), as the newest checkpoint has it."""
+        self.teacher = copy.deepcopy(self.policy).float().requires_grad_(False)
+        trained = {name for name, parameter in self.policy.named_parameters() if parameter.requires_grad}
+        self.averaged = {name: parameter for name, parameter in self.teacher.named_parameters() if name in trained}
+        _, checkpoint = self.run.latest()
+        if checkpoint:
+            for name, value in load_file(checkpoint / "teacher.safetensors").items():
+                self.averaged[name].copy_(value)
+
+    def follow(self, rate: float) -> None:
+        """teacher <- (1 - rate) teacher + rate policy (its fp32 masters)."""
+        for average, master in zip(self.averaged.values(), self.updater.masters, strict=True):
+            average.lerp_(master.detach(), rate)
 
     def close(self) -> None:
         self.run.save("final", lambda folder: models.save(self.policy, self.tokenizer, folder))
