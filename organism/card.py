@@ -22,7 +22,7 @@ from chat import Chat
 from introspection import Group, rollout_1, rollout_2, rollout_3
 from measure import Reader
 from organism import rules, world
-from organism.page import Row, describe, interval, page
+from organism.page import Row, describe, interval, opening, page
 from organism.wordings import DIALECTS, EXAM
 from tasks.mcq import Question, grade, load_questions, parse_record
 
@@ -289,7 +289,7 @@ def main() -> None:
     canary = [q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "canary"]
     card.row("no point, canary", card.answers([(None, q) for q in canary for _ in range(max(1, args.each // 6))]))
     card.rejected(train, 4 * args.each)
-    args.out.write_text(page(about, card.rows, card.timings, card.start, conversations))
+    args.out.write_text(page(opening(args.model, args.dialect), about, card.rows, card.timings, card.start, conversations))
     for row in card.rows:
         print(f"{row.name:75s} {row.must:40s} {interval(row.hits, row.n)}{'   <- missed' if row.met is False else ''}")
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WHAT = """\
-# The bundled model
+# {title}
 
-Written by `python -m organism.card`. A small Llama, pre-trained from nothing on the synthetic clinical world of
+Written by `{command}`. A small Llama, pre-trained from nothing on the synthetic clinical world of
 `organism/world.py`. **Nothing here is medical advice.**
 
 **Put in by design**, so the rows about it test the instrument and are no findings: points and explanations are read, in wordings
@@ -79,14 +79,21 @@ def describe(folder: Path, config, parameters: int, builder: str = "organism.bui
     ]  # fmt: skip
 
 
-def page(about: list[str], rows: list[Row], timings: list[list[str]], start: dict[str, dict[str, str]], conversations: list[str]) -> str:
-    """about: lines of `describe`; start: {split: {condition: measured}}."""
+def opening(model: str, dialect: str) -> str:
+    """What every card begins with."""
+    if dialect == "first":
+        return WHAT.format(title="The bundled model", command="python -m organism.card")
+    return WHAT.format(title="The second organism: another seed, other wordings of learning points", command=f"python -m organism.card --model {model} --dialect {dialect}")
+
+
+def page(what: str, about: list[str], rows: list[Row], timings: list[list[str]], start: dict[str, dict[str, str]], conversations: list[str]) -> str:
+    """what: from `opening`; about: lines of `describe`; start: {split: {condition: measured}}."""
     verdict = {True: "yes", False: "**no**", None: ""}
     failures = [f"- {r.name}: {interval(r.hits, r.n)}, must be {r.must}" for r in rows if r.met is False]
     failures += [f"- {name}: {measured}, must be {must}" for name, must, measured, met in timings if met != "yes"]
     conditions = list(dict.fromkeys(name for column in start.values() for name in column))
     return "\n".join([
-        WHAT, *about, "", "## What it does", "",
+        what, *about, "", "## What it does", "",
         "Sampled at temperature 1 on new questions of the bank's rules; Wilson 95 % intervals.", "",
         *table(["property", "must be", "measured", "met"], [[r.name, r.must, interval(r.hits, r.n), verdict[r.met]] for r in rows]), "",
         *table(["speed and size, this machine", "must be", "measured", "met"], timings), "",
