@@ -29,11 +29,18 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keeps, repeats or reorders rows."""
-        length = self.get_seq_length()
-        if length > 0:
+        """Keeps, repeats or reorders rows. Where rows are dropped, only those that change place are copied (rollout.decode)."""
+        length, kept = self.get_seq_length(), len(indices)
+        if length == 0:
+            return
+        if kept < len(self.storage[0]):
+            moved = (indices != torch.arange(kept, device=indices.device)).nonzero()[:, 0]
+            for storage in self.storage:  # the right side is gathered before anything is overwritten
+                storage[moved, :, :length] = storage[indices[moved], :, :length]
+            self.storage = tuple(s[:kept] for s in self.storage)
+        else:
             self.storage = tuple(s.index_select(0, indices) for s in self.storage)
-            self._view(length)
+        self._view(length)
 
     def _view(self, length: int) -> None:
         self.keys, self.values = (s[:, :, :length] for s in self.storage)
