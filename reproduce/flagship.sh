@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 seeds="0 1 2" training=() measuring=() runs=runs/flagship out=results
 arms=${1:-explanation answer losers}
 if [ "$arms" = "--quick" ]; then
-    arms="explanation answer losers" seeds="0" training=(--set steps=2 --set eval_every=0 --set eval_questions=8) runs=runs/flagship_quick out=runs/flagship_quick
+    arms="explanation answer losers" seeds="0" training=(--set steps=2 --set eval_questions=8) runs=runs/flagship_quick out=runs/flagship_quick
     measuring=(--set eval_questions=24 --set group_size=2 --set n_verify=2 --set n_fresh=2 --set best_of=2)
 fi
 for arm in $arms; do
@@ -17,7 +17,7 @@ for arm in $arms; do
     for seed in $seeds; do
         run=$runs/$arm-$seed
         python grpo_introspect.py --config configs/bank.yaml --run-dir "$run" --resume --set "shared.seed=$seed" --set "reveal=$reveal" \
-            --set "contributors=$contributors" "${training[@]}"
+            --set "contributors=$contributors" --set eval_every=0 "${training[@]}"
         writers=$writers,$run/grpo_introspect/final
     done
     python eval.py --config configs/bank.yaml --run-dir "$runs/$arm" --resume --set "reveal=$reveal" --set "writers=${writers#,}" \

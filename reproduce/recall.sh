@@ -11,7 +11,7 @@ if [ "${1:-}" = "--quick" ]; then
 fi
 libraries=() writers=""
 for seed in $seeds; do
-    python grpo_introspect.py --config configs/bank.yaml --run-dir "$sources/explanation-$seed" --resume --set "shared.seed=$seed" --set reveal=explanation "${training[@]}"
+    python grpo_introspect.py --config configs/bank.yaml --run-dir "$sources/explanation-$seed" --resume --set "shared.seed=$seed" --set reveal=explanation --set eval_every=0 "${training[@]}"
     libraries+=("$sources/explanation-$seed/grpo_introspect/library.jsonl")
 done
 mkdir -p "$runs"
