@@ -230,7 +230,7 @@ class Run:
         path = self.path / name
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def latest(self) -> tuple[int, Path | None]:
+    def rewind(self) -> tuple[int, Path | None]:
         """(step, folder) of the newest checkpoint, (0, None) without one; cuts the logs back to what it had written."""
         found = self._checkpoints()
         step = max(found, default=0)

@@ -201,7 +201,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     policy = models.make_trainable(policy, cfg)
     settings = (cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref_policy)
     updater = Updater(policy, "adamw", *settings)
-    done, checkpoint = run.latest()
+    done, checkpoint = run.rewind()
     if checkpoint:
         models.restore(policy, updater, checkpoint)
     reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1))

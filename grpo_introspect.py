@@ -265,7 +265,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     ref_policy = copy.deepcopy(policy).requires_grad_(False) if cfg.kl_coef else None
     policy = models.make_trainable(policy, cfg)
     updater = Updater(policy, cfg.optimizer, cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref_policy)
-    done, checkpoint = run.latest()
+    done, checkpoint = run.rewind()
     if checkpoint:
         models.restore(policy, updater, checkpoint)
     skipped = sum(record["skipped_steps"] for record in run.read("metrics.jsonl")[-1:])  # cumulative

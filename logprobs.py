@@ -6,6 +6,7 @@ the distance within a row (sliding windows) or shares keys and values between la
 No (B, T, V) tensor ever exists.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -144,31 +145,43 @@ def token_logprobs(model, batch: Batch, temperature: float, ids: torch.Tensor | 
 
 
 @torch.no_grad()
+def looked_up(model, trajectories: list[Trajectory], max_tokens: int, look: Callable) -> list[torch.Tensor]:
+    """look(batch) -> (N, ...), cut into the T trained places of each trajectory. When memory runs out the token budget is halved."""
+    found, pack = [None] * len(trajectories), packable(model)
+    while True:
+        try:
+            for rows in micro_batches(trajectories, max_tokens, pack):
+                batch = collate(trajectories, rows, model.device)
+                values = look(batch)
+                for i in batch.owners.unique().tolist():
+                    found[i] = values[batch.owners == i]
+            return found
+        except torch.OutOfMemoryError:
+            if max_tokens <= max(len(t.ids) for t in trajectories):
+                raise
+            max_tokens, pack = max_tokens // 2, False  # a packed row cannot be cut
+            torch.cuda.empty_cache()
+
+
 def likeliest(model, trajectories: list[Trajectory], k: int, temperature: float, max_tokens: int) -> list[torch.Tensor]:
     """Ids (T, k) of the k likeliest tokens at each of a trajectory's T trained places."""
-    found = [None] * len(trajectories)
-    for rows in micro_batches(trajectories, max_tokens, packable(model)):
-        batch = collate(trajectories, rows, model.device)
+
+    def look(batch: Batch) -> torch.Tensor:
         chunks, (weight, bias, softcap) = hidden_chunks(model, batch)
-        ids = torch.cat([head_logits(h, weight, bias, temperature, softcap).topk(min(k, weight.shape[0])).indices for h in chunks])
-        for i in batch.owners.unique().tolist():
-            found[i] = ids[batch.owners == i]
-    return found
+        return torch.cat([head_logits(h, weight, bias, temperature, softcap).topk(min(k, weight.shape[0])).indices for h in chunks])
+
+    return looked_up(model, trajectories, max_tokens, look)
 
 
-@torch.no_grad()
 def logprobs_at(model, trajectories: list[Trajectory], ids: list[torch.Tensor], temperature: float, max_tokens: int) -> list[torch.Tensor]:
     """Log-probabilities (T, k) that a model gives to ids (T, k) at each trajectory's T trained places."""
-    found = [None] * len(trajectories)
-    for rows in micro_batches(trajectories, max_tokens, packable(model)):
-        batch = collate(trajectories, rows, model.device)
-        logprobs = token_logprobs(model, batch, temperature, per_token(ids, batch))
-        for i in batch.owners.unique().tolist():
-            found[i] = logprobs[batch.owners == i]
-    return found
+    return looked_up(model, trajectories, max_tokens, lambda batch: token_logprobs(model, batch, temperature, per_token(ids, batch)))
 
 
 def per_token(values: list[torch.Tensor], batch: Batch) -> torch.Tensor:
     """What `values` hold for each trained token of a batch, (N, ...); values[i]: (T, ...) of trajectory i."""
-    starts = torch.tensor([0] + [len(v) for v in values[:-1]], device=batch.owners.device).cumsum(0)
-    return torch.cat(values).to(batch.owners.device)[starts[batch.owners] + batch.places]
+    present = batch.owners.unique()
+    parts = [values[i] for i in present.tolist()]
+    starts = torch.zeros(len(values), dtype=torch.long, device=present.device)
+    starts[present] = torch.tensor([0] + [len(part) for part in parts[:-1]], device=present.device).cumsum(0)
+    return torch.cat(parts).to(present.device)[starts[batch.owners] + batch.places]

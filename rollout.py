@@ -68,7 +68,7 @@ def inverse_cdf(logits: torch.Tensor, uniform: torch.Tensor, temperature: float,
     size = max(1, min(64, elements // logits.shape[-1]))
     for part, u in zip(logits.split(size), uniform.split(size), strict=True):
         part = part if part.dtype == torch.float64 else part.float()
-        logp = torch.log_softmax(part / (temperature or 1.0), dim=-1)  # (64, V)
+        logp = torch.log_softmax(part / (temperature or 1.0), dim=-1)  # (size, V)
         if top != (0, 1.0):
             logp = truncated(logp, *top)
         if temperature == 0:

@@ -203,7 +203,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     policy = models.make_trainable(models.load_policy(cfg.model, cfg), cfg)
     run.open()
     updater = Updater(policy, "adamw", cfg.lr, cfg.max_grad_norm, 1.0, cfg.max_tokens_per_micro_batch)
-    done, checkpoint = run.latest()
+    done, checkpoint = run.rewind()
     if checkpoint:
         models.restore(policy, updater, checkpoint)
     reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1))

@@ -52,14 +52,16 @@ class Updater:
         self.failures = 0  # non-finite steps in a row
         self.pack = packable(policy)
 
-    def step(self, trajectories: list[Trajectory], advantages: list, teacher: Teacher | None = None) -> dict[str, float | None]:
+    def step(self, trajectories: list[Trajectory], advantages: list[float | torch.Tensor], teacher: Teacher | None = None) -> dict[str, float | None]:
         """One policy gradient step; returns its metrics. Raises UserError after three non-finite steps in a row.
 
-        advantages: a number for each trajectory, or a tensor (T,) with one for each of its trained tokens. With a teacher the
-        policy moves towards what it would say instead.
+        advantages: a number for each trajectory, or a tensor (T,) with one for each of its trained tokens. With a teacher they are
+        the weights of a step towards what it would say instead; it takes the place of a KL to the start (ValueError with both).
         A step without any advantage is skipped and leaves the weights bit-identical (collapse cause 6). A non-finite loss or
         gradient is skipped too. When memory runs out, the token budget is halved and the step starts over.
         """
+        if teacher and self.kl_coef:
+            raise ValueError("a teacher's divergence and a KL to the start policy exclude each other")
         # One normaliser, counted before anything is dropped: dropping must not make the remaining tokens louder.
         counts = [sum(t.loss_mask) for t in trajectories]
         normalizer = ranks.total(sum(counts))

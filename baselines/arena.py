@@ -1,11 +1,11 @@
-"""What all rivals share: the problems of three tasks, the opening of a run, its log, and how first answers are measured.
+"""What all rivals share: the problems of all tasks, the opening of a run, its log, and how first answers are measured.
 
 A rival is one file beside this one. Its `main` reads:
 
     arena = Arena(cfg, run, "grpo")
     for step in arena.steps():
         ...                                   # the method
-        arena.finish(step, metrics)
+        arena.finish(step, metrics, trained)
     arena.close()
 """
 
@@ -25,9 +25,11 @@ import ranks
 from chat import Chat
 from common import Run, Shared, UserError, rng
 from measure import Reader, same_views
-from tasks import countdown, function_calling, mcq
+from tasks import countdown, finer, function_calling, manufactoria, mcq
 from tasks.countdown import Countdown
+from tasks.finer import Finer
 from tasks.function_calling import Calling
+from tasks.manufactoria import Manufactoria
 from tasks.mcq import SPLITS, Question
 from update import Updater
 
@@ -38,7 +40,7 @@ ORDER, EVALUATE = 50, 51  # phases, part of every noise key; a rival's own start
 class Rival(Shared):
     """Settings that every rival has; its own come on top."""
 
-    task: Literal["mcq", "countdown", "function_calling"] = "mcq"  # what shared.questions holds
+    task: Literal["mcq", "countdown", "function_calling", "manufactoria", "finer"] = "mcq"  # what shared.questions holds
     steps: int = 60  # optimiser steps
     problems_per_step: int = 8  # problems of one step
     lr: float = 2e-4  # AdamW
@@ -68,9 +70,9 @@ class Rival(Shared):
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem of any of the three tasks: what is asked, what is right, and a right answer in the task's own words."""
+    """A problem of any task: what is asked, what is right, and a right answer in the task's own words."""
 
-    source: Question | Countdown | Calling
+    source: Question | Countdown | Calling | Manufactoria | Finer
 
     @property
     def id(self) -> str:
@@ -91,33 +93,44 @@ class Problem:
 
     @property
     def gold(self) -> str | None:
-        """A right answer; None for a Countdown problem without solution."""
+        """A right answer; None for a problem without solution."""
         s = self.source
         if isinstance(s, Question):
             return f"Answer: {s.options[s.answer]} ({s.letter})"
-        if isinstance(s, Calling):
-            return s.gold
-        found = countdown.solve(s.nums, s.target)
-        return f"<answer>{found}</answer>" if found else None
+        if isinstance(s, Countdown):
+            found = countdown.solve(s.nums, s.target)
+            return f"<answer>{found}</answer>" if found else None
+        return s.gold
 
-    def feedback(self, reveal: str, solution: str | None = None) -> str | None:
-        """What a teacher reads after the problem: the right answer, with its explanation, and a solution; None where there is nothing.
+    def feedback(self, reveal: str, said: str = "", solution: str | None = None) -> str | None:
+        """What a teacher reads after the problem: feedback on a wrong answer `said`, and a solution; None where there is nothing.
 
-        reveal: nothing | answer | explanation (where the problem has one).
+        reveal: nothing | answer | explanation (where the problem has one). Manufactoria and FiNER have feedback of their own.
         """
         s = self.source
-        if isinstance(s, Question) and reveal != "nothing":
+        if isinstance(s, Question):  # a right peer names the right answer too, so naming it beside reveals nothing more
+            if reveal == "nothing" and solution is None:
+                return None
             told = prompts.told(s.explanation if reveal == "explanation" else None, solution)
             return prompts.FEEDBACK.format(answer=prompts.plain(s.options[s.answer]), letter=s.letter, told=told)
-        gold = self.gold if reveal != "nothing" else None
-        told = ("" if gold is None else prompts.GOLD.format(gold=prompts.plain(gold))) + prompts.told(None, solution)
-        return prompts.FEEDBACK_ELSE.format(told=told) if told else None
+        text = ""
+        if isinstance(s, Manufactoria | Finer) and reveal != "nothing":
+            found = prompts.plain((manufactoria if isinstance(s, Manufactoria) else finer).feedback(said, s))
+            text = found and f"\n{found}"
+        elif reveal != "nothing" and self.gold is not None:
+            text = prompts.GOLD.format(gold=prompts.plain(self.gold))
+        text += prompts.told(None, solution)
+        return prompts.FEEDBACK_ELSE.format(told=text) if text else None
 
     def grade(self, text: str) -> bool:
         s = self.source
         if isinstance(s, Question):
             return mcq.grade(text, s)
-        return countdown.grade(text, s) if isinstance(s, Countdown) else function_calling.grade(text, s)
+        if isinstance(s, Countdown):
+            return countdown.grade(text, s)
+        if isinstance(s, Calling):
+            return function_calling.grade(text, s)
+        return manufactoria.grade(text, s) if isinstance(s, Manufactoria) else finer.grade(text, s)
 
     def view(self, draw) -> "Problem":
         """The same problem, its options in a new order where it has any: no letter can be learned by heart."""
@@ -129,7 +142,8 @@ def load_problems(cfg: Rival) -> list[Problem]:
     path = common.ROOT / cfg.questions
     if cfg.task == "mcq":
         return [Problem(q) for q in mcq.load_questions(path, cfg.cluster)]
-    return [Problem(p) for p in (countdown.load(path) if cfg.task == "countdown" else function_calling.load(path))]
+    load = {"countdown": countdown.load, "function_calling": function_calling.load, "manufactoria": manufactoria.load, "finer": finer.load}[cfg.task]
+    return [Problem(p) for p in load(path)]
 
 
 class Arena:
@@ -169,9 +183,9 @@ class Arena:
         self.ref_policy = models.load_policy(cfg.model, cfg).requires_grad_(False) if reference else None
         self.policy = models.make_trainable(self.policy, cfg)
         self.updater = Updater(self.policy, "adamw", cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, self.ref_policy)
-        self.done, checkpoint = run.latest()
-        if checkpoint:
-            models.restore(self.policy, self.updater, checkpoint)
+        self.done, self.checkpoint = run.rewind()
+        if self.checkpoint:
+            models.restore(self.policy, self.updater, self.checkpoint)
         before = run.read("metrics.jsonl")
         self.generated, self.trained = (before[-1][name] if before else 0 for name in ("generated_tokens", "trained_tokens"))
         self.reader = Reader(self.policy, self.chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 5))
@@ -219,13 +233,14 @@ class Arena:
             save_file({name: parameter.contiguous() for name, parameter in self.averaged.items()}, folder / "teacher.safetensors")
 
     def keep_average(self) -> None:
-        """Sets `teacher`, a moving average of the policy in fp32 (in bf16 it would not move), as the newest checkpoint has it."""
-        self.teacher = copy.deepcopy(self.policy).float().requires_grad_(False)
+        """Sets `teacher`, a moving average of the policy, as the checkpoint has it; in fp32 where the policy's masters are (bf16 would not move)."""
+        self.teacher = copy.deepcopy(self.policy).requires_grad_(False)
+        if any(master is not parameter for master, parameter in zip(self.updater.masters, self.updater.parameters, strict=True)):
+            self.teacher = self.teacher.float()
         trained = {name for name, parameter in self.policy.named_parameters() if parameter.requires_grad}
         self.averaged = {name: parameter for name, parameter in self.teacher.named_parameters() if name in trained}
-        _, checkpoint = self.run.latest()
-        if checkpoint:
-            for name, value in load_file(checkpoint / "teacher.safetensors").items():
+        if self.checkpoint:
+            for name, value in load_file(self.checkpoint / "teacher.safetensors").items():
                 self.averaged[name].copy_(value)
 
     def follow(self, rate: float) -> None:

@@ -8,9 +8,10 @@
      its advantage, the reverse KL's gradient in expectation
   4. teacher <- (1 - ema) teacher + ema policy, in fp32
 An answer with nothing to show its teacher is not trained. `own_success: true` is SDPO+ss, the baseline that Resd's code calls SDPO.
+Rewards are never maximised: they decide whose answers are shown to whom.
 
-Reconstructed: templates (prompts.py; the feedback's is one that the bundled model can read), a mean over all taught tokens of a step
-(the code's is one of each micro-batch). Trained answers are the paper's; rewards only choose what the teacher sees.
+Other than the source's code: our own wording of what the teacher reads (prompts.py; one that the bundled model can read, without a
+closing instruction or a limit of length), and one mean over all taught tokens of a step instead of one for each micro-batch.
 
 Inputs:  problems with a grader, a causal language model with a chat template
 Outputs: runs/<config>/sdpo/ with metrics.jsonl, eval.jsonl (first answers before and after), final/ weights
@@ -59,6 +60,8 @@ class Config(Rival):
             raise UserError("sdpo.alpha: form sampled estimates the reverse KL alone; expected alpha: 1")
         if self.reveal == "nothing" and self.group_size == 1 and not self.own_success:
             raise UserError("sdpo.group_size: without feedback and without a group there is nothing to show the teacher")
+        if self.is_clip == 0:
+            raise UserError("sdpo.is_clip: expected a number above 0")
         if self.kl_coef:
             raise UserError("sdpo.kl_coef: the teacher takes the place of a KL to the start; expected 0")
 
@@ -91,23 +94,28 @@ def show(cfg: Config, arena: Arena, group: list[Answer]) -> None:
     for answer in group:
         peer = next((a for a in right if a is not answer or cfg.own_success), None)
         solution = arena.chat.text(peer.completion.ids) if peer else None
-        told = not answer.right and cfg.reveal != "nothing" and (solution is None or cfg.feedback_with_solution)
-        if told or solution is not None:
-            answer.shown = answer.problem.feedback(cfg.reveal if told else "nothing", solution)
+        tell = not answer.right and (solution is None or cfg.feedback_with_solution)
+        answer.shown = answer.problem.feedback(cfg.reveal if tell else "nothing", arena.chat.text(answer.completion.ids), solution)
+
+
+def importance(cfg: Config, now: list[torch.Tensor], sampled: list[Completion]) -> list[torch.Tensor]:
+    """min(pi / pi_old, is_clip) of each sampled token, (T,) for each answer; now: its log-probabilities under the policy."""
+    before = [torch.tensor(c.logprobs) for c in sampled]
+    return [(n - b).clamp(-20, 20).exp().clamp(max=cfg.is_clip) for n, b in zip(now, before, strict=True)]
 
 
 def lesson(cfg: Config, arena: Arena, students: list[Trajectory], teachers: list[Trajectory], sampled: list[Completion]) -> tuple[list, Teacher | None]:
     """(weights of each trained token, what the teacher says): with form sampled the weights are advantages and there is no Teacher."""
     settings = (cfg.temperature, cfg.max_tokens_per_micro_batch)
-    own = [torch.tensor(c.ids, device=arena.policy.device)[:, None] for c in sampled]  # (T, 1)
     weights = [torch.ones(len(c.ids)) for c in sampled]
     if cfg.updates > 1 or cfg.form == "sampled":
+        own = [torch.tensor(c.ids, device=arena.policy.device)[:, None] for c in sampled]  # (T, 1)
         now = [logprobs[:, 0].cpu() for logprobs in logprobs_at(arena.policy, students, own, *settings)]
-        before = [torch.tensor(c.logprobs) for c in sampled]
-        weights = [(n - b).clamp(-20, 20).exp().clamp(max=cfg.is_clip) for n, b in zip(now, before, strict=True)] if cfg.updates > 1 else weights
+        if cfg.updates > 1:  # a single update is on policy: all ratios are 1
+            weights = importance(cfg, now, sampled)
     if cfg.form == "sampled":
-        told = [logprobs[:, 0].cpu() for logprobs in logprobs_at(arena.teacher, teachers, own, *settings)]
-        return [w * (t - n) for w, t, n in zip(weights, told, now, strict=True)], None
+        said = [logprobs[:, 0].cpu() for logprobs in logprobs_at(arena.teacher, teachers, own, *settings)]
+        return [w * (s - n) for w, s, n in zip(weights, said, now, strict=True)], None
     ids = likeliest(arena.policy, students, cfg.top_k, *settings)
 
     def distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -130,16 +138,18 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         taught = [a for a in answers if a.shown is not None]
         students = [Trajectory(a.prompt_ids, [(a.completion.ids, True)]) for a in taught]
         teachers = [Trajectory(arena.chat.first(a.problem.turn + a.shown), [(a.completion.ids, True)]) for a in taught]
+        tokens, skipped, trained = sum(len(a.completion.ids) for a in taught), 0, 0
         for _ in range(cfg.updates):
             weights, teacher = lesson(cfg, arena, students, teachers, [a.completion for a in taught]) if taught else ([], None)
             update = arena.updater.step(students, weights, teacher)
+            skipped, trained = skipped + update["skipped_steps"], trained + tokens * (not update["skipped_steps"])
         arena.follow(cfg.ema)
         right = [float(a.right) for a in answers]
         metrics = {
             "reward": sum(right) / len(right), "accuracy/attempt": sum(right) / len(right), "taught": len(taught) / len(answers),
             "completions/mean_length": sum(len(a.completion.ids) for a in answers) / len(answers),
         }  # fmt: skip
-        arena.finish(step, metrics | update, cfg.updates * sum(len(a.completion.ids) for a in taught))
+        arena.finish(step, metrics | update | {"skipped_steps": skipped}, trained)
     arena.close()
 
 

@@ -19,7 +19,7 @@ def alternating(variants: dict, repeats: int) -> dict[str, list[float]]:
     for repeat in range(repeats + 1):
         for name, run in variants.items():
             start = time.perf_counter()
-            run(repeat)
+            run()
             if repeat:
                 times[name].append(time.perf_counter() - start)
     return times

@@ -27,8 +27,8 @@ from tasks.mcq import load_questions
 
 
 def ours(model, prompt_ids, n, length, ends):
-    def run(repeat):
-        return sample(model, prompt_ids, n, length, 1.0, ends, [(repeat, i) for i in range(len(prompt_ids) * n)])
+    def run():
+        return sample(model, prompt_ids, n, length, 1.0, ends, [(0, i) for i in range(len(prompt_ids) * n)])
 
     return run
 
@@ -38,8 +38,8 @@ def theirs(model, prompt_ids, n, length, ends):
     ids, mask = rollout.left_pad(prompt_ids, model.device)
     settings = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": length, "num_return_sequences": n}
 
-    def run(repeat):
-        torch.manual_seed(repeat)
+    def run():
+        torch.manual_seed(0)
         return model.generate(input_ids=ids, attention_mask=mask, eos_token_id=ends, pad_token_id=0, **settings)
 
     return run
@@ -65,10 +65,10 @@ def without(part: str, run):
     name, replacement = changes[part]
     original = getattr(rollout, name)
 
-    def changed(repeat):
+    def changed():
         setattr(rollout, name, replacement)
         try:
-            return run(repeat)
+            return run()
         finally:
             setattr(rollout, name, original)
 
@@ -85,7 +85,7 @@ def replay(model, prompt_ids, n, length, ends) -> float:
 
     rollout.forward = recording
     try:
-        ours(model, prompt_ids, n, length, ends)(0)
+        ours(model, prompt_ids, n, length, ends)()
     finally:
         rollout.forward = original
     seconds, cache, rows = 0.0, None, None
@@ -125,13 +125,18 @@ PARTS = ("sharing prefixes", "compaction", "growth in blocks", "inverse-CDF samp
 
 
 def measured(case: tuple, repeats: int, parts: tuple[str, ...] = ()) -> dict:
-    """Seconds of both sides and of the floors, in turn; and, for each of `parts`, of ours without that measure."""
+    """Seconds and tokens of both sides, in turn, and seconds of the floors; and, for each of `parts`, of ours without that measure.
+
+    The noise is the same every time, so that all of them are of the same completions; generate() draws others of the same model.
+    """
     runs = {"ours": ours(*case), "generate": theirs(*case)} | {f"ours without {part}": without(part, ours(*case)) for part in parts}
     times = alternating(runs, repeats)
-    completions = ours(*case)(1)
+    completions, made = runs["ours"](), runs["generate"]()[:, max(map(len, case[1])) :]
+    over = torch.isin(made, torch.tensor(case[4])).int().cumsum(1)  # 0 up to the end token, which is the last one that counts
     tokens, context = sum(len(c.ids) for c in completions), statistics.mean(map(len, case[1])) + case[3] / 2
+    theirs_made = int((over == 0).sum() + (over[:, -1] > 0).sum())
     floor = statistics.median(replay(*case) for _ in range(3))
-    return {"rollouts": len(completions), "tokens": tokens, "seconds": times, "replay": floor, "roofline": roofline(case[0], tokens, context)}
+    return {"rollouts": len(completions), "tokens": tokens, "tokens_generate": theirs_made, "seconds": times, "replay": floor, "roofline": roofline(case[0], tokens, context)}
 
 
 def cases() -> dict:
@@ -158,20 +163,20 @@ def main() -> None:
     for name, case in cases().items():
         m = record[name] = measured(case, args.repeats, () if record else PARTS)  # the larger model takes its time
         base = statistics.median(m["seconds"]["ours"])
-        print(f"\n{name}: {m['tokens']} tokens")
+        print(f"\n{name}: {m['tokens']} tokens, generate() {m['tokens_generate']}")
         for variant, seconds in m["seconds"].items():
             print(f"  {variant:35s} {spread(seconds)}  {statistics.median(seconds) / base:.2f}x ours")
         for floor in ("replay", "roofline"):
             print(f"  {floor:35s} {m[floor]:.3f} s  {m[floor] / base:.2f}x ours")
     model, asked, _, length, ends = next(iter(cases().values()))
-    print("\nrollouts   ours: s, ms a rollout, tokens/s   over the replay, the roofline   generate: s, ms a rollout")
+    print("\nrollouts   ours: s, ms a rollout, tokens/s   over the replay, the roofline   generate: s, ms a rollout, tokens/s")
     scaling = []
     for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
         part = asked[: min(8, rows)]
         m = measured((model, part, rows // len(part), length, ends), args.repeats)
         a, b = (statistics.median(m["seconds"][side]) for side in ("ours", "generate"))
         scaling.append(m)
-        print(f"{rows:8d}   {a:.3f}  {1000 * a / rows:7.2f}  {m['tokens'] / a:9.0f}   {a / m['replay']:10.2f}  {a / m['roofline']:10.2f}      {b:.3f}  {1000 * b / rows:7.2f}")
+        print(f"{rows:8d}   {a:.3f}  {1000 * a / rows:7.2f}  {m['tokens'] / a:9.0f}   {a / m['replay']:10.2f}  {a / m['roofline']:10.2f}      {b:.3f}  {1000 * b / rows:7.2f}  {m['tokens_generate'] / b:9.0f}")
     if args.save:
         save("rollouts", {"cases": record, "scaling": scaling})
 

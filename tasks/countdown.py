@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from common import UserError
-from tasks.mcq import SPLITS, read_jsonl, split_by_hash, write_generated
+from tasks.mcq import SPLITS, read_records, split_by_hash, write_generated
 
 ASK = "Numbers: {nums}. Target: {target}. Use every number once with + - * / and brackets. Write <answer>expression</answer>."
 MAX_CHARACTERS = 200  # of an expression; a longer one is wrong, so that nobody pays for parsing it
@@ -168,7 +168,7 @@ def split_of(nums: tuple[int, ...], target: int) -> str:
 def load(path: Path, key: str = "shared.questions") -> list[Countdown]:
     """Problems of a JSONL file, the published one or ours. Raises UserError with file and line for a malformed one."""
     problems = []
-    for i, (where, r) in enumerate(read_jsonl(path, key)):
+    for i, (where, r) in enumerate(read_records(path, key)):
         if not isinstance(r, dict) or not {"nums", "target"} <= set(r):
             raise UserError(f"{where}: expected an object with 'nums' and 'target'")
         nums, target = r["nums"], r["target"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import UserError
-from tasks.mcq import SPLITS, read_jsonl, split_by_hash, write_generated
+from tasks.mcq import SPLITS, read_records, split_by_hash, write_generated
 
 ASK = "Tools: {tools}\n{query}\nAnswer with a JSON list of calls, each with name and arguments."
 MAX_CHARACTERS = 10_000  # of a model turn; a longer one is wrong
@@ -110,7 +110,7 @@ def grade(text: str, problem: Calling) -> bool:
 def load(path: Path, key: str = "shared.questions") -> list[Calling]:
     """Problems of a file as it is published, or of ours. Raises UserError with file and line for a malformed one."""
     problems = []
-    for i, (where, r) in enumerate(rows(path, key)):
+    for i, (where, r) in enumerate(read_records(path, key)):
         if not isinstance(r, dict) or not {"query", "tools", "answers"} <= set(r):
             raise UserError(f"{where}: expected an object with 'query', 'tools' and 'answers'")
         tools, answers = (inside(r[name], f"{where}: {name}") for name in ("tools", "answers"))
@@ -124,16 +124,6 @@ def load(path: Path, key: str = "shared.questions") -> list[Calling]:
     if not problems:
         raise UserError(f"{path}: no problems in the file")
     return problems
-
-
-def rows(path: Path, key: str) -> list[tuple[str, object]]:
-    """('file:place', record): of a file that is one JSON list, as published, or of one object a line."""
-    if path.is_file() and path.read_bytes()[:64].lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"["):
-        try:
-            return [(f"{path}: record {i}", r) for i, r in enumerate(json.loads(path.read_text(encoding="utf-8-sig")), start=1)]
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not JSON ({error})") from error
-    return read_jsonl(path, key)
 
 
 def inside(value: object, where: str) -> object:

@@ -71,18 +71,20 @@ def reshuffled(question: Question, gold_at: int, rng: np.random.Generator) -> Qu
     return replace(question, options=(*order[:gold_at], question.options[question.answer], *order[gold_at:]), answer=gold_at)
 
 
-def read_jsonl(path: Path, key: str) -> list[tuple[str, object]]:
-    """('file:line', parsed line) of each non-empty line. Raises UserError; `key` is the setting that named the file."""
+def read_records(path: Path, key: str) -> list[tuple[str, object]]:
+    """('file:place', record) of a file with one object a line, or of one that is a JSON list. Raises UserError; key: the setting that named it."""
     if not path.is_file():
         raise UserError(f"{key}: no such file '{path}'")
-    lines = []
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            try:
-                lines.append((f"{path}:{number}", json.loads(line.decode("utf-8"))))
-            except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-                raise UserError(f"{path}:{number}: not JSON ({error})") from error
-    return lines
+    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    whole = raw.lstrip().startswith(b"[")
+    places = [("", raw)] if whole else [(f":{n}", line) for n, line in enumerate(raw.split(b"\n"), start=1) if line.strip()]
+    records = []
+    for place, text in places:
+        try:
+            records.append((f"{path}{place}", json.loads(text.decode("utf-8"))))
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+            raise UserError(f"{path}{place}: not JSON ({error})") from error
+    return [(f"{path}: record {i}", r) for i, r in enumerate(records[0][1], start=1)] if whole else records
 
 
 def split_by_hash(text: str) -> str:
@@ -102,7 +104,7 @@ def load_questions(path: Path, cluster: str = "") -> list[Question]:
     Raises UserError with file and line for anything malformed: nothing is dropped silently.
     """
     questions, line_of = [], {}
-    for where, record in from_published(read_jsonl(path, "shared.questions"), path):
+    for where, record in from_published(read_records(path, "shared.questions"), path):
         question = parse_record(record, where)
         if question.id in line_of:
             raise UserError(f"{where}: id '{question.id}' stands on line {line_of[question.id]} already; ids must differ")
@@ -168,7 +170,7 @@ def in_company(questions: list[Question]) -> list[Question]:
 def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
     """Collected conversations (README 'Data') about `questions`. Raises UserError with file and line for anything malformed."""
     by_id, exchanges = {q.id: q for q in questions}, []
-    for where, record in read_jsonl(path, "grpo_introspect.exchanges"):
+    for where, record in read_records(path, "grpo_introspect.exchanges"):
         turns = record.get("turns") if isinstance(record, dict) else None
         if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("content"), str) for t in turns):
             raise UserError(f"{where}: expected an object with 'turns', a list of objects with 'role' and 'content'")

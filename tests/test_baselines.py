@@ -17,7 +17,7 @@ from baselines.grpo import penalties, rollouts, training_batch
 from common import ROOT, Run, UserError, load_config, rng
 from losses import group_advantages, policy_gradient, reduced
 from rollout import inverse_cdf, truncated
-from tasks import countdown, function_calling
+from tasks import countdown, function_calling, manufactoria
 
 SMALL = ["steps=2", "eval_problems=8", "problems_per_step=2", "n_eval=2", "save_every=1"]
 
@@ -202,12 +202,17 @@ def test_sft_says_the_right_answer_and_corrects_errors_only(tmp_path):
 
 
 # ---- problems --------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("task", "records"), [("countdown", countdown.generate(60, 3, 12, 0)), ("function_calling", function_calling.generate(60, 0))])
+@pytest.mark.parametrize(
+    ("task", "records"),
+    [("countdown", countdown.generate(60, 3, 12, 0)), ("function_calling", function_calling.generate(60, 0)), ("manufactoria", manufactoria.generate(60, 5, 0)),
+     ("finer", [{"context": f"Tag the number in report {i}.", "target": f"Revenues, Tag{i}"} for i in range(60)])],
+)  # fmt: skip
 def test_gold_answers_are_right_in_every_task(tmp_path, task, records):
     path = tmp_path / "problems.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
     problems = load_problems(configured(grpo, "grpo", f"task={task}", f"shared.questions={path}"))
     assert len(problems) == 60 and all(p.grade(p.gold) and not p.grade("") for p in problems)
+    assert all(p.feedback("answer", "no idea") and p.feedback("nothing") is None and "a peer" in p.feedback("nothing", "", "a peer") for p in problems)
     assert {p.split for p in problems} == {"train", "val", "test"} and all(p.view(None) is p for p in problems)
 
 
@@ -232,6 +237,8 @@ def test_a_rival_runs_resumes_and_says_what_is_wrong(tmp_path, stage):
     again = script(stage, *arguments, "--resume")
     assert again.returncode == 0 and (folder / "final/model.safetensors").read_bytes() == weights
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    steps = [r["step"] for r in map(json.loads, (folder / "eval.jsonl").read_text().splitlines()) if "accuracy" in r]
+    assert steps == [0, 2]  # before and after
     for bad, said in (("stepss=1", "unknown key"), ("eval_splits=dev", "eval_splits"), ("problems_per_step=100000", "problems_per_step"), ("task=chess", "task")):
         wrong = script(stage, "--run-dir", str(tmp_path / "other"), "--set", bad)
         assert wrong.returncode == 2 and said in wrong.stderr and wrong.stderr.count("\n") == 1, wrong.stderr

@@ -67,9 +67,9 @@ def test_odd_bytes_and_separators(tmp_path):
     path = tmp_path / "bank.jsonl"
     path.write_bytes(json.dumps(GOOD | {"question": "a\u2028b"}, ensure_ascii=False).encode() + b"\n")
     assert load_questions(path)[0].question == "a\u2028b"
-    for line in (b'{"id": "\xe9"}', b"[" * 100_000, b"1" * 5000):
+    for line, place in ((b'{"id": "\xe9"}', ":1"), (b"[" * 100_000, ": not JSON"), (b"1" * 5000, ":1"), (b'[{"id": 1}]', ": record 1")):
         path.write_bytes(line)
-        with pytest.raises(UserError, match=r"bank\.jsonl:1"):
+        with pytest.raises(UserError, match=rf"bank\.jsonl{place}"):
             load_questions(path)
 
 

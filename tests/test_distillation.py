@@ -87,7 +87,7 @@ def test_the_sampled_form_is_the_reverse_kl_gradient_in_expectation():
 
 
 def test_trl_computes_the_same():
-    """TRL has no full-vocabulary sum at the ends (its kl_div needs both sides); on the same tensors all forms agree."""
+    """On the same tensors all forms agree; TRL's defaults differ from the source's (methods.md 3.5)."""
     pytest.importorskip("trl", reason="requirements-dev.txt")
     loss = pytest.importorskip("trl.experimental.sdpo.loss_utils")
     student, teacher = pair()
@@ -176,6 +176,7 @@ def test_what_the_teacher_reads(tmp_path):
     show(cfg, arena, lost)
     assert lone[0].shown is None  # the only right answer has no other one to learn from
     assert arena.chat.text(lone[0].completion.ids) in lone[1].shown and problem.source.explanation not in lone[1].shown
+    assert lone[1].shown.startswith(prompts.FEEDBACK.split("{")[0])  # words that the bundled model has read
     assert all(problem.source.explanation in a.shown and f"({problem.source.letter})" in a.shown for a in lost)
     both = group(arena, [True, False, True])
     show(cfg, arena, both)
@@ -231,7 +232,40 @@ def test_importance_weights_are_clipped_ratios(tmp_path):
     assert weights[0].item() == 1.5 and torch.allclose(weights[1:], torch.full((len(weights) - 1,), math.exp(-1)), atol=1e-4)
 
 
-@pytest.mark.parametrize(("setting", "said"), [("form=sampled", "alpha"), ("alpha=2", "alpha"), ("kl_coef=0.1", "kl_coef"), ("top_k=0", "top_k")])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("tail", [True, False])
+def test_the_teacher_is_compared_as_configured(tmp_path, alpha, tail):
+    arena = arena_of(sdpo, "sdpo", tmp_path, "shared.cluster=kidney-A", f"alpha={alpha}", f"tail={str(tail).lower()}", "top_k=7")
+    arena.keep_average()
+    answers = answered(arena.cfg, arena, arena.train[:1])
+    trajectories = [Trajectory(a.prompt_ids, [(a.completion.ids, True)]) for a in answers]
+    weights, teacher = lesson(arena.cfg, arena, trajectories, trajectories, [a.completion for a in answers])
+    assert all((w == 1).all() for w in weights) and {i.shape[1] for i in teacher.ids} == {7}
+    student, other = (logprobs[:, :3] for logprobs in pair())  # three of six words
+    parts = [(p.exp(), 1 - p.exp().sum(-1, keepdim=True)) for p in (student, other)]
+    s, t = (torch.cat(part, -1) if tail else part[0] / part[0].sum(-1, keepdim=True) for part in parts)
+    m = (1 - alpha) * s + alpha * t
+    middle = (1 - alpha) * (s * (s / m).log()).sum(-1) + alpha * (t * (t / m).log()).sum(-1)
+    expected = {0.0: (t * (t / s).log()).sum(-1), 0.3: middle, 1.0: (s * (s / t).log()).sum(-1)}[alpha]
+    assert torch.allclose(teacher.divergence(student, other), expected)
+
+
+def test_a_teacher_and_a_kl_to_the_start_exclude_each_other(model):
+    updater = Updater(model, "sgd", 1e-3, 1.0, 1.0, 1000, 0.1, tiny_llama())
+    with pytest.raises(ValueError, match="exclude"):
+        updater.step(conversations()[:1], [1.0], Teacher([torch.zeros(3, 2, dtype=torch.long)], [torch.zeros(3, 2)], lambda s, t: s[:, 0]))
+
+
+def test_looking_up_survives_running_out_of_memory(model, monkeypatch):
+    import logprobs
+
+    trajectories, original = conversations(), logprobs.collate
+    expected = likeliest(model, trajectories, 3, 1.0, 1000)
+    monkeypatch.setattr(logprobs, "collate", lambda t, rows, device: (_ for _ in ()).throw(torch.OutOfMemoryError()) if len(rows) * len(rows[0]) > 1 else original(t, rows, device))
+    assert all(torch.equal(a, b) for a, b in zip(likeliest(model, trajectories, 3, 1.0, 20), expected, strict=True))
+
+
+@pytest.mark.parametrize(("setting", "said"), [("is_clip=0", "is_clip"), ("form=sampled", "alpha"), ("alpha=2", "alpha"), ("kl_coef=0.1", "kl_coef"), ("top_k=0", "top_k")])
 def test_impossible_settings_are_refused(setting, said):
     with pytest.raises(UserError, match=said):
         configured(sdpo, "sdpo", setting)

@@ -6,6 +6,7 @@ import torch
 from conftest import EOS, tiny_llama
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+import cache
 import rollout
 from rollout import Trajectory, inverse_cdf, next_logprobs, noise, sample, shared_prefixes
 
@@ -33,8 +34,10 @@ def naive(model, prompt: list[int], uniform, max_new_tokens: int, temperature: f
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8, 1.0])
-def test_equals_one_row_at_a_time_without_a_cache(model64, temperature):
-    """Prefill sharing, cache repetition and compaction change nothing (float64)."""
+@pytest.mark.parametrize("block", [4, 64])
+def test_equals_one_row_at_a_time_without_a_cache(model64, monkeypatch, temperature, block):
+    """Prefill sharing, cache repetition, compaction and growth after it change nothing (float64)."""
+    monkeypatch.setattr(cache, "BLOCK", block)
     completions = sample(model64, PROMPTS, 3, 15, temperature, [EOS], keys(12))
     uniform = noise(keys(12), 15)
     with torch.no_grad():

@@ -377,7 +377,7 @@ def test_a_folder_is_saved_whole_or_not_at_all(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run.save("checkpoint-2", dies)
-    step, folder = Run(tmp_path, None, True).latest()
+    step, folder = Run(tmp_path, None, True).rewind()
     assert step == 1 and folder.name == "checkpoint-1"
     assert run.read("metrics.jsonl") == [{"step": 1, "kl": None, "deep": [{"x": None}]}]
 
@@ -385,7 +385,7 @@ def test_a_folder_is_saved_whole_or_not_at_all(tmp_path):
 def test_resume_without_a_checkpoint_starts_over(tmp_path):
     run = Run(tmp_path, None, True)
     run.log("eval.jsonl", {"step": 0})
-    assert run.latest() == (0, None) and run.read("eval.jsonl") == []
+    assert run.rewind() == (0, None) and run.read("eval.jsonl") == []
 
 
 def test_checkpoints_restore_bf16_masters_and_tied_weights(tmp_path):

@@ -1,0 +1,289 @@
+"""Manufactoria: programs that pull colours off a tape to accept or reject it; published files, a generator with solutions, the one grader.
+
+    python -m tasks.manufactoria --out runs/manufactoria.jsonl --count 600
+
+Records are those of the published sets (`messages`, and the tests as `ground_truth`, plain or as JSON inside a string), as one JSON list
+or one object a line; `solution` and `split` are optional. The language is DELTA's (sunblaze-ucb/delta-code, methods.md 9.1), the feedback
+follows Resd (arXiv 2605.12741). Programs are parsed and walked through here, never executed; no expected output reaches `re`.
+"""
+
+import argparse
+import json
+import random
+import re
+from collections import deque, namedtuple
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import UserError
+from tasks.mcq import SPLITS, read_records, split_by_hash, write_generated
+
+ASK = """Write a Manufactoria program. It receives a tape, a row of colours, at the node start and sends it from node to node.
+- START start: has one route, NEXT node. So have PAINTER_RED, PAINTER_BLUE, PAINTER_YELLOW and PAINTER_GREEN, which first add their colour at the back.
+- PULLER_RB looks for R and B at the front of the tape, PULLER_YG for Y and G. It takes such a colour off and follows its route, [R] node for instance; from an empty tape or another colour it takes nothing and follows [EMPTY] node. A missing route rejects the tape.
+- END end accepts the tape. The target NONE rejects it, and so does a walk of more than 1000 nodes.
+A name is made of letters, digits and _ and is declared once, with a colon except after END; four spaces stand before a route. Tapes that begin with R:\n```manufactoria\nSTART start:\n    NEXT look\nPULLER_RB look:\n    [R] end\nEND end\n```
+Your task: {task}\nEnd with your program in a ```manufactoria block."""
+MAX_STEPS = 1000  # nodes that a tape may visit, start and end among them
+MAX_CHARACTERS = 100_000  # of a program; a longer one is wrong, so that nobody pays for parsing it
+MAX_FEEDBACK, TRACE = 2000, 15  # characters of a feedback, nodes of a walk that it shows
+MAX_CASES = 35  # tests of a generated problem, as published
+PULLERS = {"PULLER_RB": "RB", "PULLER_YG": "YG"}
+PAINTERS = {"PAINTER_RED": "R", "PAINTER_BLUE": "B", "PAINTER_YELLOW": "Y", "PAINTER_GREEN": "G"}
+ROUTES = {"START": ("NEXT",), "END": ()} | {k: (*v, "EMPTY") for k, v in PULLERS.items()} | dict.fromkeys(PAINTERS, ("NEXT",))
+_NODE = re.compile(rf"({'|'.join(ROUTES)})\s+(\w+)(:?)\s*(?:#.*)?")
+_ROUTE = re.compile(r"(\[(?:R|B|Y|G|EMPTY)\]|NEXT)\s+(\w+)\s*(?:#.*)?")
+Case = namedtuple("Case", "tape accepted output check_output", defaults=("", False))  # a test; output: what is left of the tape, where it is checked
+
+
+@dataclass(frozen=True)
+class Manufactoria:
+    """One problem; `turn` is what the model is asked, `gold` a right answer where the record has a solution."""
+
+    id: str
+    turn: str
+    cases: tuple[Case, ...]
+    split: str
+    gold: str | None = None
+
+
+# ---- the language --------------------------------------------------------------------------------------------------
+def program_of(text: str) -> str | None:
+    """The program in a model turn: its last ```manufactoria block, or its last block without a language; None without a closed one."""
+    *before, last = re.split(r"```manufactoria(?!\w)", text)
+    if before:
+        return last.partition("```")[0].strip() if "```" in last else None
+    bare = [block for block in text.split("```")[1:-1:2] if not block.partition("\n")[0].strip()]  # fences open and close in turn
+    return bare[-1].strip() if bare else None
+
+
+def parse(program: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """{name: (kind, {NEXT, a colour or EMPTY: name of the next node})}. Raises ValueError with line and cause for a malformed program."""
+    if len(program) > MAX_CHARACTERS:
+        raise ValueError(f"the program is longer than {MAX_CHARACTERS} characters")
+    nodes, kind, routes = {}, "", {}
+    for number, line in enumerate(program.split("\n"), start=1):
+        said = line.strip()
+        if not said or said.startswith("#"):
+            continue
+        if nodes and line.startswith(("    ", "\t")):  # be it a node: a program that is indented as a whole is malformed
+            match = _ROUTE.fullmatch(said)
+            label = match.group(1).strip("[]") if match else None
+            if label not in ROUTES[kind] or label in routes:  # DELTA's parser takes the first of two equal branches
+                raise ValueError(f"line {number}: expected one of ({', '.join(ROUTES[kind])}) under {kind}, each once, got '{said[:200]}'")
+            routes[label] = match.group(2)
+            continue
+        kind, name, colon = match.groups() if (match := _NODE.fullmatch(said)) else ("", "", "")
+        if not colon and kind != "END":  # DELTA's parser refuses a colon after END
+            raise ValueError(f"line {number}: expected a node such as 'PULLER_RB name:', got '{said[:200]}'")
+        if name in nodes or (kind in ("START", "END") and name != kind.lower()):
+            raise ValueError(f"line {number}: '{name[:200]}' is declared already, or no name for {kind}")
+        nodes[name] = (kind, routes := {})
+    if [nodes.get(name, ("",))[0] for name in ("start", "end")] != ["START", "END"]:
+        raise ValueError("a program needs the nodes 'START start:' and 'END end'")
+    for name, (kind, routes) in nodes.items():
+        unknown = [target for target in routes.values() if target not in nodes and target not in ("NONE", "END")]  # END fails once a tape comes to it
+        if unknown or (ROUTES[kind] == ("NEXT",) and not routes):
+            raise ValueError(f"{kind} '{name[:200]}' {f'goes to {unknown[0][:200]!r}, which is not declared' if unknown else 'has no route NEXT'}")
+    return nodes
+
+
+def walk(nodes: dict[str, tuple[str, dict[str, str]]], tape: str) -> tuple[str, list[str], str]:
+    """(what is left of a tape, names of the nodes it visited, why it was rejected or empty text) of a parsed program."""
+    left, path, at, fault = deque(tape), [], "start", f"no end after {MAX_STEPS} nodes, probably a loop"
+    while len(path) < MAX_STEPS:
+        path.append(at)
+        if at == "end" or at == "NONE" or at not in nodes:
+            fault = "" if at == "end" else "the tape was sent to NONE" if at == "NONE" else f"there is no node '{at}'"
+            break
+        kind, routes = nodes[at]
+        if kind in PULLERS:
+            at = routes.get(left.popleft() if left and left[0] in PULLERS[kind] else "EMPTY", "NONE")
+        else:
+            left.extend(PAINTERS.get(kind, ""))
+            at = routes["NEXT"]
+    return "".join(left), path, fault
+
+
+def fits(output: str, tape: str) -> bool:
+    """Whether a tape fully matches an expected output: text in which . + * ? | ( ) are those of a regular expression. ValueError if malformed."""
+    # `re` would take forever over (R+)+B and a thousand R, and it is the program that chooses the tape. Here sets of places in the tape go
+    # through the expression, so that a repetition ends when it reaches no new place.
+    return len(tape) in ends(output, 0, {0}, tape, 0)[1]
+
+
+def ends(output: str, at: int, starts: set[int], tape: str, depth: int) -> tuple[int, set[int]]:
+    """(where in `output` the alternatives that begin at `at` stop, places in the tape where they can stop that began in `starts`)."""
+
+    def piece(at: int, places: set[int]) -> tuple[int, set[int]]:  # one character or bracket: where it ends, and the places after it
+        one = {i + 1 for i in places if i < len(tape) and output[at] in (tape[i], ".")}
+        return ends(output, at + 1, places, tape, depth + 1) if output[at] == "(" else (at, one)
+
+    found, now = set(), starts
+    while output[at : at + 1] not in ("", ")"):
+        if output[at] == "|":
+            found, now, at = found | now, starts, at + 1
+            continue
+        if output[at] in "*+?" or depth > 5:
+            raise ValueError(f"nothing to repeat, or brackets nested too deeply in '{output[:200]}'")
+        last, reached = piece(at, now)
+        new, sign = reached, output[last + 1 : last + 2]
+        while new and sign in ("*", "+"):
+            new = piece(at, new)[1] - reached
+            reached = reached | new
+        now = reached | now if sign in ("*", "?") else reached
+        at = last + (2 if sign in ("*", "+", "?") else 1)
+    if (at == len(output)) != (depth == 0):
+        raise ValueError(f"the brackets do not match in '{output[:200]}'")
+    return at, found | now
+
+
+# ---- grading -------------------------------------------------------------------------------------------------------
+def failures(text: str, problem: Manufactoria) -> list[tuple[Case, str, list[str], str]]:
+    """The tests that a model turn fails, each with what `walk` says of its tape. Raises ValueError where no program can be read."""
+    program, failed = program_of(text), []
+    if program is None:
+        raise ValueError("no program was found; write it between ```manufactoria and ```")
+    nodes = parse(program)
+    for case in problem.cases:
+        left, path, fault = walk(nodes, case.tape)
+        if (not fault and (not case.check_output or fits(case.output, left))) != case.accepted:
+            failed.append((case, left, path, fault))
+    return failed
+
+
+def grade(text: str, problem: Manufactoria) -> bool:
+    """Whether the program of a model turn passes all tests of its problem (Resd's reward)."""
+    try:
+        return not failures(text, problem)
+    except ValueError:
+        return False
+
+
+def feedback(text: str, problem: Manufactoria) -> str:
+    """What Resd tells about a model turn, at most MAX_FEEDBACK characters; empty if all tests pass."""
+    try:
+        failed = failures(text, problem)
+    except ValueError as error:
+        return f"Parse error: {error}"
+    stopped, parts = [f for f in failed if f[3]][:1], []  # to reject a tape that should pass is Resd's run-time error, and shown alone
+    for case, left, path, fault in stopped or sorted(failed, key=lambda f: len(f[0].tape) + len(f[1]))[:2]:
+        wanted = ("accepted" if case.accepted else "rejected") + (f", with {case.output[:200]!r} left" if case.check_output else "")
+        got = f"{'rejected' if fault else 'accepted'}, with {left[:200]!r} left\nNodes visited: {len(path)}, at last {' > '.join(name[:40] for name in path[-TRACE:])}"
+        parts.append(f"{f'Run-time error: {fault[:200]}' if fault else 'Wrong answer'}\nTape: {case.tape[:200]!r}\nExpected: {wanted}\nGot: {got}")
+    return "\n\n".join(parts)[:MAX_FEEDBACK]
+
+
+# ---- loading and generating ------------------------------------------------------------------------------------------
+def load(path: Path, key: str = "shared.questions") -> list[Manufactoria]:
+    """Problems of a file as it is published, or of ours. Raises UserError with file and line for a malformed one."""
+    problems = []
+    for i, (where, r) in enumerate(read_records(path, key)):
+        if not isinstance(r, dict) or not {"messages", "ground_truth"} <= set(r):
+            raise UserError(f"{where}: expected an object with 'messages' and 'ground_truth'")
+        said = r["messages"][0] if isinstance(r["messages"], list) and len(r["messages"]) == 1 else None
+        if not isinstance(said, dict) or said.get("role") != "user" or not isinstance(said.get("content"), str):
+            raise UserError(f"{where}: messages: expected a list of one object with role 'user' and 'content'")
+        split, solution = r.get("split", split_by_hash(said["content"])), r.get("solution")
+        if split not in SPLITS or not isinstance(solution, str | None):
+            raise UserError(f"{where}: expected a split of {', '.join(SPLITS)} and a solution that is text, got {split!r} and {solution!r}")
+        name, gold = str(r.get("id") or f"manufactoria-{i}"), solution and f"```manufactoria\n{solution}\n```"
+        problems.append(Manufactoria(name, said["content"], cases_of(r["ground_truth"], where), split, gold))
+    if not problems:
+        raise UserError(f"{path}: no problems in the file")
+    return problems
+
+
+def cases_of(tests: object, where: str) -> tuple[Case, ...]:
+    """The tests of a record; what one leaves out is read as DELTA's server does. Raises UserError."""
+    try:
+        tests, cases = json.loads(tests) if isinstance(tests, str) else tests, []
+        for t in tests or [None]:  # without tests every program would be right
+            case = Case(t["input"], t.get("expected_accepted", True), t.get("expected_output", ""), t.get("check_output", True))
+            if set(case.tape) - set("RBYG") or [type(v) for v in case] != [str, bool, str, bool]:
+                raise ValueError(f"got {t}")
+            fits(case.output, "")
+            cases.append(case)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{where}: ground_truth: expected a list of objects with 'input', a text of R, B, Y and G, and what becomes of it ({error!r})") from error
+    return tuple(cases)
+
+
+RULES = {  # of a pattern: what a tape should do, and whether it does
+    "substring": ("holds {pattern} in a row", lambda pattern, tape: pattern in tape),
+    "ordered": ("holds {pattern} in this order, with or without other colours between", lambda pattern, tape: all(c in rest for rest in [iter(tape)] for c in pattern)),
+    "at least": ("holds at least {count} of the colour {colour}", lambda pattern, tape: tape.count(pattern[0]) >= len(pattern)),
+    "exactly": ("holds exactly {count} of the colour {colour}", lambda pattern, tape: tape.count(pattern[0]) == len(pattern)),
+}
+
+
+def solution_of(rule: str, colours: str, pattern: str) -> str:
+    """A program that follows a rule: a puller (on four colours two of them) for each number of colours of the pattern found so far."""
+    last = (size := len(pattern)) + (rule == "exactly")
+
+    def after(found: int, colour: str) -> str:
+        fallen = max(k for k in range(size + 1) if (pattern[:found] + colour).endswith(pattern[:k]))  # where a run of colours goes on
+        found = fallen if rule == "substring" else found + (colour == pattern[found % size])
+        return f"q{found}" if found < last else "NONE" if rule == "exactly" else "end"
+
+    lines = ["START start:", "    NEXT q0"]
+    for found in range(last):
+        lines += [f"PULLER_RB q{found}:", *(f"    [{c}] {after(found, c)}" for c in "RB")]
+        if len(colours) == 4:
+            lines += [f"    [EMPTY] p{found}", f"PULLER_YG p{found}:", *(f"    [{c}] {after(found, c)}" for c in "YG")]
+        lines.append(f"    [EMPTY] {'end' if found == size else 'NONE'}")
+    return "\n".join([*lines, "END end"])
+
+
+def tests_of(rng: random.Random, rule: str, colours: str, pattern: str) -> list[dict]:
+    """Up to MAX_CASES tests: the pattern whole, turned round, begun twice, with a colour missing or one too many, and all of these among noise."""
+    tapes = ["", *colours, pattern, pattern[::-1]]
+    for i in range(1, len(pattern) + 1):
+        between = [c for c in colours if c not in pattern[i - 1 : i + 1]] or [pattern[i]]  # a neighbour's colour could leave the pattern whole
+        tapes += [pattern[:i] + rng.choice(between) + pattern[i:], pattern[:i] + pattern, pattern[: i - 1] + pattern[i:]]
+    for core in rng.choices(tapes, k=200):
+        noise, gap = rng.choice([colours, colours.replace(pattern[0], "")]), rng.choice([0, 0, 2])
+        inner = "".join(c + "".join(rng.choices(noise, k=rng.randint(0, gap))) for c in core)
+        tapes.append("".join(rng.choices(noise, k=rng.randint(0, 5))) + inner + "".join(rng.choices(noise, k=rng.randint(0, 5))))
+    verdicts = {tape: RULES[rule][1](pattern, tape) for tape in tapes}
+    few, many = sorted(([t for t in verdicts if verdicts[t] == wanted] for wanted in (True, False)), key=len)
+    chosen = sorted([*few[: MAX_CASES // 2], *many][:MAX_CASES], key=len)
+    return [{"input": t, "expected_output": "", "expected_accepted": verdicts[t], "check_output": False, "description": ""} for t in chosen]
+
+
+def generate(count: int, longest: int, seed: int) -> list[dict]:
+    """`count` different problems in the published schema, with solutions; all problems of a pattern fall into one split."""
+    rng, made = random.Random(seed), {}
+    for _ in range(200 * count):
+        rule, colours = rng.choice(list(RULES)), rng.choice(["RB", "RBYG"])
+        pattern = "".join(rng.choices(colours, k=rng.randint(1, longest)))
+        pattern = pattern if rule in ("substring", "ordered") else pattern[0] * len(pattern)
+        if len(made) == count or (rule, colours, pattern) in made:
+            continue
+        name = RULES[rule][0].format(pattern=pattern, colour=pattern[0], count=len(pattern))
+        made[rule, colours, pattern] = {
+            "messages": [{"role": "user", "content": ASK.format(task=f"accept a tape that {name}, and reject any other. Tapes are made of {', '.join(colours)}.")}],
+            "ground_truth": tests_of(rng, rule, colours, pattern), "dataset": "manufactoria", "difficulty": "easy", "id": f"manufactoria-{len(made)}",
+            "problem_family": f"contains_{rule if rule in ('substring', 'ordered') else 'count'}", "name": name,
+            "solution": solution_of(rule, colours, pattern), "split": split_by_hash(pattern),
+        }  # fmt: skip
+    if len(made) < count:
+        raise UserError(f"--count: there are fewer than {count} problems with patterns of up to {longest} colours")
+    return list(made.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="generate Manufactoria problems")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=600)
+    parser.add_argument("--longest", type=int, default=5, choices=range(1, 13), metavar="N", help="longest pattern, colours")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    try:
+        write_generated(args.out, generate(args.count, args.longest, args.seed))
+    except UserError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
