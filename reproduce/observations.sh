@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Rebuilds results/observations.json and .svg: four things that a throw-away prototype showed once, with one seed and unequal
-# settings, tested with V = 4 everywhere and at the prototype's horizons. Four arms x two seeds, about 60 minutes on 2 cores; resumes.
+# settings, tested with V = 4 everywhere. Four arms x two seeds, about 60 minutes on 2 cores; resumes.
 # An argument names the seeds; --quick: two steps, one seed, a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,10 +9,10 @@ if [ "${1:-}" = "--quick" ]; then
     seeds="0" runs=runs/observations_quick out=runs/observations_quick training=(--set steps=2 --set eval_questions=8) measuring=(--set eval_questions=8)
 fi
 declare -A arms=(
-    [default]="--set steps=100"
-    [same]="--set steps=100 --set verify_on=same"
+    [default]="--set steps=60"
+    [same]="--set steps=60 --set verify_on=same"
     [fast]="--set steps=120 --set lr=3e-4 --set kl_coef=0"
-    [answers]="--set steps=60 --set mask=conversation+verification"
+    [answers]="--set steps=50 --set mask=conversation+verification"
 )
 for seed in $seeds; do
     for arm in same fast answers default; do
