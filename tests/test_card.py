@@ -10,6 +10,7 @@ from organism import card
 
 FROZEN = {
     "organism/weights": "b5fc035f780bc2ed0bc7646d64e852f8d6b1db26f2446e975773d8b29bbc4f98",
+    "organism/second": "f7a9bcd96f87d995144de854ad22342561633d1b22da178eaa9778412db0cd6f",
 }
 
 
