@@ -23,7 +23,7 @@ VOCABULARY, WIDTH, PROMPT = 262_144, 256, 96
 SMALL, LARGE = (8, 64), (64, 256)  # rows, trained tokens of each
 
 
-def materialised(model, batch: logprobs.Batch, temperature: float) -> torch.Tensor:
+def materialised(model, batch: logprobs.Batch, temperature: float, ids: None = None) -> torch.Tensor:
     """What a plain implementation does: logits of every position in fp32, log-softmax, gather."""
     logits = model(input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False).logits.float() / temperature
     logp = torch.log_softmax(logits, -1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import EOS
 
-from benchmarks import gemma, rollouts
+from benchmarks import gemma, memory, rollouts
 from benchmarks.common import random_llama
 
 ASKED = [[4, 5, 6, 7, 8, 9], [4, 5, 6, 7, 8, 12, 13], [4, 5, 6, 7, 8, 14]]
@@ -18,6 +18,15 @@ def test_taking_a_measure_away_changes_the_cost_and_not_the_tokens(model64, monk
     rollouts.ours(*case)()
     rollouts.without(part, rollouts.ours(*case))()
     assert [c.ids for c in seen[0]] == [c.ids for c in seen[1]]
+
+
+@pytest.mark.parametrize("variant", ["ours", "materialised"])
+def test_both_sides_of_the_memory_benchmark_run(monkeypatch, variant):
+    import update
+
+    monkeypatch.setattr(memory, "VOCABULARY", 2048)
+    monkeypatch.setattr(update, "token_logprobs", update.token_logprobs)  # put back what the variant changes
+    assert memory.peak(variant, 2, 4) > 0
 
 
 def test_a_measurement_holds_both_sides_and_both_floors():
