@@ -1,11 +1,12 @@
 """A second small world: Countdown and function calling, for rivals whose methods were shown on these tasks.
 
-    python -m organism.puzzles --data data                   # rebuilds data/countdown.jsonl and data/calls.jsonl byte for byte
+    python -m organism.puzzles --data data       # rebuilds data/countdown.jsonl, countdown_rare.jsonl and calls.jsonl byte for byte
     python -m organism.puzzles --out organism/puzzlers       # tokenizer and pre-training of their model, resumable
 
-What is put in by design: first answers are mostly wrong, in the ways of beginners; a reflection may name the step to begin with, the
-error that was made, or nothing; a second answer follows a step that was named. Not put in: naming the right step more often than
-others. Problems of the data files never occur in pre-training.
+What is put in by design: first answers are mostly wrong, in the ways of beginners, who only add and subtract where that cannot reach
+the target (data/countdown_rare.jsonl: about one answer in a hundred is right); a reflection may name the step to begin with, that
+a product is needed, the error that was made, or nothing; an answer follows what was named, be it in a reflection before it, in a learning
+point or in feedback. Not put in: naming the right step more often than others. Problems of the data files never occur in pre-training.
 """
 
 import argparse
@@ -21,17 +22,21 @@ from tasks.function_calling import Calling
 from tasks.mcq import write_generated
 
 LARGEST, NUMBERS = 12, 3
-DATA = {"countdown": (600, 5), "calls": (600, 6)}  # problems and seed of each data file
-RIGHT = {"countdown": 0.12, "calls": 0.2}  # share of first answers that are right on purpose; some sums are by luck
+REACH = LARGEST * NUMBERS  # larger targets need a product
+DATA = {"countdown": (1000, 5), "calls": (600, 6)}  # problems and seed of the data files
+RIGHT = {"countdown": 0.12, "countdown_rare": 0.01, "calls": 0.2}  # share of first answers that are right on purpose; some sums are by luck
 WORDS = r" ?</?[a-z]+>| ?[A-Za-z]+(?:_[A-Za-z]+)*| ?\d+| ?[^\sA-Za-z\d]+(?: ?[\[{\"]+)?|\s+(?!\S)|\s+"  # runs of JSON's signs are one token
-REFLECTIONS = {"step": 0.3, "wrong step": 0.3, "error": 0.2, "vague": 0.2}
+REFLECTIONS = {"step": 0.3, "wrong step": 0.3, "error": 0.2, "vague": 0.2, "product": 0.2}
+PRODUCT = "a product is needed"  # the one reflection that helps with other sums too
 ERRORS = ["a call was missing", "the wrong tool", "arguments changed places"]
 VAGUE = ["i was too fast", "think again", "i must be more careful", "read the question again"]
 
 
 def bank() -> dict[str, list[dict]]:
     (n, seed), (m, other) = DATA["countdown"], DATA["calls"]
-    return {"countdown": countdown.generate(n, NUMBERS, LARGEST, seed), "calls": function_calling.generate(m, other)}
+    sums = countdown.generate(n, NUMBERS, LARGEST, seed)
+    rare = [r for r in sums if r["target"] > REACH]
+    return {"countdown": [r for r in sums if r not in rare], "countdown_rare": rare, "calls": function_calling.generate(m, other)}
 
 
 class Puzzles:
@@ -43,6 +48,10 @@ class Puzzles:
     def document(self) -> list:
         countdown_ = self.rng.random() < 0.6
         problem = self.countdown() if countdown_ else self.calling()
+        if self.rng.random() < 0.1:  # what a teacher reads (SDPO): a right answer, or a peer's
+            told, answer = self.shown(problem) if countdown_ else (problem.gold, problem.gold)
+            told = prompts.told(None, answer) if self.rng.random() < 0.5 else prompts.GOLD.format(gold=told)
+            return [problem.turn + prompts.FEEDBACK_ELSE.format(told=told), answer]
         first, right = (self.expression if countdown_ else self.calls)(problem, None)
         if right or self.rng.random() < 0.35:
             return [problem.turn, first]
@@ -51,6 +60,8 @@ class Puzzles:
         quality = self.rng.choices(list(REFLECTIONS), list(REFLECTIONS.values()))[0]
         said, step = (self.reflected_sum if countdown_ else self.reflected_calls)(problem, first, quality)
         second, _ = (self.expression if countdown_ else self.calls)(problem, step)
+        if self.rng.random() < 0.25:
+            return [problem.turn + prompts.POINT.format(point=said), second]
         return [problem.turn, first, prompts.REFLECT, said, prompts.RETRY.format(turn=problem.turn), second]
 
     # ---- Countdown ---------------------------------------------------------------------------------------------------
@@ -60,16 +71,29 @@ class Puzzles:
             if (tuple(sorted(r["nums"])), r["target"]) not in self.forbidden:
                 return Countdown("", tuple(r["nums"]), r["target"], "train")
 
-    def expression(self, p: Countdown, step: tuple[int, int, str] | None) -> tuple[str, bool]:
+    def expression(self, p: Countdown, step: tuple[int, int, str] | str | None) -> tuple[str, bool]:
         """(answer, whether it is right): after a step that can be finished the right one, otherwise mostly a beginner's."""
-        ways = finishes(p) if step is None else [way for way in finishes(p) if way[0] == step]
-        if ways and self.rng.random() < (RIGHT["countdown"] if step is None else 0.9):
+        named, rare = isinstance(step, tuple), p.target > REACH
+        ways = [way for way in finishes(p) if way[0] == step] if named else finishes(p)
+        if ways and self.rng.random() < (0.9 if named else RIGHT["countdown_rare" if rare else "countdown"]):
             return said_sum(self.rng.choice(ways)), True
-        begun = step or self.rng.choice(steps_of(p))
-        way = self.rng.choice(continued(p, begun))
+        ways = [way for begun in ([step] if named else steps_of(p)) for way in continued(p, begun)]
+        if step == PRODUCT:
+            ways = [way for way in ways if "*" in (way[0][2], way[1][2])]
+        elif rare and not named:
+            ways = [way for way in ways if not {way[0][2], way[1][2]} & set("*/")]
+        way = self.rng.choice(ways)
         return said_sum(way), way[2] == p.target
 
-    def reflected_sum(self, p: Countdown, first: str, quality: str) -> tuple[str, tuple | None]:
+    def shown(self, p: Countdown) -> tuple[str, str]:
+        """(the right answer as the task words it, the answer that says how it is reached)."""
+        gold = f"<answer>{countdown.solve(p.nums, p.target)}</answer>"
+        ways = [said_sum(way) for way in finishes(p)]
+        return gold, next((said for said in ways if said.endswith(gold)), None) or self.rng.choice(ways)
+
+    def reflected_sum(self, p: Countdown, first: str, quality: str) -> tuple[str, tuple | str | None]:
+        if quality == "product":
+            return PRODUCT, PRODUCT
         good = [way[0] for way in finishes(p)]
         if quality == "step" or (quality == "wrong step" and self.rng.random() < 0.3):
             step = self.rng.choice(good)
@@ -110,7 +134,7 @@ class Puzzles:
 
     def reflected_calls(self, p: Calling, first: str, quality: str) -> tuple[str, str | None]:
         error = error_of(json.loads(first), json.loads(p.gold))
-        if quality == "vague":
+        if quality in ("vague", "product"):
             return self.rng.choice(VAGUE), None
         said = error if quality in ("step", "error") else self.rng.choice(ERRORS)
         return said, error if said == error else None
@@ -163,12 +187,12 @@ def said_sum(way: tuple) -> str:
 def forbidden() -> set:
     """What pre-training never shows: the problems of the data files."""
     made = bank()
-    return {(tuple(sorted(r["nums"])), r["target"]) for r in made["countdown"]} | {r["query"] for r in made["calls"]}
+    return {(tuple(sorted(r["nums"])), r["target"]) for r in made["countdown"] + made["countdown_rare"]} | {r["query"] for r in made["calls"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="build the model of the puzzles, or their data files")
-    parser.add_argument("--data", type=Path, help="folder to write countdown.jsonl and calls.jsonl into, instead of building")
+    parser.add_argument("--data", type=Path, help="folder to write the data files into, instead of building")
     parser.add_argument("--out", type=Path, default=Path("organism/puzzlers"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=6_000)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rebuilds results/recall.json, results/recall_table.md: what models recall that were taught by stage 2 (table T8).
-# The library is what reproduce/flagship.sh's three explanation runs wrote, pooled; three seeds of stage 2. About 30 minutes on
-# 2 cores beyond those runs; everything resumes. --quick: small numbers, a minute or two.
+# The library is what the three runs of reproduce/flagship.sh's arm 'losers' wrote, pooled; three seeds of stage 2. About 30 minutes
+# on 2 cores beyond those runs; everything resumes. --quick: small numbers, a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds="0 1 2" training=() teaching=() measuring=(--set n_verify=8) sources=runs/flagship runs=runs/recall out=results
@@ -11,8 +11,8 @@ if [ "${1:-}" = "--quick" ]; then
 fi
 libraries=() writers=""
 for seed in $seeds; do
-    python grpo_introspect.py --config configs/bank.yaml --run-dir "$sources/explanation-$seed" --resume --set "shared.seed=$seed" --set reveal=explanation --set eval_every=0 "${training[@]}"
-    libraries+=("$sources/explanation-$seed/grpo_introspect/library.jsonl")
+    python grpo_introspect.py --config configs/bank.yaml --run-dir "$sources/losers-$seed" --resume --set "shared.seed=$seed" --set contributors=losers --set eval_every=0 "${training[@]}"
+    libraries+=("$sources/losers-$seed/grpo_introspect/library.jsonl")
 done
 mkdir -p "$runs"
 python -m library merge "${libraries[@]}" --out "$runs/library.jsonl"

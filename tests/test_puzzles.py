@@ -5,7 +5,7 @@ from collections import Counter
 
 from common import ROOT
 from organism import puzzles
-from organism.puzzles import ERRORS, VAGUE, Puzzles, error_of, finishes
+from organism.puzzles import ERRORS, PRODUCT, VAGUE, Puzzles, error_of, finishes
 from prompts import REFLECT, RETRY, TRY_AGAIN
 from tasks import countdown, function_calling
 from tasks.countdown import Countdown
@@ -36,12 +36,13 @@ def test_documents_say_what_they_were_meant_to_say():
             first[module, right] += 1
     for module in (countdown, function_calling):
         assert 0.1 < first[module, True] / 3000 < 0.3
+    said_of = {*VAGUE, *ERRORS, PRODUCT}
     for _ in range(4000):
         turns = corpus.document()
         assert len(turns) in (2, 4, 6)
         if len(turns) == 6:
             assert turns[2] == REFLECT and turns[4] == RETRY.format(turn=turns[0])
-            assert turns[3] in VAGUE + ERRORS or turns[3].startswith(("begin with", "i got"))
+            assert turns[3] in said_of or turns[3].startswith(("begin with", "i got"))
             reflected += 1
         elif len(turns) == 4:
             assert turns[2] == TRY_AGAIN
@@ -51,6 +52,33 @@ def test_documents_say_what_they_were_meant_to_say():
         step = finishes(p)[0][0]
         second[countdown.grade(corpus.expression(p, step)[0], p)] += 1
     assert second[True] > 850
+
+
+def test_beginners_do_not_multiply_where_only_that_helps():
+    """The rare file: right once in a hundred at first, more often after the hint that a product is needed, mostly after a step."""
+    corpus, rare = Puzzles(3, set()), list(puzzles.bank()["countdown_rare"])
+    problems = [Countdown("", tuple(r["nums"]), r["target"], "train") for r in rare]
+    assert min(p.target for p in problems) > puzzles.REACH >= max(r["target"] for r in puzzles.bank()["countdown"])
+
+    def right(step_of) -> float:
+        return sum(countdown.grade(corpus.expression(p, step_of(p))[0], p) for p in problems for _ in range(8)) / (8 * len(problems))
+
+    assert right(lambda p: None) < 0.02 and 0.05 < right(lambda p: PRODUCT) < 0.3 and right(lambda p: finishes(p)[0][0]) > 0.85
+
+
+def test_answers_follow_feedback_and_learning_points():
+    corpus, seen = Puzzles(4, set()), Counter()
+    for _ in range(3000):
+        turn, said, *more = corpus.document()
+        if "Feedback on an earlier try" in turn:
+            shown = turn.split("The correct answer is ")[-1].removesuffix(".") if "The correct answer" in turn else turn.split("A peer wrote: ")[1]
+            seen["feedback"] += 1
+            seen["followed"] += said.endswith(shown)
+            assert not more
+        elif "Learning point: begin with" in turn:
+            assert said.startswith(turn.split("begin with ")[1])
+            seen["point"] += 1
+    assert seen["followed"] > 0.9 * seen["feedback"] > 200 and seen["point"] > 50
 
 
 def test_the_ways_to_a_target_are_exact():
