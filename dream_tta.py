@@ -40,7 +40,7 @@ VARY, LABEL, DREAM, ORDER, EVALUATE = range(30, 35)  # phases, part of every noi
 @dataclass
 class Config(Shared):
     library: str = "data/points_ideal.jsonl"  # whose points are dreamt, JSONL (README 'Library')
-    dream_split: Literal["train", "composite"] = "train"  # questions to dream about; a composite gets the points of both its clusters
+    dream_split: Literal["train", "val", "composite"] = "train"  # questions to dream about (val: tuning); a composite gets both points
     dream_questions: int = 8  # how many of them
     vary_with: Literal["task", "model"] = "task"  # who varies a question: its record (orders, twins) or the model
     variants: int = 24  # variants of each question
@@ -168,10 +168,10 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Qu
     chosen = [fitting[i] for i in sorted(rng(cfg.seed).permutation(len(fitting))[: cfg.dream_questions])]
     clusters, ids = {q.cluster for q in chosen}, {q.id for q in chosen}
     dreamt_of = clusters | {part for name in clusters for part in name.split("+")}  # a composite is of two clusters
-    new = "test" if cfg.dream_split == "train" else "composite"
+    new = "test" if cfg.dream_split == "train" else cfg.dream_split
     groups = {
         "target": [q for q in questions if q.cluster in clusters and q.split == new and q.id not in ids],
-        "neighbour": [q for q in questions if q.cluster not in dreamt_of and q.split == "test"],
+        "neighbour": [q for q in questions if q.cluster not in dreamt_of and q.split == ("val" if new == "val" else "test")],
     }
     canary = [q for q in questions if q.split == "canary"]
     groups |= {"canary_stop": canary[::2], "canary": canary[1::2]}

@@ -33,6 +33,10 @@ from tasks.manufactoria import Manufactoria
 from tasks.mcq import SPLITS, Question
 from update import Updater
 
+LOADERS = {
+    "mcq": mcq.load_questions, "countdown": countdown.load, "function_calling": function_calling.load,
+    "manufactoria": manufactoria.load, "finer": finer.load,
+}  # fmt: skip
 ORDER, EVALUATE = 50, 51  # phases, part of every noise key; a rival's own start at 60
 
 
@@ -52,6 +56,7 @@ class Rival(Shared):
     save_every: int = 20  # steps between checkpoints
     eval_every: int = 0  # steps between evaluations, 0: only before and after
     eval_splits: str = "val,canary"  # what first answers are measured on, separated by commas; a split that the file lacks is left out
+    canary: str = ""  # "task:file" of another task, whose test problems are measured as split canary: what is forgotten
     eval_problems: int = 96  # of each split, at most
     n_eval: int = 4  # answers to each problem
     eval_temperature: float = 1.0  # of these answers
@@ -66,6 +71,8 @@ class Rival(Shared):
         unknown = [name for name in self.eval_splits.split(",") if name not in SPLITS]
         if unknown:
             raise UserError(f"eval_splits: expected some of {', '.join(SPLITS)}, got '{unknown[0]}'")
+        if self.canary and self.canary.split(":")[0] not in LOADERS:
+            raise UserError(f"canary: expected task:file with a task of {', '.join(LOADERS)}, got '{self.canary}'")
 
 
 @dataclass(frozen=True)
@@ -138,12 +145,13 @@ class Problem:
 
 
 def load_problems(cfg: Rival) -> list[Problem]:
-    """All problems of shared.questions. Raises UserError with file and line for a malformed one."""
+    """All problems of shared.questions, and of cfg.canary. Raises UserError with file and line for a malformed one."""
     path = common.ROOT / cfg.questions
-    if cfg.task == "mcq":
-        return [Problem(q) for q in mcq.load_questions(path, cfg.cluster)]
-    load = {"countdown": countdown.load, "function_calling": function_calling.load, "manufactoria": manufactoria.load, "finer": finer.load}[cfg.task]
-    return [Problem(p) for p in load(path)]
+    loaded = mcq.load_questions(path, cfg.cluster) if cfg.task == "mcq" else LOADERS[cfg.task](path)
+    if cfg.canary:
+        task, _, file = cfg.canary.partition(":")
+        loaded += [replace(p, id=f"canary {p.id}", split="canary") for p in LOADERS[task](common.ROOT / file) if p.split == "test"]
+    return [Problem(p) for p in loaded]
 
 
 class Arena:

@@ -77,6 +77,13 @@ def test_rewards_follow_the_label_the_gold_or_the_log_ratio(reader):
     assert all("for kidney disease" in reader.chat.text(t.prompt_ids) for t in inside)
 
 
+def test_tuning_stays_on_val():
+    questions, points, groups = dream_tta.load_data(settings("dream_split=val", "shared.cluster=gout"))
+    assert len(questions) == len(points) == 3 and {q.split for q in questions} == {"val"}
+    assert {q.split for q in groups["target"] + groups["neighbour"]} == {"val"}
+    assert not {q.id for q in questions} & {q.id for q in groups["target"]} and {q.cluster for q in groups["target"]} == {"gout-A"}
+
+
 def test_composites_get_the_points_of_both_clusters():
     cfg = settings("dream_split=composite", "shared.cluster=")
     questions, points, groups = dream_tta.load_data(cfg)

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Rebuilds results/retry.json and retry.md: Reflect, Retry, Reward, its control and other rivals on Countdown and function calling (table T13).
+# Five ways x two tasks x three seeds, about 45 minutes on 2 cores; everything resumes. --quick: two steps, one seed, a minute or two.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seeds="0 1 2" runs=runs/retry out=results more=(--set eval_problems=200)
+if [ "${1:-}" = "--quick" ]; then
+    seeds="0" runs=runs/retry_quick out=runs/retry_quick
+    more=(--set steps=2 --set eval_problems=8 --set n_eval=2)
+fi
+for seed in $seeds; do
+    for task in countdown calls; do
+        run() { # arm, module, settings
+            python -m "baselines.$2" --config "configs/$task.yaml" --run-dir "$runs/$task-$1-$seed" --resume --set "shared.seed=$seed" "${@:3}" "${more[@]}"
+        }
+        run reflect reflect_retry
+        run control reflect_retry --set reflect=false
+        run grpo grpo
+        run ssd ssd
+        run sft sft
+    done
+done
+python reproduce/retry.py "$runs" "$out"
