@@ -159,26 +159,32 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--save", action="store_true", help="write results/rollouts.json")
     args = parser.parse_args()
-    record = {}
-    for name, case in cases().items():
-        m = record[name] = measured(case, args.repeats, () if record else PARTS)  # the larger model takes its time
-        base = statistics.median(m["seconds"]["ours"])
-        print(f"\n{name}: {m['tokens']} tokens, generate() {m['tokens_generate']}")
-        for variant, seconds in m["seconds"].items():
-            print(f"  {variant:35s} {spread(seconds)}  {statistics.median(seconds) / base:.2f}x ours")
-        for floor in ("replay", "roofline"):
-            print(f"  {floor:35s} {m[floor]:.3f} s  {m[floor] / base:.2f}x ours")
-    model, asked, _, length, ends = next(iter(cases().values()))
+    (name, small), (other, large) = cases().items()
+    record = {"cases": {name: measured(small, args.repeats, PARTS)}, "scaling": []}
+    show(name, record["cases"][name])
+    model, asked, _, length, ends = small
     print("\nrollouts   ours: s, ms a rollout, tokens/s   over the replay, the roofline   generate: s, ms a rollout, tokens/s")
-    scaling = []
     for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
         part = asked[: min(8, rows)]
         m = measured((model, part, rows // len(part), length, ends), args.repeats)
         a, b = (statistics.median(m["seconds"][side]) for side in ("ours", "generate"))
-        scaling.append(m)
+        record["scaling"].append(m)
         print(f"{rows:8d}   {a:.3f}  {1000 * a / rows:7.2f}  {m['tokens'] / a:9.0f}   {a / m['replay']:10.2f}  {a / m['roofline']:10.2f}      {b:.3f}  {1000 * b / rows:7.2f}  {m['tokens_generate'] / b:9.0f}")
+    if args.save:  # the larger model takes half an hour, nearly all of it in generate()
+        save("rollouts", record)
+    record["cases"][other] = measured(large, args.repeats)
+    show(other, record["cases"][other])
     if args.save:
-        save("rollouts", {"cases": record, "scaling": scaling})
+        save("rollouts", record)
+
+
+def show(name: str, m: dict) -> None:
+    base = statistics.median(m["seconds"]["ours"])
+    print(f"\n{name}: {m['tokens']} tokens, generate() {m['tokens_generate']}")
+    for variant, seconds in m["seconds"].items():
+        print(f"  {variant:35s} {spread(seconds)}  {statistics.median(seconds) / base:.2f}x ours")
+    for floor in ("replay", "roofline"):
+        print(f"  {floor:35s} {m[floor]:.3f} s  {m[floor] / base:.2f}x ours")
 
 
 if __name__ == "__main__":
