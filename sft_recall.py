@@ -1,17 +1,19 @@
 """Stage 2: supervised fine-tuning for recall (paper, 'SFT for recall').
 
-  1. every train question is answered without a point and with the best points that the library has for its cluster
+  1. every train question, its twins too, is answered without a point and with the best points that the library has for its cluster
   2. needed: the best point gains `needed_gain` or more on answers that did not choose it; target: <recall>point</recall>
-     not needed: right without a point `not_needed_accuracy` of the time; target: the model's own right answer, no recall
+     not needed: right without a point `not_needed_accuracy` of the time; target: no recall
      in between: left out, and counted
   3. supervised fine-tuning on these targets, classes balanced, options in a new order every epoch, stopped by held-out loss
-With `loss_on: recall` the answer after a recalled point is never trained: the bank's answers cannot come in by the back door.
+With `loss_on: recall` answers are not taught but held, by their KL to what the start model says with the same point in context, or
+with none: the bank's answers cannot come in by the back door, and a recalled point is read as one that was given.
 
 Inputs:  a library (stage 1), a question bank, the policy to teach (shared.model)
 Outputs: runs/<config>/sft_recall/ with targets.jsonl, metrics.jsonl (one line an epoch), eval.jsonl, final/ weights
 Run:     python sft_recall.py --config configs/preeclampsia.yaml
 """
 
+import copy
 import shutil
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -26,23 +28,25 @@ import prompts
 import ranks
 from chat import Chat
 from common import Run, Shared, UserError, rng
-from logprobs import collate, micro_batches, packable, token_logprobs
+from logprobs import likeliest, logprobs_at
+from losses import divergence, with_tail
 from measure import Reader, same_views
 from rollout import Trajectory
 from tasks.mcq import Question, grade, load_questions
-from update import Updater
+from update import Teacher, Updater
 
 BASE, CANDIDATES, ORDER, EVALUATE = range(20, 24)  # phases, part of every noise key
+LIKELIEST = 32  # tokens at which an answer is compared with the start model's; all others count as one more
 
 
 @dataclass
 class Config(Shared):
     library: str = "runs/bank/grpo_introspect/library.jsonl"  # learning points, JSONL (README 'Library')
-    candidates: int = 4  # points tried on each question: the best of its own and its cluster's, by the library's lower bounds
+    candidates: int = 2  # points tried on each question: the best of its own and its cluster's, by the library's lower bounds
     n_measure: int = 8  # answers to a question without a point, and with each candidate to choose it, and again to measure it
     needed_gain: float = 0.2  # gain of the chosen point, on answers that did not choose it, from which recall is needed
     not_needed_accuracy: float = 0.9  # accuracy without a point from which it is not
-    loss_on: Literal["recall", "recall+answer"] = "recall"  # trained tokens where recall is needed (paper: both)
+    loss_on: Literal["recall", "recall+answer"] = "recall"  # what is taught: the point, or a right answer too (paper: both)
     held_out: float = 0.15  # share of the targets whose loss decides when to stop
     epochs: int = 30  # passes over the targets, at most
     patience: int = 3  # epochs without a better held-out loss after which training stops
@@ -71,14 +75,17 @@ class Target:
     recall: str | None
     said: str | None
 
-    def trajectory(self, reader: Reader, view: Question, loss_on: str) -> Trajectory:
-        """The conversation on one order of the options; trained is the block, the answer, or both, with its terminator."""
-        chat, end = reader.chat, [reader.chat.between[0]]
-        answer = chat.content_ids(relettered(self.said, self.question, view)) + end if self.said else []
-        if self.recall is None:
-            return Trajectory(reader.prompt(view), [(answer, True)])
-        block = chat.content_ids(prompts.RECALL.format(point=prompts.plain(self.recall)))
-        return Trajectory(reader.prompt(view), [(block, True), (answer, loss_on == "recall+answer")])
+    @property
+    def family(self) -> str:
+        """The id that a question shares with its twins."""
+        return self.question.id.split("~")[0]
+
+    def conversations(self, reader: Reader, view: Question) -> tuple[Trajectory, Trajectory]:
+        """On one order of the options: what the model shall say; and its answer where the point stands in the question's turn instead."""
+        chat, point = reader.chat, prompts.plain(self.recall or "")
+        block = chat.content_ids(prompts.RECALL.format(point=point)) if self.recall is not None else []
+        answer = chat.content_ids(relettered(self.said, self.question, view)) + chat.between[:1] if self.said else []
+        return Trajectory(reader.prompt(view), [(block, True), (answer, True)]), Trajectory(reader.prompt(view, self.recall), [(answer, True)])
 
 
 def relettered(text: str, question: Question, view: Question) -> str:
@@ -136,27 +143,41 @@ def make_targets(cfg: Config, reader: Reader, questions: list[Question], records
 
 
 # ---- training ------------------------------------------------------------------------------------------------------
-def epoch_of(cfg: Config, reader: Reader, targets: list[Target], epoch: int) -> list[list[Trajectory]]:
+def epoch_of(cfg: Config, reader: Reader, targets: list[Target], epoch: int) -> list[list[tuple[Trajectory, Trajectory]]]:
     """The batches of an epoch: the smaller class repeated until both are equally many, shuffled, options in a new order."""
     draw = rng(cfg.seed, ORDER, epoch)
     classes = [[t for t in targets if t.recall is not None], [t for t in targets if t.recall is None]]
     most = max(map(len, classes))
     drawn = [part[i % len(part)] for part in classes if part for i in range(most)]
     drawn = [drawn[i] for i in draw.permutation(len(drawn))]
-    trajectories = [t.trajectory(reader, same_views(t.question, 1, draw)[0], cfg.loss_on) for t in drawn]
-    return [trajectories[i : i + cfg.batch_size] for i in range(0, len(trajectories), cfg.batch_size)]
+    pairs = [t.conversations(reader, same_views(t.question, 1, draw)[0]) for t in drawn]
+    return [pairs[i : i + cfg.batch_size] for i in range(0, len(pairs), cfg.batch_size)]
 
 
-@torch.no_grad()
-def held_out_loss(cfg: Config, reader: Reader, targets: list[Target]) -> float:
-    """Mean over targets of the mean negative log-probability of their trained tokens, on the options as the bank has them."""
-    trajectories = [t.trajectory(reader, t.question, cfg.loss_on) for t in targets]
-    losses = torch.zeros(len(trajectories), 2)  # sum, tokens
-    for rows in micro_batches(trajectories, cfg.max_tokens_per_micro_batch, packable(reader.model)):
-        batch = collate(trajectories, rows, reader.model.device)
-        nll = -token_logprobs(reader.model, batch, 1.0).float().cpu()
-        losses.index_add_(0, batch.owners.cpu(), torch.stack([nll, torch.ones_like(nll)], 1))
-    return (losses[:, 0] / losses[:, 1]).mean().item()
+def lesson(cfg: Config, start, pairs: list[tuple[Trajectory, Trajectory]]) -> Teacher:
+    """KL(what a token shall be || policy): a token of the target where it is taught, what the start model says where it is held."""
+    answers, settings = [told for _, told in pairs], (1.0, cfg.max_tokens_per_micro_batch)
+    held_T = likeliest(start, answers, LIKELIEST, *settings)
+    said_T = logprobs_at(start, answers, held_T, *settings)
+    ids_T, logprobs_T = [], []
+    for (trajectory, _), held, said in zip(pairs, held_T, said_T, strict=True):  # held, said: (T, k)
+        (block, _), (answer, _) = trajectory.segments
+        taught = torch.tensor(block + answer if cfg.loss_on == "recall+answer" else block, dtype=torch.long, device=held.device)
+        k, vocabulary = held.shape[1], start.get_output_embeddings().weight.shape[0]
+        certain = torch.full((len(taught), k), -1e4, device=held.device)  # next to nothing, where minus infinity times nothing would be NaN
+        certain[:, 0] = 0.0
+        rest = len(taught) - len(block)  # of the answer, too
+        ids_T.append(torch.cat([(taught[:, None] + torch.arange(k, device=held.device)) % vocabulary, held[rest:]]))
+        logprobs_T.append(torch.cat([certain, said[rest:]]))
+    return Teacher(ids_T, logprobs_T, lambda student, teacher: divergence(with_tail(student), with_tail(teacher), 0.0))
+
+
+def held_out_loss(cfg: Config, reader: Reader, start, targets: list[Target]) -> float:
+    """Mean over targets of the mean loss of their tokens, on the options as the bank has them."""
+    pairs = [t.conversations(reader, t.question) for t in targets]
+    teacher = lesson(cfg, start, pairs)
+    said = logprobs_at(reader.model, [t for t, _ in pairs], teacher.ids, 1.0, cfg.max_tokens_per_micro_batch)
+    return sum(teacher.divergence(*both).mean().item() for both in zip(said, teacher.logprobs, strict=True)) / len(targets)
 
 
 def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epoch: int) -> dict:
@@ -173,10 +194,10 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epo
 
 # ---- main ----------------------------------------------------------------------------------------------------------
 def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Question]]]:
-    """(train questions, library records, questions of the evaluations)."""
+    """(train questions with their twins, library records, questions of the evaluations)."""
     questions = load_questions(common.ROOT / cfg.questions, cfg.cluster)
     records = library.merge(library.load_library(common.ROOT / cfg.library))  # samples of a wording that came up often are pooled
-    train = [q for q in questions if q.split == "train"]
+    train = [view for q in questions if q.split == "train" for view in (q, *q.variants)]
     if not {r["cluster"] for r in records} & {q.cluster for q in train}:
         raise UserError(f"sft_recall.library: {cfg.library} has no point for any cluster of the train questions in {cfg.questions}")
     groups = {}
@@ -200,8 +221,10 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         print(summary(run))
         return
     run.check()
-    policy = models.make_trainable(models.load_policy(cfg.model, cfg), cfg)
+    policy = models.load_policy(cfg.model, cfg)
     run.open()
+    start = copy.deepcopy(policy).requires_grad_(False)
+    policy = models.make_trainable(policy, cfg)
     updater = Updater(policy, "adamw", cfg.lr, cfg.max_grad_norm, 1.0, cfg.max_tokens_per_micro_batch)
     done, checkpoint = run.rewind()
     if checkpoint:
@@ -218,16 +241,18 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         raise UserError(f"{run.path / 'targets.jsonl'}: no question needs a point of {cfg.library}; nothing to teach")
     if len(targets) < 2:
         raise UserError(f"{run.path / 'targets.jsonl'}: one target cannot be both taught and held out; expected more questions or points")
-    held_out = [t for i, t in enumerate(targets) if rng(cfg.seed, ORDER, 0, i).random() < cfg.held_out] or targets[:1]
-    held_out = held_out[: len(targets) - 1]  # something is left to teach
+    families = list(dict.fromkeys(t.family for t in targets))  # a question is held out with its twins
+    drawn = {name for i, name in enumerate(families) if rng(cfg.seed, ORDER, 0, i).random() < cfg.held_out} or {families[0]}
+    held_out = [t for t in targets if t.family in drawn][: len(targets) - 1]  # something is left to teach
     taught = [t for t in targets if t not in held_out]
     bar = tqdm(range(done + 1, cfg.epochs + 1), initial=done, total=cfg.epochs, desc="stage 2", dynamic_ncols=True, disable=None)
     for epoch in bar:
         losses = [r["held_out_loss"] for r in run.read("metrics.jsonl")]
         if len(losses) > cfg.patience and min(losses[-cfg.patience :]) >= min(losses[: -cfg.patience]):
             break
-        steps = [updater.step(batch, [1.0] * len(batch)) for batch in epoch_of(cfg, reader, taught, epoch)]
-        loss = held_out_loss(cfg, reader, held_out)
+        batches = epoch_of(cfg, reader, taught, epoch)
+        steps = [updater.step([t for t, _ in batch], [1.0] * len(batch), lesson(cfg, start, batch)) for batch in batches]
+        loss = held_out_loss(cfg, reader, start, held_out)
         metrics = {"epoch": epoch, "held_out_loss": loss, "grad_norm": max(s["grad_norm"] or 0.0 for s in steps), "skipped_steps": sum(s["skipped_steps"] for s in steps)}
         run.log("metrics.jsonl", metrics)
         bar.write(f"epoch {epoch}: held-out loss {loss:.4f}" + (" (best)" if loss < min(losses, default=float("inf")) else ""))

@@ -1,17 +1,20 @@
 """Stage 2: targets, their masks, balance, stopping, and the script as a user runs it."""
 
+import copy
 import json
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import killed
 
 import prompts
 import sft_recall
 from common import ROOT, UserError, load_config, rng
+from logprobs import logprobs_at
 from measure import Reader, same_views
-from sft_recall import Target, candidates_of, epoch_of, held_out_loss, make_targets, relettered
+from sft_recall import Target, candidates_of, epoch_of, held_out_loss, lesson, make_targets, relettered
 from tasks.mcq import grade, load_questions
 
 QUESTIONS = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
@@ -28,8 +31,11 @@ def reader(organism):
     return Reader(policy, chat, 1.0, 96, (0, 0, 1))
 
 
-def trained(reader, trajectory) -> str:
-    return reader.chat.tokenizer.decode([token for token, m in zip(trajectory.ids, trajectory.loss_mask, strict=True) if m])
+def trained(reader, pair) -> tuple[str, str]:
+    """(block, answer) of what a target says, and that the teacher's answer is the same one."""
+    (block, answer), told = ([ids for ids, _ in t.segments] for t in pair)
+    assert told == [answer]
+    return reader.chat.tokenizer.decode(block), reader.chat.tokenizer.decode(answer)
 
 
 def test_targets_train_the_block_and_only_where_asked_the_answer(reader):
@@ -38,12 +44,46 @@ def test_targets_train_the_block_and_only_where_asked_the_answer(reader):
     view = same_views(question, 3, rng(1))[1]
     wanted = f"x. Answer: {question.options[question.answer]} ({view.letter})"
     needed = Target(question, "the point", said)
-    assert trained(reader, needed.trajectory(reader, view, "recall")) == "<recall>the point</recall>"
-    assert trained(reader, needed.trajectory(reader, view, "recall+answer")) == f"<recall>the point</recall>{wanted}<turn|>"
-    for loss_on in ("recall", "recall+answer"):
-        assert trained(reader, Target(question, None, said).trajectory(reader, view, loss_on)) == f"{wanted}<turn|>"
-    hostile = Target(question, "a </recall> b", said).trajectory(reader, view, "recall")
-    assert trained(reader, hostile).count("</recall>") == 1
+    needed = Target(question, "the point", said).conversations(reader, view)
+    assert trained(reader, needed) == ("<recall>the point</recall>", f"{wanted}<turn|>")
+    assert needed[1].prompt_ids == reader.prompt(view, "the point") and needed[0].prompt_ids == reader.prompt(view)
+    other = Target(question, None, said).conversations(reader, view)
+    assert trained(reader, other) == ("", f"{wanted}<turn|>") and other[0].ids == other[1].ids
+    hostile = Target(question, "a </recall> b", said).conversations(reader, view)
+    assert trained(reader, hostile)[0].count("</recall>") == 1
+
+
+def test_taught_tokens_follow_the_target_and_held_ones_the_start_model(reader):
+    """-log p where a token is taught; where it is held the KL to the start model with the point in its turn, nothing without a point."""
+    question = QUESTIONS[0]
+    said = f"Answer: {question.options[question.answer]} ({question.letter})"
+    pair = Target(question, "zinc helps", said).conversations(reader, question)
+    own, told = (own_logprobs(reader.model, t) for t in pair)  # (T,), (A,)
+    block = len(pair[0].segments[0][0])
+
+    def losses(cfg, pair, model=reader.model):
+        teacher = lesson(cfg, reader.model, [pair])
+        return teacher.divergence(logprobs_at(model, [pair[0]], teacher.ids, 1.0, 4096)[0], teacher.logprobs[0])
+
+    both, recall = losses(settings("loss_on=recall+answer"), pair), losses(settings(), pair)
+    assert torch.allclose(both, -own, atol=1e-4) and torch.allclose(recall[:block], -own[:block], atol=1e-4)
+    # The answer's first token, from full distributions: what the head says after each of the two prompts.
+    p, q = (torch.log_softmax(reader.model(input_ids=torch.tensor([t.ids[: -len(told)]])).logits[0, -1].float(), -1) for t in reversed(pair))
+    assert recall[block].item() == pytest.approx((p.exp() * (p - q)).sum().item(), rel=0.05) and recall[block] > 0.01
+    kept = Target(question, None, said).conversations(reader, question)
+    assert losses(settings(), kept).abs().max() < 1e-5
+    changed = copy.deepcopy(reader.model)
+    with torch.no_grad():
+        changed.model.norm.weight.mul_(0.7)
+    assert losses(settings(), kept, changed).max() > 1e-2
+
+
+def own_logprobs(model, trajectory) -> torch.Tensor:
+    """Log-probabilities of a trajectory's own trained tokens, from full logits."""
+    ids = torch.tensor([trajectory.ids])
+    with torch.no_grad():
+        logp = torch.log_softmax(model(input_ids=ids).logits.float(), -1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+    return logp[torch.tensor(trajectory.loss_mask[1:], dtype=torch.bool)]
 
 
 def test_a_right_answer_stays_right_in_every_order():
@@ -87,18 +127,25 @@ def test_epochs_are_balanced_and_reorder_the_options(reader):
     targets = [Target(q, "p" if i < 9 else None, s) for i, (q, s) in enumerate(zip(QUESTIONS, said, strict=True))]
     first, second = (epoch_of(cfg, reader, targets, epoch) for epoch in (1, 2))
     assert [len(batch) for batch in first] == [4, 4, 4, 4, 2]
-    kinds = [trained(reader, t).startswith("<recall>") for batch in first for t in batch]
+    kinds = [bool(trained(reader, pair)[0]) for batch in first for pair in batch]
     assert sum(kinds) == 9 and len(kinds) == 18
-    assert [t.ids for b in first for t in b] != [t.ids for b in second for t in b]
-    assert epoch_of(cfg, reader, targets, 1)[0][0].ids == first[0][0].ids
+    assert [t.ids for b in first for t, _ in b] != [t.ids for b in second for t, _ in b]
+    assert epoch_of(cfg, reader, targets, 1)[0][0][0].ids == first[0][0][0].ids
 
 
 def test_held_out_loss_is_the_mean_over_targets(reader):
     cfg = settings()
     said = [f"Answer: {q.options[q.answer]} ({q.letter})" for q in QUESTIONS]
-    targets = [Target(q, None, s) for q, s in zip(QUESTIONS[:3], said, strict=False)]
-    single = [held_out_loss(cfg, reader, [t]) for t in targets]
-    assert held_out_loss(cfg, reader, targets) == pytest.approx(sum(single) / 3, abs=1e-5)
+    targets = [Target(q, "a point", s) for q, s in zip(QUESTIONS[:3], said, strict=False)]
+    single = [held_out_loss(cfg, reader, reader.model, [t]) for t in targets]
+    assert held_out_loss(cfg, reader, reader.model, targets) == pytest.approx(sum(single) / 3, abs=1e-5)
+    assert held_out_loss(cfg, reader, reader.model, [Target(QUESTIONS[0], None, said[0])]) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_questions_are_held_out_with_their_twins():
+    train, _, _ = sft_recall.load_data(settings())
+    families = {Target(q, None, None).family for q in train}
+    assert len(families) == 16 and len(train) > 2 * len(families) and all("~" not in name for name in families)
 
 
 @pytest.mark.slow
