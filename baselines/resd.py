@@ -4,7 +4,7 @@ Problems come in a stream, each batch once, with K inner updates; an update (one
   1. one new answer to each problem of the batch, graded
   2. Concise prunes the playbook. Wrong answers: the policy reads the feedback and the playbook, says what it was missing and tags
      entries helpful or harmful; after right ones it only tags. The curator adds to the playbook what the reflections teach anew
-  3. a teacher, the moving average of the policy, reads the problem, the playbook, the wrong answer, the feedback, the reflection, and
+  3. a teacher, the moving average of the policy, reads the problem, the playbook, the reflection, the wrong answer, the feedback, and
      in the place of the feedback a right answer where there is one: the group's, or the solution buffer's from an earlier update
   4. the policy moves towards it on its own k likeliest tokens and all others as one, with the ratio of teacher to policy clipped
      (Eq. 1), each answer weighted against the success rate of the batch (Eq. 2, 3)
@@ -17,8 +17,8 @@ the policy as a constant, so Eq. 1 holds in value and the gradient is the code's
 curator too (code); the order of update and EMA makes no difference; a step divides Eq. 3 by its tokens, not its answers, a constant.
 Other than the source's code: reflector and curator go on in the answer's conversation and write blocks and lines instead of JSON, in
 words that the bundled model can read (prompts.py); what does not parse changes nothing and is counted; an entry that is there already
-is not added; a solution is shown only under the very options that it answered; the teacher reads the lessons without their counts; no
-top-p, no warm-up, no choice among checkpoints. The settings of the paper's tasks stand in Config's comments.
+is not added; a solution is shown only under the very options that it answered; the teacher reads the lessons without their counts, the
+reflection among them, and at most 4; no top-p, no warm-up, no choice among checkpoints. The settings of the paper's tasks stand in Config's comments.
 
 Inputs:  problems with a grader, a causal language model with a chat template
 Outputs: runs/<config>/resd/ with metrics.jsonl, rollouts.jsonl (answers, reflections, what was added, what the teacher read),
@@ -60,7 +60,7 @@ class Config(Rival):
     feedback_with_solution: bool = False  # whether the teacher reads the feedback beside a solution too (paper's code: false)
     concise: Literal["staleness", "prioritized"] = "staleness"  # what Concise drops (paper: staleness; prioritized for Manufactoria)
     concise_every: int = 4  # F, updates between two Concise without a budget, 0: never (paper: 4)
-    max_entries: int = 12  # M, entries above which Concise enforces this budget, 0: no budget (paper: 120 to 200; ours: what the bundled model reads)
+    max_entries: int = 4  # M, entries above which Concise enforces this budget, 0: none (paper: 120 to 200; ours: 12 confuse the bundled model, LOG.md)
     reflection_tokens: int = 64  # longest reflection, tagging or curation, tokens (ours: the bundled model's points have about 20)
     top_k: int = 100  # tokens compared at each place, the policy's likeliest; all others are one more (paper's code: 100)
     alpha: float = 0.5  # 0: forward KL(teacher || policy), 1: reverse KL, between: Jensen-Shannon (paper: 0.5 for FiNER, 1 for Manufactoria)
@@ -182,7 +182,6 @@ def update_context(cfg: Config, arena: Arena, playbook: Playbook, answers: list[
 # ---- what the teacher reads, and the objective -----------------------------------------------------------------------
 def show(cfg: Config, arena: Arena, playbook: Playbook, solutions: dict[str, str], group: list[Answer]) -> None:
     """Sets what the teacher of each answer of a group reads. solutions: right answers of earlier updates by what was asked."""
-    known = prompts.POINT.format(point=prompts.plain(". ".join(e.text for e in playbook.entries))) if playbook.entries else ""
     for answer in group:
         peer = next((a for a in group if a.right and (a is not answer or cfg.own_success)), None)
         solution = peer.text if peer else solutions.get(answer.problem.turn)
@@ -193,7 +192,8 @@ def show(cfg: Config, arena: Arena, playbook: Playbook, solutions: dict[str, str
             continue
         trial = prompts.ATTEMPT.format(attempt=prompts.plain(answer.text)) if cfg.previous_trial and not answer.right else ""
         heard = trial + (feedback or "").removeprefix(prompts.EARLIER)
-        answer.shown = known + (prompts.EARLIER + heard if heard else "") + (prompts.POINT.format(point=prompts.plain(reflection)) if reflection else "")
+        lessons = ". ".join([e.text for e in playbook.entries] + [reflection] * (reflection is not None))  # its own lesson comes last
+        answer.shown = (prompts.POINT.format(point=prompts.plain(lessons)) if lessons else "") + (prompts.EARLIER + heard if heard else "")
 
 
 def lesson(cfg: Config, arena: Arena, students: list[Trajectory], teachers: list[Trajectory]) -> Teacher:
