@@ -196,6 +196,16 @@ def show(cfg: Config, arena: Arena, playbook: Playbook, solutions: dict[str, str
         answer.shown = (prompts.POINT.format(point=prompts.plain(lessons)) if lessons else "") + (prompts.EARLIER + heard if heard else "")
 
 
+def training_batch(cfg: Config, arena: Arena, answers: list[Answer]) -> tuple[list[Trajectory], list[Trajectory], list[float]]:
+    """(as the policy sees them, as the teacher does, weights w_i of Eq. 2) of the answers that have a teacher."""
+    right = torch.tensor([float(a.right) for a in answers])  # (B,)
+    weights = rebalanced(right) if cfg.rebalance else torch.ones(len(answers))  # over the whole batch, whoever is taught
+    taught = [(a, w) for a, w in zip(answers, weights.tolist(), strict=True) if a.shown is not None]
+    students = [Trajectory(a.prompt_ids, [(a.completion.ids, True)]) for a, _ in taught]
+    teachers = [Trajectory(arena.chat.first(a.problem.turn + a.shown), [(a.completion.ids, True)]) for a, _ in taught]
+    return students, teachers, [w for _, w in taught]
+
+
 def lesson(cfg: Config, arena: Arena, students: list[Trajectory], teachers: list[Trajectory]) -> Teacher:
     """What the teacher says at the policy's likeliest tokens, and Eq. 1 between the two."""
     settings = (cfg.temperature, cfg.max_tokens_per_micro_batch)
@@ -222,20 +232,17 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
             show(cfg, arena, playbook, solutions, answers[k : k + cfg.group_size])
         if cfg.solution_buffer:
             solutions |= {a.problem.turn: a.text for a in answers if a.right}
-        right = torch.tensor([float(a.right) for a in answers])  # (B,)
-        weights = rebalanced(right) if cfg.rebalance else torch.ones(len(answers))  # over the whole batch, whoever is taught
-        taught = [(a, w) for a, w in zip(answers, weights.tolist(), strict=True) if a.shown is not None]
-        students = [Trajectory(a.prompt_ids, [(a.completion.ids, True)]) for a, _ in taught]
-        teachers = [Trajectory(arena.chat.first(a.problem.turn + a.shown), [(a.completion.ids, True)]) for a, _ in taught]
-        update = arena.updater.step(students, [w for _, w in taught], lesson(cfg, arena, students, teachers) if taught else None)
+        students, teachers, weights = training_batch(cfg, arena, answers)
+        update = arena.updater.step(students, weights, lesson(cfg, arena, students, teachers) if students else None)
         arena.follow(cfg.ema)
         for a in answers:
             record = {"text": a.text, "right": a.right, "reflection": a.reflection, "added": a.added, "shown": a.shown}
             run.log("rollouts.jsonl", {"step": step, "problem_id": a.problem.id} | record)
         playbook.write(run.path / "playbook.jsonl")
         arena.state = {"playbook": playbook.state(), "solutions": solutions}
+        accuracy = sum(a.right for a in answers) / len(answers)
         metrics = {
-            "reward": right.mean().item(), "accuracy/attempt": right.mean().item(), "taught": len(taught) / len(answers),
+            "reward": accuracy, "accuracy/attempt": accuracy, "taught": len(students) / len(answers),
             "completions/mean_length": sum(len(a.completion.ids) for a in answers) / len(answers), "solutions": len(solutions),
         } | metrics  # fmt: skip
         arena.finish(step, metrics | update, 0 if update["skipped_steps"] else sum(sum(t.loss_mask) for t in students))

@@ -14,9 +14,9 @@ from test_distillation import logprobs_of, pair
 
 import prompts
 from baselines import resd
-from baselines.resd import Answer, answered, lesson, show, update_context
+from baselines.resd import Answer, answered, lesson, show, training_batch, update_context
 from common import ROOT, Run, UserError
-from losses import bounded, divergence, rebalanced
+from losses import bounded, divergence
 from measure import Reader
 from playbook import Playbook
 from rollout import Completion, Trajectory
@@ -91,10 +91,9 @@ def test_a_step_descends_equation_3(tmp_path):
     for k, answer in enumerate(answers):
         answer.right, answer.reflection = k == 0, "urgent referral from 140"
         show(cfg, arena, Playbook(), {}, [answer])
-    students = [Trajectory(a.prompt_ids, [(a.completion.ids, True)]) for a in answers]
-    teachers = [Trajectory(arena.chat.first(a.problem.turn + a.shown), [(a.completion.ids, True)]) for a in answers]
-    weights = [3.0 / 1.5, *[1.0 / 1.5] * 3]  # (1 - s) and s at s = 1/4, over their mean: 0.75 / 0.375 and 0.25 / 0.375
-    assert torch.allclose(rebalanced(torch.tensor([1.0, 0, 0, 0])), torch.tensor([2.0, 2 / 3, 2 / 3, 2 / 3])) and weights[0] == 2.0
+    students, teachers, found = training_batch(cfg, arena, answers)
+    weights = [0.75 / 0.375, *[0.25 / 0.375] * 3]  # 1 - s and s at s = 1/4, over their mean
+    assert found == pytest.approx(weights)
     losses = []
     for student, teacher, w in zip(students, teachers, weights, strict=True):
         own = logprobs_of(arena.policy, student).double().log_softmax(-1)  # normalised in float64: the tail is a difference
@@ -105,9 +104,21 @@ def test_a_step_descends_equation_3(tmp_path):
     expected = torch.autograd.grad(sum(losses) / 4 * (4 / tokens), arena.updater.parameters)
     seen, clear = [], arena.updater._clear_gradients
     arena.updater._clear_gradients = lambda: (seen.append([p.grad.clone() for p in arena.updater.parameters]), clear())
-    arena.updater.step(students, weights, lesson(cfg, arena, students, teachers))
+    arena.updater.step(students, found, lesson(cfg, arena, students, teachers))
     scale = max(e.abs().max().item() for e in expected)
     assert scale > 0 and all((a - b).abs().max() < 1e-3 * scale for a, b in zip(seen[0], expected, strict=True))
+
+
+def test_weights_are_those_of_the_whole_batch(tmp_path):
+    """An answer without a teacher is not trained, but it is part of the success rate and of the mean."""
+    arena = arena_of(resd, "resd", tmp_path, KIDNEY)
+    answers = [one(arena, k == 0, shown=None if k == 1 else f"\nshown {k}") for k in range(4)]
+    students, teachers, weights = training_batch(arena.cfg, arena, answers)
+    assert weights == pytest.approx([2.0, 2 / 3, 2 / 3]) and len(students) == 3
+    assert [arena.chat.text(t.prompt_ids).count("shown 2") for t in teachers] == [0, 1, 0]
+    for student, teacher in zip(students, teachers, strict=True):
+        assert student.segments == teacher.segments and student.prompt_ids == [2] and sum(student.loss_mask) == len(answers[0].completion.ids)
+    assert training_batch(configured(resd, "resd", "rebalance=false"), arena, answers)[2] == [1.0] * 3
 
 
 # ---- what the teacher reads ------------------------------------------------------------------------------------------
@@ -247,6 +258,10 @@ def test_a_batch_has_its_inner_updates_and_the_pass_is_single(tmp_path):
     assert any(len({r["text"] for r in records if r["problem_id"] == name}) > 1 for name in batches[0] | batches[1])
     assert run.read("metrics.jsonl")[-1]["solutions"] == len({r["problem_id"] for r in records if r["right"]})  # one for each: options keep their order
 
+    cfg = configured(resd, "resd", KIDNEY, "steps=2", "save_every=2", "eval_problems=2", "solution_buffer=false")
+    resd.main(cfg, without := Run(tmp_path / "without", cfg, False), False)
+    assert [r["solutions"] for r in without.read("metrics.jsonl")] == [0, 0] and any(r["right"] for r in without.read("rollouts.jsonl"))
+
     def plan(*overrides: str) -> None:
         cfg = configured(resd, "resd", KIDNEY, *overrides)
         resd.main(cfg, Run(tmp_path / "plan", cfg, False), True)
@@ -282,6 +297,8 @@ def test_killed_and_resumed_it_ends_bit_identically(tmp_path):
     whole, cut = (tmp_path / name / "resd" for name in ("whole", "cut"))
     for name in ("final/model.safetensors", "playbook.jsonl", "rollouts.jsonl", "eval.jsonl", "checkpoint-6/teacher.safetensors", "checkpoint-6/state.json"):
         assert (whole / name).read_bytes() == (cut / name).read_bytes(), name
+    teachers = [(whole / f"checkpoint-{step}/teacher.safetensors").read_bytes() for step in (4, 6)]
+    assert teachers[0] != teachers[1]  # it follows
     timed = ("time/step",)
     logs = [[{k: v for k, v in json.loads(line).items() if k not in timed} for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (whole, cut)]
     assert logs[0] == logs[1] and [r["step"] for r in logs[0]] == [1, 2, 3, 4, 5, 6]
