@@ -24,7 +24,7 @@ import yaml
 import ranks
 
 ROOT = Path(__file__).resolve().parent
-STAGES = ("grpo_introspect", "sft_recall", "dream_tta", "eval", "grpo", "reflect_retry", "ssd", "sft", "sdpo")  # sections of a config beside `shared`
+STAGES = ("grpo_introspect", "sft_recall", "dream_tta", "eval", "grpo", "reflect_retry", "ssd", "sft", "sdpo", "resd")  # sections of a config beside `shared`
 LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "targets.jsonl")
 
 

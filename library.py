@@ -90,8 +90,8 @@ def normalized(text: str) -> str:
     return " ".join(re.sub(r"[^\w/]+", " ", text.lower()).split())
 
 
-def load_library(path: Path) -> list[dict]:
-    """Records of a library file. Raises UserError with the line of a broken record; a torn last line counts as broken."""
+def load_library(path: Path, keys: tuple[str, ...] = KEYS) -> list[dict]:
+    """Records of a library file, or of a playbook with its keys. Raises UserError with the line of a broken record, a torn last line too."""
     if not path.is_file():
         raise UserError(f"library: no such file '{path}'")
     records = []
@@ -100,7 +100,7 @@ def load_library(path: Path) -> list[dict]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not JSON ({error.msg})") from error
-        missing = [key for key in KEYS if key not in record] if isinstance(record, dict) else list(KEYS)
+        missing = [key for key in keys if key not in record] if isinstance(record, dict) else list(keys)
         if missing:
             raise UserError(f"{path}:{number}: missing {', '.join(missing)}")
         if not isinstance(record["text"], str):

@@ -130,8 +130,10 @@ def bounded(student: torch.Tensor, teacher: torch.Tensor, low: float, high: floa
 def rebalanced(right: torch.Tensor, alpha: float = 1.0, beta: float = 1.0) -> torch.Tensor:
     """Weights (B,) with mean 1 that give the rarer outcome more: (1 - s)^alpha where right, s^beta where not (Resd, Eq. 2).
 
-    right: (B,) of 0 and 1; s: the share of right ones, kept within [1/B, 1 - 1/B].
+    right: (B,) of 0 and 1; s: the share of right ones, kept within [1/B, 1 - 1/B]. A batch of one has the weight 1.
     """
+    if len(right) == 1:  # whatever its share, the mean is its own weight; the bounds of the share would cross
+        return torch.ones_like(right)
     share = right.mean().clamp(1 / len(right), 1 - 1 / len(right))
     weights = torch.where(right > 0, (1 - share) ** alpha, share**beta)
     return weights / weights.mean()

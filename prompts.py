@@ -27,19 +27,27 @@ LOSER = "Wrong. The correct answer is {answer} ({letter}).{told} What were you m
 TRY_AGAIN = "The answer is wrong, try again."
 EXPLANATION = " Explanation: {explanation}"
 PEER = " A peer wrote: {attempt}"
-FEEDBACK = "\nFeedback on an earlier try: The correct answer is {answer} ({letter}).{told}"
-FEEDBACK_ELSE = "\nFeedback on an earlier try:{told}"  # where no letter is told
+EARLIER = "\nFeedback on an earlier try:"
+FEEDBACK = EARLIER + " The correct answer is {answer} ({letter}).{told}"
+FEEDBACK_ELSE = EARLIER + "{told}"  # where no letter is told
 GOLD = " The correct answer is {gold}."
 SIMILAR = "{question}\nOptions: {options}\nWrite a similar question."
 SUMMARISE = "The space is used up. Summarise what you found so far."  # Composer 2: asked for where a context limit cuts an answer
 SUMMARY = "\nSummary so far: {summary}"
 REFLECT = "The answer is wrong. Reflect: what went wrong, in a few words?"  # Reflect-Retry-Reward: the right answer is not shown
 RETRY = "Try again.\n{turn}"
+# Resd. With an empty playbook its reflector asks as LOSER does; its curator ends in the words of ASK_OPTIONAL.
+DIAGNOSE = "Wrong.{feedback}{playbook} What were you missing? {ask}"
+CONFIRM = "Correct.{playbook}"  # asks for tags after a right answer
+PLAYBOOK = "\nPlaybook:\n{entries}\nFor each entry that helped or misled you write a line 'id: helpful' or 'id: harmful'."
+CURATE = "Playbook:\n{entries}\nWhat does it lack? Begin a new entry with its section ({sections}) and a colon. {ask}"
+ATTEMPT = " You wrote: {attempt}."  # the student's own wrong answer, shown to its teacher
 INTROSPECTION = "<introspection>{point}</introspection>"
 RECALL = "<recall>{point}</recall>"  # what stage 2 teaches the model to write before its answer, where it helps
 
 _OWN_TAG = re.compile(r"<(?=\s*/?\s*(?:introspection|recall)\b)", re.IGNORECASE)
 _BLOCK = re.compile(r"<introspection>(.*?)</introspection>", re.DOTALL)
+_TAG = re.compile(r"\W*([a-z]{3}-\d{5})\W+(helpful|harmful|neutral)\W*")
 _RECALL = re.compile(r"\s*<recall>(.*?)</recall>", re.DOTALL)
 # "Answer:" or "answer is"; the word alone ("the other answers") starts nothing, and "is not" says what it is not.
 _ANSWER = re.compile(r"\b(?:[Aa]nswer|ANSWER)\b[*_`]*(?:\s*:|\s+is\b(?!\s+not\b)\s*:?)[*_`]*\s*")
@@ -88,6 +96,22 @@ def parse_point(text: str, optional: bool = False) -> str | None:
         return None
     point = " ".join(blocks[0].split())
     return point if point or optional else None
+
+
+def parse_entries(text: str) -> list[str] | None:
+    """What a curator adds, one text a block and on one line; an empty block adds nothing. None without any well-closed block."""
+    blocks = _BLOCK.findall(text)
+    if not blocks or not len(blocks) == text.count("<introspection>") == text.count("</introspection>"):
+        return None
+    return [entry for entry in (" ".join(block.split()) for block in blocks) if entry]
+
+
+def parse_tags(text: str) -> dict[str, str]:
+    """{id: helpful | harmful | neutral} from the lines of a model turn that hold these two and nothing else; one tagged both ways is left out."""
+    found: dict[str, set[str]] = {}
+    for name, tag in (match.groups() for match in map(_TAG.fullmatch, text.splitlines()) if match):
+        found.setdefault(name, set()).add(tag)
+    return {name: tags.pop() for name, tags in found.items() if len(tags) == 1}
 
 
 def parse_recall(text: str) -> str | None:

@@ -10,6 +10,7 @@ A rival is one file beside this one. Its `main` reads:
 """
 
 import copy
+import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,14 +156,21 @@ def load_problems(cfg: Rival) -> list[Problem]:
 
 
 class Arena:
-    """A run of a rival: its problems, policy, updater and logs. `ready` is False after a dry run or a finished one."""
+    """A run of a rival: its problems, policy, updater and logs. `ready` is False after a dry run or a finished one.
 
-    def __init__(self, cfg: Rival, run: Run, name: str, dry_run: bool, reference: bool = False):
-        self.cfg, self.run, self.name, self.ready, self.teacher = cfg, run, name, False, None
+    state: what a rival remembers beyond weights, as JSON; checkpoints keep it. once: batches of a run that sees no problem twice (0: it may).
+    """
+
+    def __init__(self, cfg: Rival, run: Run, name: str, dry_run: bool, reference: bool = False, once: int = 0):
+        self.cfg, self.run, self.name, self.ready, self.teacher, self.state = cfg, run, name, False, None, {}
         problems = load_problems(cfg)
         self.train = [p for p in problems if p.split == "train"]
         if len(self.train) < cfg.problems_per_step:
             raise UserError(f"{name}.problems_per_step: {cfg.problems_per_step} asked for, but {cfg.questions} has {len(self.train)} train problems")
+        if once * cfg.problems_per_step > len(self.train):
+            raise UserError(
+                f"{name}.steps: a single pass has no {once} batches of {cfg.problems_per_step}; {cfg.questions} has {len(self.train)} train problems"
+            )
         draw, self.groups = rng(cfg.seed), {}
         for split in cfg.eval_splits.split(","):
             part = [p for p in problems if p.split == split]
@@ -194,6 +202,8 @@ class Arena:
         self.done, self.checkpoint = run.rewind()
         if self.checkpoint:
             models.restore(self.policy, self.updater, self.checkpoint)
+            if (self.checkpoint / "state.json").exists():
+                self.state = json.loads((self.checkpoint / "state.json").read_text())
         before = run.read("metrics.jsonl")
         self.generated, self.trained = (before[-1][name] if before else 0 for name in ("generated_tokens", "trained_tokens"))
         self.reader = Reader(self.policy, self.chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 5))
@@ -237,6 +247,8 @@ class Arena:
 
     def write(self, folder: Path) -> None:
         models.write_checkpoint(self.policy, self.updater, folder)
+        if self.state:
+            (folder / "state.json").write_text(json.dumps(self.state))
         if self.teacher is not None:
             save_file({name: parameter.contiguous() for name, parameter in self.averaged.items()}, folder / "teacher.safetensors")
 

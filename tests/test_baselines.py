@@ -224,7 +224,7 @@ def test_views_of_questions_move_the_right_letter():
 
 # ---- command lines ---------------------------------------------------------------------------------------------------
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["grpo", "reflect_retry", "ssd", "sft", "sdpo"])
+@pytest.mark.parametrize("stage", ["grpo", "reflect_retry", "ssd", "sft", "sdpo", "resd"])
 def test_a_rival_runs_resumes_and_says_what_is_wrong(tmp_path, stage):
     arguments = ["--run-dir", str(tmp_path / "run"), *(part for s in (*SMALL, "shared.cluster=kidney-A") for part in ("--set", s))]
     done = script(stage, *arguments)

@@ -11,7 +11,7 @@ import dream_tta
 import eval as evaluation
 import grpo_introspect
 import sft_recall
-from baselines import arena, grpo, reflect_retry, sdpo, sft, ssd
+from baselines import arena, grpo, reflect_retry, resd, sdpo, sft, ssd
 from common import ROOT, Shared, UserError, load_config
 from grpo_introspect import Config
 
@@ -26,7 +26,7 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Config:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_shipped_config_loads_in_every_script(path):
-    for module in (grpo_introspect, evaluation, sft_recall, dream_tta, grpo, reflect_retry, sdpo, sft, ssd):
+    for module in (grpo_introspect, evaluation, sft_recall, dream_tta, grpo, reflect_retry, resd, sdpo, sft, ssd):
         load_config(module.Config, module.__name__.split(".")[-1], path, [])
 
 
@@ -104,7 +104,7 @@ def test_every_setting_is_read_documented_and_unique():
     read_arena = (ROOT / "baselines/arena.py").read_text()
     files = [(Shared, "common.py", set(), code), (arena.Rival, "baselines/arena.py", shared, read_arena)]
     files += [(module.Config, f"{module.__name__}.py", shared, helpers) for module in (grpo_introspect, evaluation, sft_recall, dream_tta)]
-    files += [(module.Config, f"{module.__name__.replace('.', '/')}.py", rivals, "") for module in (grpo, reflect_retry, sdpo, ssd, sft)]
+    files += [(module.Config, f"{module.__name__.replace('.', '/')}.py", rivals, "") for module in (grpo, reflect_retry, resd, sdpo, ssd, sft)]
     for config_class, file, inherited, elsewhere in files:
         source = (ROOT / file).read_text()
         for name in {f.name for f in dataclasses.fields(config_class)} - inherited:

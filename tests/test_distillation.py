@@ -72,6 +72,7 @@ def test_rebalancing_weights_of_the_source():
         weights = rebalanced(torch.tensor([1.0] * wins + [0.0] * (32 - wins)))
         assert weights[0].item() == pytest.approx(right, abs=0.01) and weights[-1].item() == pytest.approx(wrong, abs=1e-3)
         assert weights.mean().item() == pytest.approx(1, abs=1e-6)
+    assert rebalanced(torch.zeros(1)).item() == rebalanced(torch.ones(1)).item() == 1  # where the bounds of the share would cross
     assert torch.isfinite(rebalanced(torch.zeros(8))).all() and torch.isfinite(rebalanced(torch.ones(8))).all()
 
 

@@ -9,7 +9,7 @@ from common import ROOT
 
 STAGES = ["grpo_introspect", "sft_recall", "dream_tta", "eval"]
 # Imports only run downwards: a file may import files of later lines only, and no stage imports a stage.
-LAYERS = [STAGES, ["report"], ["recall", "invariance"], ["conditions"], ["introspection"], ["measure", "update"], ["logprobs"], ["rollout", "library", "models", "chat"], ["losses", "cache"], ["tasks"], ["prompts", "common"], ["ranks"]]
+LAYERS = [STAGES, ["report"], ["recall", "invariance"], ["conditions"], ["introspection"], ["measure", "update"], ["logprobs", "playbook"], ["rollout", "library", "models", "chat"], ["losses", "cache"], ["tasks"], ["prompts", "common"], ["ranks"]]
 HELPERS = [name for layer in LAYERS[1:] for name in layer]
 FILES = [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("tasks/*.py")), *sorted(ROOT.glob("organism/*.py")), *sorted(ROOT.glob("baselines/*.py"))]
 
