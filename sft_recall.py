@@ -51,7 +51,7 @@ class Config(Shared):
     epochs: int = 30  # passes over the targets, at most
     patience: int = 3  # epochs without a better held-out loss after which training stops
     batch_size: int = 32  # targets of an optimiser step
-    lr: float = 5e-4  # AdamW
+    lr: float = 4e-4  # AdamW
     max_grad_norm: float = 1.0  # gradient clipping
     max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
     temperature: float = 1.0  # of all sampling
