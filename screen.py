@@ -100,6 +100,7 @@ def summary(run: Run) -> str:
     lines += [
         "", f"{seconds:.0f} s in steps{peak_memory()}",
         f"Everything is in {run.path}: metrics.jsonl, eval.jsonl, rollouts.jsonl (every point), library.jsonl (validated points), final/ (weights)",
+        f"Look: python report.py {run.path.parent}   (one HTML file: figures, and every point to browse)",
         "Next: python grpo_introspect.py --config configs/bank.yaml   (20 clusters, and 4 more that training never sees)",
     ]  # fmt: skip
     return "\n".join(lines)
