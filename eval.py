@@ -15,7 +15,7 @@ beside the best point, BM25's choice and one point of each cluster in context.
 `table: invariance`. Whether a point stands for its exchange, and how often a wrong answer comes back.
 
 Inputs:  a question bank, the start model, folders of trained models (one per training seed of one method)
-Outputs: runs/<config>/eval/ with results.jsonl (each question), table.json, table.md
+Outputs: runs/<config>/eval/ with results.jsonl (each question), table.json, table.md, report.html (with the writers' runs)
 Run:     python eval.py --config configs/bank.yaml --set writers=runs/bank/grpo_introspect/final
 """
 
@@ -30,6 +30,7 @@ import common
 import library
 import models
 import ranks
+import report
 from chat import Chat
 from common import Run, Shared, UserError, rng
 from conditions import by_pair, label_test, matrix, writing, written_and_read
@@ -337,7 +338,9 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     common.write(run.path / "table.json", json.dumps(rows, indent=1))
     text = markdown(rows) + text
     common.write(run.path / "table.md", text + "\n")
-    print(f"{text}\n\nEverything is in {run.path}: results.jsonl (each question), table.json, table.md")
+    trainings = [folder for folder in ((common.ROOT / name).parent for name in trained) if folder.name in common.STAGES and (folder / "config.yaml").is_file()]
+    report.write([run.path, *trainings], run.path / "report.html")
+    print(f"{text}\n\nEverything is in {run.path}: results.jsonl (each question), table.json, table.md, report.html (figures, every point)")
 
 
 if __name__ == "__main__":

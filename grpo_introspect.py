@@ -29,7 +29,7 @@ import common
 import library
 import models
 import ranks
-import report
+import screen
 from chat import Chat
 from common import Run, Shared, UserError, rng
 from introspection import CANARY, Group, Point, rollout_1, rollout_2, rollout_3
@@ -254,10 +254,10 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     tokenizer = models.load_tokenizer(cfg.model)
     chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer), cfg.system)
     if dry_run:
-        print(report.plan(cfg, chat, train, held_out))
+        print(screen.plan(cfg, chat, train, held_out))
         return
     if run.resume and run.final.exists():
-        print(report.summary(run))
+        print(screen.summary(run))
         return
     run.check()
     policy = models.load_policy(cfg.model, cfg)
@@ -305,7 +305,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         sampling = sum(clock[f"time/rollout{i}"] for i in (1, 2, 3))
         metrics |= {"tokens_per_second": ranks.total(reader.generated) / sampling, "peak_memory_gib": models.peak_memory_gib()}
         run.log("metrics.jsonl", metrics | clock)
-        bar.write(report.step_line(metrics, evaluation))
+        bar.write(screen.step_line(metrics, evaluation))
 
         records = []
         for group in groups:
@@ -316,7 +316,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
                 if point.text and point.valid and point.advantage > 0 and library.gain(record) > 0:
                     run.log("library.jsonl", record)
         if cfg.show_every and step % cfg.show_every == 0:
-            bar.write(report.sample_points(records))
+            bar.write(screen.sample_points(records))
 
         run.stopped_by = int(ranks.largest(run.stopped_by or 0)) or None
         if step == cfg.steps or step % cfg.save_every == 0 or run.stopped_by:
@@ -325,7 +325,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
             bar.close()
             run.leave()
     run.save("final", lambda folder: models.save(policy, tokenizer, folder))
-    print(report.summary(run))
+    print(screen.summary(run))
 
 
 if __name__ == "__main__":
