@@ -47,11 +47,11 @@ class Config(Shared):
     n_label: int = 8  # answers with the point that vote on the label of a variant
     reward: Literal["majority", "gold", "log_ratio"] = "majority"  # the label; the gold answer; log p(answer | point) - log p(answer)
     context: Literal["without", "with"] = "without"  # whether the dreaming model sees the point (with: consumption training)
-    steps: int = 60  # optimiser steps, at most
+    steps: int = 120  # optimiser steps, at most
     variants_per_step: int = 8  # variants answered in one step
     group_size: int = 16  # answers to each
     lr: float = 2e-4  # AdamW
-    kl_coef: float = 0.02  # weight of the k3 KL to the start policy, 0: none
+    kl_coef: float = 0.08  # weight of the k3 KL to the start policy, 0: none
     max_grad_norm: float = 1.0  # gradient clipping
     max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
     temperature: float = 1.0  # of all sampling

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Rebuilds results/dreaming.json and .svg: points worked into the weights, and what else could explain it (table T9).
-# Six ways of dreaming x three seeds on the ideal points of 8 questions, about 60 minutes on 2 cores; everything resumes.
+# Six ways of dreaming x three seeds on the ideal points of 8 questions, about 20 minutes on 2 cores; everything resumes.
 # --quick: two steps, one seed, a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
