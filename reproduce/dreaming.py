@@ -1,7 +1,8 @@
 """Puts the runs of reproduce/dreaming.sh together: results/dreaming.json, and a picture if matplotlib is there.
 
 The unit is a dreamt cluster of one seed: seeds dream about different questions. Gap closed is a ratio of means over units; its
-interval is a bootstrap over them. The canary's unit is the question, over seeds.
+interval is a bootstrap over them. Rules (types A, B, D) and single facts (type C) are counted apart: a fact says nothing about another
+question of its cluster, where a model that reads it is wrong. The canary's unit is the question, over seeds.
 """
 
 import json
@@ -18,13 +19,14 @@ ARMS = {
     "with-point": "the point stays in context (consumption training)",
     "own-questions": "variants that the model wrote itself",
     "false-point": "a false point: is its rule followed?",
+    "all-types": "label: majority; single facts dreamt too",
 }
 
 
-def units(first: dict, last: dict, name: str, bank: dict[str, str]) -> list[tuple[float, float, float]]:
-    """(before, after, with the point) of each dreamt cluster."""
+def units(first: dict, last: dict, name: str, bank: dict[str, str], letters: str) -> list[tuple[float, float, float]]:
+    """(before, after, with the point) of each dreamt cluster of some types."""
     clusters: dict[str, list] = {}
-    for question, before in first["each"][name].items():
+    for question, before in ((q, b) for q, b in first["each"][name].items() if bank[q][-1] in letters):
         clusters.setdefault(bank[question], []).append((before, last["each"][name][question], first["each"][f"{name}_with_point"][question]))
     return [tuple(np.mean(part, axis=0)) for part in clusters.values()]
 
@@ -44,13 +46,17 @@ def collect(runs: Path, bank: dict[str, str]) -> list[dict]:
     rows = []
     for arm, what in ARMS.items():
         ends = []
-        for path in sorted(runs.glob(f"{arm}-[0-9]*")):
+        for path in sorted(p for p in runs.glob(f"{arm}-[0-9]*") if (p / "dream_tta/final").exists()):
             records = [json.loads(line) for line in (path / "dream_tta/eval.jsonl").read_text().splitlines()]
             ends.append((records[0], records[-1]))
+        if not ends:
+            continue
         row = {"arm": arm, "what": what, "seeds": len(ends), "steps": [last["step"] for _, last in ends]}
         for name in ("target", "agreement"):
-            values = np.array([unit for first, last in ends for unit in units(first, last, name, bank)])
-            row[name] = dict(zip(("before", "after", "with_point"), values.mean(0).tolist(), strict=True)) | {"gap_closed": interval(values, gap_closed)}
+            for kind, letters in (("rules", "ABD"), ("facts", "C")):
+                values = np.array([unit for first, last in ends for unit in units(first, last, name, bank, letters)])
+                if len(values):
+                    row[f"{name}, {kind}"] = dict(zip(("before", "after", "with_point"), values.mean(0).tolist(), strict=True)) | {"gap_closed": interval(values, gap_closed)}
         for name in ("neighbour", "canary"):
             changes = [[last["each"][name][q] - before for q, before in first["each"][name].items()] for first, last in ends]
             pooled = np.concatenate(changes) if name == "neighbour" else np.mean(changes, axis=0)  # the canary's questions are the same ones
@@ -64,7 +70,7 @@ def picture(rows: list[dict], path: Path) -> None:
     if plt is None:
         return
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, layout="constrained")
-    for axis, (name, title) in zip(axes, (("target", "accuracy without the point"), ("agreement", "agreement with the start model that has the point")), strict=True):
+    for axis, (name, title) in zip(axes, (("target, rules", "accuracy without the point"), ("agreement, rules", "agreement with the start model that has the point")), strict=True):
         for y, row in enumerate(rows[::-1]):
             part = row[name]
             axis.plot([part["before"], part["after"]], [y, y], color="gray", linewidth=1)
@@ -72,7 +78,7 @@ def picture(rows: list[dict], path: Path) -> None:
             axis.plot(part["after"], y, "o", color="tab:blue", label="after dreaming" if y == 0 else None)
             axis.plot(part["with_point"], y, "|", color="black", markersize=12, label="start model, point in context" if y == 0 else None)
         axis.set_yticks(range(len(rows)), [row["what"] for row in rows[::-1]], fontsize=7)
-        axis.set_title(f"{title}, questions that were not dreamt ({rows[0]['seeds']} seeds)", fontsize=8)
+        axis.set_title(f"{title}, rules, questions that were not dreamt ({rows[0]['seeds']} seeds)", fontsize=8)
     axes[0].legend(fontsize=7)
     figure.savefig(path, metadata={"Date": None})
 
