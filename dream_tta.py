@@ -1,7 +1,7 @@
 """Stage 3: dreaming, a learning point worked into the weights at test time (paper, 'Test-time adaptation').
 
-  1. each question to dream about is varied: its options in new orders, its counterfactual twins, or, with `vary_with: model`,
-     questions that the model itself writes when asked for a similar one
+  1. each question to dream about is varied: the model itself writes questions when asked for a similar one, or, with
+     `vary_with: task`, its counterfactual twins are taken; options come in new orders
   2. each variant gets a label: the answer that the start model gives most often with the point in context (or the gold answer)
   3. GRPO on answers *without* the point in context (`context: with` is the paper's consumption training), rewarded for the label
   4. it stops when accuracy on the stopping canary falls; the canary that is reported is another one
@@ -42,8 +42,8 @@ class Config(Shared):
     library: str = "data/points_ideal.jsonl"  # whose points are dreamt, JSONL (README 'Library')
     dream_split: Literal["train", "val", "composite"] = "train"  # questions to dream about (val: tuning); a composite gets both points
     dream_questions: int = 8  # how many of them
-    vary_with: Literal["task", "model"] = "task"  # who varies a question: its record (orders, twins) or the model
-    variants: int = 24  # variants of each question
+    vary_with: Literal["task", "model"] = "model"  # who varies a question: its record (orders, twins) or the model
+    variants: int = 48  # variants of each question
     n_label: int = 8  # answers with the point that vote on the label of a variant
     reward: Literal["majority", "gold", "log_ratio"] = "majority"  # the label; the gold answer; log p(answer | point) - log p(answer)
     context: Literal["without", "with"] = "without"  # whether the dreaming model sees the point (with: consumption training)

@@ -13,11 +13,11 @@ import numpy as np
 from drawing import pyplot
 
 ARMS = {
-    "majority": "label: what the model answers most with the point",
+    "majority": "label: what the model answers most with the point; variants that it wrote itself",
     "log-ratio": "reward: log p(answer | point) - log p(answer)",
-    "gold": "label: the right answer, no point anywhere",
+    "gold": "label: the right answer to twins, no point anywhere",
     "with-point": "the point stays in context (consumption training)",
-    "own-questions": "variants that the model wrote itself",
+    "twins": "variants: the question's counterfactual twins",
     "false-point": "a false point: is its rule followed?",
     "all-types": "label: majority; single facts dreamt too",
 }

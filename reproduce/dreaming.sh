@@ -15,14 +15,14 @@ for kind in ideal wrong; do grep -v -- '"cluster": "[a-z]*-C"' "data/points_$kin
 declare -A arms=(
     [majority]=""
     [log-ratio]="--set reward=log_ratio"
-    [gold]="--set reward=gold"
+    [gold]="--set reward=gold --set vary_with=task"
     [with-point]="--set context=with"
-    [own-questions]="--set vary_with=model"
+    [twins]="--set vary_with=task"
     [false-point]="--set library=$runs/wrong.jsonl"
     [all-types]="--set library=data/points_ideal.jsonl"
 )
-for seed in $seeds; do
-    for arm in majority false-point gold log-ratio with-point own-questions all-types; do
+for arm in majority false-point twins gold with-point log-ratio all-types; do
+    for seed in $seeds; do
         # shellcheck disable=SC2086
         python dream_tta.py --config configs/bank.yaml --run-dir "$runs/$arm-$seed" --resume --set "shared.seed=$seed" --set "library=$runs/ideal.jsonl" ${arms[$arm]} "${more[@]}"
     done
