@@ -70,15 +70,16 @@ def picture(rows: list[dict], path: Path) -> None:
     if plt is None:
         return
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, layout="constrained")
-    for axis, (name, title) in zip(axes, (("target, rules", "accuracy without the point"), ("agreement, rules", "agreement with the start model that has the point")), strict=True):
+    for axis, (name, title) in zip(axes, (("target, rules", "accuracy without the point"), ("agreement, rules", "agreement with the start model that reads the point")), strict=True):
         for y, row in enumerate(rows[::-1]):
             part = row[name]
             axis.plot([part["before"], part["after"]], [y, y], color="gray", linewidth=1)
             axis.plot(part["before"], y, "o", color="gray", label="before" if y == 0 else None)
             axis.plot(part["after"], y, "o", color="tab:blue", label="after dreaming" if y == 0 else None)
             axis.plot(part["with_point"], y, "|", color="black", markersize=12, label="start model, point in context" if y == 0 else None)
-        axis.set_yticks(range(len(rows)), [row["what"] for row in rows[::-1]], fontsize=7)
-        axis.set_title(f"{title}, rules, questions that were not dreamt ({rows[0]['seeds']} seeds)", fontsize=8)
+        axis.set_yticks(range(len(rows)), [f"{row['what']}\n(seeds: {row['seeds']})" for row in rows[::-1]], fontsize=7)
+        axis.set_ylim(-0.6, len(rows) - 0.4)
+        axis.set_title(f"{title}\n(rules, questions that were not dreamt)", fontsize=8)
     axes[0].legend(fontsize=7)
     figure.savefig(path, metadata={"Date": None})
 
