@@ -80,7 +80,7 @@ def picture(rows: list[dict], path: Path) -> None:
         axis.set_yticks(range(len(rows)), [f"{row['what']}\n(seeds: {row['seeds']})" for row in rows[::-1]], fontsize=7)
         axis.set_ylim(-0.6, len(rows) - 0.4)
         axis.set_title(f"{title}\n(rules, questions that were not dreamt)", fontsize=8)
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, loc="lower right")
     figure.savefig(path, metadata={"Date": None})
 
 
