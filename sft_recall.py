@@ -156,6 +156,7 @@ def epoch_of(cfg: Config, reader: Reader, targets: list[Target], epoch: int) -> 
 
 def lesson(cfg: Config, start, pairs: list[tuple[Trajectory, Trajectory]]) -> Teacher:
     """KL(what a token shall be || policy): a token of the target where it is taught, what the start model says where it is held."""
+    # Departure from paper: with `loss_on: recall` answers are held, not trained.
     answers, settings = [told for _, told in pairs], (1.0, cfg.max_tokens_per_micro_batch)
     held_T = likeliest(start, answers, LIKELIEST, *settings)
     said_T = logprobs_at(start, answers, held_T, *settings)

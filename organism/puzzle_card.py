@@ -24,7 +24,7 @@ ABOUT = """\
 # The model of the puzzles
 
 Written by `python -m organism.puzzle_card`. The small Llama of organism/build.py, pre-trained on Countdown and function calling
-(`organism/puzzles.py`). **Put in by design**: beginners' errors, reflections of four kinds, second answers that follow a step that was
+(`organism/puzzles.py`). **Put in by design**: beginners' errors, reflections of five kinds, second answers that follow a step that was
 named. **Not put in**: naming the right step more often than others, problems of the data files.
 """
 
