@@ -1,0 +1,56 @@
+"""First answers of a model to a bank's questions: what reproduce/ compares methods by, whatever they trained.
+
+Every question is answered n times, its options in another order each time, by the model alone; with --points the point of the question's
+cluster stands in its turn. A file that is there already is left alone, so that a script which stopped goes on.
+Run: python reproduce/answers.py MODEL --questions data/bank.jsonl --splits test,canary --out FILE
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import models
+from chat import Chat
+from common import Shared, rng
+from measure import Reader, same_views
+from tasks.mcq import grade, load_questions
+
+VIEWS, ANSWERS = 90, 91  # phases, part of every noise key
+
+
+def answered(reader: Reader, questions: list, points: dict[str, str], n: int) -> dict[str, float]:
+    """Share of right answers of each question. points: by cluster; a cluster without one is asked without."""
+    views = [view for i, q in enumerate(questions) for view in same_views(q, n, rng(0, VIEWS, i))]
+    said = reader.sample([reader.prompt(view, points.get(view.cluster)) for view in views], ANSWERS)
+    right = [grade(reader.chat.text(c.ids), view) for c, view in zip(said, views, strict=True)]
+    return {q.id: sum(right[i * n : (i + 1) * n]) / n for i, q in enumerate(questions)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="first answers of a model, by question")
+    parser.add_argument("model")
+    parser.add_argument("--questions", type=Path, default=Path("data/bank.jsonl"))
+    parser.add_argument("--splits", default="test", help="separated by commas")
+    parser.add_argument("--points", type=Path, help="JSONL of records with 'cluster' and 'text'")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--n", type=int, default=8, help="answers to each question")
+    args = parser.parse_args()
+    if args.out.exists():
+        return
+    tokenizer = models.load_tokenizer(args.model)
+    chat = Chat(tokenizer, models.eos_ids(args.model, tokenizer), "")
+    reader = Reader(models.load_policy(args.model, Shared(model=args.model)), chat, 1.0, 96, (0, 0, 7))  # 96: a recalled point and an answer
+    lines = args.points.read_text().splitlines() if args.points else []
+    points = {r["cluster"]: r["text"] for r in map(json.loads, lines)}
+    questions = load_questions(args.questions)
+    each = {split: answered(reader, [q for q in questions if q.split == split], points, args.n) for split in args.splits.split(",")}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"model": args.model, "points": len(points), "n": args.n, "generated_tokens": reader.generated, "each": each}) + "\n")
+    print(f"{args.model}: " + ", ".join(f"{split} {sum(part.values()) / len(part):.3f}" for split, part in each.items()))
+
+
+if __name__ == "__main__":
+    main()

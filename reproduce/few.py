@@ -1,0 +1,46 @@
+"""A bank of clusters that nothing was trained on: k exchanges of each to learn from (split train), its old questions to be asked (test).
+
+Clusters are those of split test_clusters (or val, for tuning); the exchanges are new vignettes, the first k of the same 32 for every k.
+Run: python reproduce/few.py 8 --out runs/rivals/few-8.jsonl
+"""
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from organism.rules import findings_of, load_clusters
+from organism.world import balanced, bank, question_text, record
+
+MOST = 32
+
+
+def few(k: int, split: str) -> list[dict]:
+    clusters, rng = load_clusters(), random.Random(29)
+    asked = bank(clusters)
+    taken, made = {r["question"] for r in asked}, []
+    for c in clusters.values():
+        if c.split == split:
+            new = []
+            while len(new) < MOST:  # sixteen at a time are balanced over the answers; the k are shuffled within
+                new += [v for v in balanced(c, MOST, rng, findings_of(c)) if question_text(v) not in taken]
+                rng.shuffle(new)
+            made += [record(v, f"{c.name}-few-{i}", "train", rng) for i, v in enumerate(new[:MOST])][:k]
+    return made + [r | {"split": "test"} for r in asked if r["split"] == split] + [r for r in asked if r["split"] == "canary"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="a bank of new clusters with k exchanges each")
+    parser.add_argument("k", type=int, choices=range(1, MOST + 1), metavar=f"1..{MOST}")
+    parser.add_argument("--clusters", choices=["val", "test_clusters"], default="test_clusters")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text("".join(json.dumps(r) + "\n" for r in few(args.k, args.clusters)))
+
+
+if __name__ == "__main__":
+    main()
