@@ -1,6 +1,7 @@
 """A bank of clusters that nothing was trained on: k exchanges of each to learn from (split train), its old questions to be asked (test).
 
-Clusters are those of split test_clusters (or val, for tuning); the exchanges are new vignettes, the first k of the same 32 for every k.
+Clusters are those of split test_clusters (or val, for tuning); the exchanges are new vignettes, the first k of the same 32 for every k,
+without twins: whoever learns from an exchange has one question, one right answer and one explanation, and no more.
 Run: python reproduce/few.py 8 --out runs/rivals/few-8.jsonl
 """
 
@@ -28,7 +29,7 @@ def few(k: int, split: str) -> list[dict]:
             while len(new) < MOST:  # sixteen at a time are balanced over the answers; the k are shuffled within
                 new += [v for v in balanced(c, MOST, rng, findings_of(c)) if question_text(v) not in taken]
                 rng.shuffle(new)
-            made += [record(v, f"{c.name}-few-{i}", "train", rng) for i, v in enumerate(new[:MOST])][:k]
+            made += [record(v, f"{c.name}-few-{i}", "train", rng) | {"variants": []} for i, v in enumerate(new[:MOST])][:k]
     return made + [r | {"split": "test"} for r in asked if r["split"] == split] + [r for r in asked if r["split"] == "canary"]
 
 

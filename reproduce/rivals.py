@@ -1,0 +1,205 @@
+"""What reproduce/rivals.sh needs beside the stages and the rivals: the point that each cluster is given, and the table (T12).
+
+  best LIBRARY OUT    the library's best point of each cluster, by lower bound over all questions on which a wording was tried
+  told BANK OUT       the explanation of each cluster's first exchange as it stands: what a context without introspection would hold
+  table RUNS OUT      rivals.json, rivals.md, rivals.svg
+
+The unit is the cluster (composites: the pair), averaged over seeds. The primary contrast was named before any test run: ours dreamt against
+the rival that was best on val (SDPO with explanations), neither with anything in context, four exchanges of each new cluster.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import figures
+import library
+from measure import bootstrap_clusters, cluster_means, holm, sign_flip
+from organism import rules
+from tasks.mcq import load_questions
+
+ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text stands in context)
+    "start": ("start model", "nothing", False),
+    "ssd": ("SSD", "nothing", False),
+    "grpo": ("GRPO", "right or wrong", False),
+    "dr-grpo": ("Dr. GRPO", "right or wrong", False),
+    "composer": ("Composer 2's chain", "right or wrong", False),
+    "retry": ("Reflect, Retry, Reward", "right or wrong", False),
+    "sft-gold": ("SFT on gold answers", "answer", False),
+    "sft-answer": ("SFT on corrections", "answer", False),
+    "sdpo-answer": ("SDPO", "answer", False),
+    "sft-explanation": ("SFT on corrections", "explanation", False),
+    "sdpo": ("SDPO", "explanation", False),
+    "sdpo-ss": ("SDPO+ss", "explanation", False),
+    "resd": ("Resd", "explanation", False),
+    "recalled": ("ours: stage 2, recalled", "explanation", False),
+    "dreamt": ("ours: stage 3, dreamt", "explanation", False),
+    "told": ("the explanation itself in context", "explanation", True),
+    "untrained": ("the start writer's point in context", "explanation", True),
+    "written": ("ours: stage 1, the point in context", "explanation", True),
+}
+PRIMARY = ("4", "test", "dreamt", "sdpo")
+SHOWN = {"grpo": figures.GREY, "sft-explanation": figures.PURPLE, "sdpo": figures.ORANGE, "resd": figures.GREEN, "dreamt": figures.BLUE, "recalled": "#0f9aa8", "written": "#d64570"}
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def best_points(records: list[dict]) -> list[dict]:
+    """One record a cluster; leaks left out. A wording that came of several questions is judged by all its samples."""
+    pooled = library.merge([r | {"question_id": r["cluster"], "from": r["question_id"]} for r in records if r["text"] and not r["leak"]])
+    clusters = dict.fromkeys(r["cluster"] for r in pooled)
+    chosen = [library.best([r for r in pooled if r["cluster"] == name]) for name in clusters]
+    return [{name: value for name, value in r.items() if name != "from"} | {"question_id": r["from"]} for r in chosen]
+
+
+def told_points(bank: Path) -> list[dict]:
+    first = {}
+    for question in load_questions(bank):
+        if question.split == "train" and question.explanation:
+            first.setdefault(question.cluster, question.explanation)
+    return [{"cluster": cluster, "text": text} for cluster, text in first.items()]
+
+
+# ---- the table -----------------------------------------------------------------------------------------------------
+def by_cluster(each: dict[str, float], cluster_of: dict[str, str]) -> dict[str, list[float]]:
+    clusters: dict[str, list[float]] = {}
+    for question, accuracy in each.items():
+        clusters.setdefault(cluster_of[question], []).append(accuracy)
+    return clusters
+
+
+def differences(seeds: list[dict], others: list[dict]) -> list[dict]:
+    return [{c: [a - b for a, b in zip(values, other[c], strict=True)] for c, values in seed.items()} for seed, other in zip(seeds, others, strict=True)]
+
+
+def estimate(seeds: list[dict[str, list[float]]]) -> dict:
+    low, high, bound = np.quantile(bootstrap_clusters(seeds), [0.025, 0.975, 0.05]).tolist()
+    means = cluster_means(seeds)
+    each = [float(cluster_means([s]).mean()) for s in seeds]
+    return {"mean": float(means.mean()), "low": low, "high": high, "lower_bound": bound, "p": sign_flip(means), "clusters": len(means), "seeds": each}
+
+
+def cost(run: Path) -> dict:
+    """Tokens that were generated and trained, and seconds of its steps, where a run's log has them."""
+    found = {}
+    for log in sorted(run.glob("*/metrics.jsonl")):
+        records = lines(log)
+        for name in ("generated_tokens", "trained_tokens"):
+            if name in records[-1]:
+                found[name] = records[-1][name]
+        if "time/step" in records[-1]:
+            found["seconds"] = sum(r["time/step"] for r in records)
+    return found
+
+
+def collect(runs: Path) -> list[dict]:
+    rows = []
+    for folder in sorted((p for p in runs.iterdir() if p.is_dir()), key=lambda p: (p.name == "bank", p.name.zfill(4))):
+        bank = Path("data/bank.jsonl") if folder.name == "bank" else runs / f"{folder.name}.jsonl"
+        cluster_of = {q.id: q.cluster for q in load_questions(bank)}
+        found: dict[str, list[dict]] = {}
+        for arm in ARMS:
+            for path in sorted(folder.glob(f"{arm}-[0-9].json")):
+                each = json.loads(path.read_text())["each"]
+                found.setdefault(arm, []).append({split: by_cluster(part, cluster_of) for split, part in each.items()} | {"cost": cost(path.with_suffix(""))})
+        for arm, seeds in found.items():
+            row = {"exchanges": folder.name, "arm": arm, "cost": [s.pop("cost") for s in seeds], "splits": {}}
+            for split in seeds[0]:
+                part = [s[split] for s in seeds]
+                row["splits"][split] = estimate(part)
+                if arm != "start":
+                    row["splits"][split]["against start"] = estimate(differences(part, [s[split] for s in found["start"]][: len(part)]))
+                if "sdpo" in found and arm not in ("sdpo", "start") and len(part) == len(found["sdpo"]):
+                    row["splits"][split]["against SDPO"] = estimate(differences(part, [s[split] for s in found["sdpo"]]))
+            rows.append(row)
+    against = [r["splits"]["test"]["against SDPO"] for r in rows if "against SDPO" in r["splits"]["test"] and (r["exchanges"], "test", r["arm"], "sdpo") != PRIMARY]
+    for part, p in zip(against, holm([a["p"] for a in against]), strict=True):
+        part["p_holm"] = p
+    return rows
+
+
+def ceilings(k: int) -> tuple[float, float]:
+    """Bayes-optimal accuracy on the new clusters after k revealed answers, and after k explanations (rules.ceiling)."""
+    clusters = [c for c in rules.load_clusters().values() if c.split == "test_clusters"]
+    return tuple(sum(rules.ceiling(c, k, explained) for c in clusters) / len(clusters) for explained in (False, True))
+
+
+def markdown(rows: list[dict]) -> str:
+    ks = [k for k in dict.fromkeys(r["exchanges"] for r in rows) if k != "bank"]
+    at = {(r["exchanges"], r["arm"]): r for r in rows}
+
+    def shown(e: dict | None) -> str:
+        return "" if e is None else f"{e['mean']:.3f} [{e['low']:.2f}, {e['high']:.2f}]"
+
+    def of(k: str, arm: str, split: str) -> dict | None:
+        return at[k, arm]["splits"].get(split) if (k, arm) in at else None
+
+    out = ["New clusters: accuracy on 240 questions after k exchanges of each of 12 clusters that nothing was trained on", ""]
+    if ks:
+        out += ["| revealed | method | " + " | ".join(f"k = {k}" for k in ks) + f" | canary, k = {ks[-1]} |", "|" + "---|" * (len(ks) + 3)]
+    for arm, (what, revealed, context) in ARMS.items() if ks else ():
+        if any((k, arm) in at for k in ks):
+            out.append(f"| {revealed}{', text in context' * context} | {what} | " + " | ".join(shown(of(k, arm, "test")) for k in [*ks]) + f" | {shown(of(ks[-1], arm, 'canary'))} |")
+    if ("bank", "start") in at:
+        splits = list(at["bank", "start"]["splits"])
+        out += ["", "The bank: all 16 exchanges of each of its 20 train clusters", ""]
+        out += ["| revealed | method | " + " | ".join(splits) + " | tokens generated, trained; seconds |", "|" + "---|" * (len(splits) + 3)]
+        for arm, (what, revealed, context) in ARMS.items():
+            if ("bank", arm) in at:
+                spent = at["bank", arm]["cost"]
+                kilo = [np.mean([c[name] for c in spent]) / 1000 if all(name in c for c in spent) else None for name in ("generated_tokens", "trained_tokens")]
+                told = ", ".join("-" if x is None else f"{x:,.0f} k" for x in kilo) + (f"; {np.mean([c['seconds'] for c in spent]):.0f}" if all("seconds" in c for c in spent) else "")
+                out.append(f"| {revealed}{', text in context' * context} | {what} | " + " | ".join(shown(of("bank", arm, s)) for s in splits) + f" | {told} |")
+    for k in [*ks, "bank"]:
+        part = of(k, PRIMARY[2], "test")
+        if part and "against SDPO" in part:
+            e, name = part["against SDPO"], "Primary contrast" if k == PRIMARY[0] else "The same"
+            out.append(f"\n{name}, k = {k}: ours dreamt minus SDPO, {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}" + " (Holm)" * ("p_holm" in e))
+    first = next(iter(rows[0]["splits"].values()))
+    return "\n".join([*out, f"\nMeans over clusters and {len(first['seeds'])} seeds, 95 % intervals over both and questions."])
+
+
+def picture(rows: list[dict], path: Path) -> None:
+    plt, at = figures.pyplot(), {(r["exchanges"], r["arm"]): r["splits"]["test"] for r in rows}
+    ks = sorted({int(r["exchanges"]) for r in rows if r["exchanges"] != "bank"})
+    if plt is None or not ks:
+        return
+    last = str(ks[-1])
+    best = max((arm for arm in SHOWN if (last, arm) in at and not ARMS[arm][2]), key=lambda arm: at[last, arm]["mean"])
+    title = f"With nothing in context {ARMS[best][0]} learns most from {last} exchanges of a new cluster: {at[last, 'start']['mean']:.2f} to {at[last, best]['mean']:.2f}"
+    start = at[last, "start"]
+    note = f"{len(start['seeds'])} seeds, {start['clusters']} clusters, 240 questions; bars: 95 % intervals; dotted: start model; dashed: best possible from answers alone"
+    figure, (axis,) = figures.frame(plt, title, note, height=3.6)
+    axis.axhline(start["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
+    axis.plot(ks, [ceilings(k)[0] for k in ks], color=figures.GREY, linewidth=0.8, linestyle="--")
+    for i, (arm, color) in enumerate(SHOWN.items()):
+        here = [k for k in ks if (str(k), arm) in at]
+        if here:
+            parts = [at[str(k), arm] for k in here]
+            bars = [[p["mean"] - p["low"] for p in parts], [p["high"] - p["mean"] for p in parts]]
+            label = ARMS[arm][0] + (f" ({ARMS[arm][1]})" if not ARMS[arm][0].startswith("ours") else "")
+            axis.errorbar([k * 1.02 ** (i - 3) for k in here], [p["mean"] for p in parts], yerr=bars, color=color, marker="o", markersize=3.5, linewidth=1.2, capsize=2, label=label, linestyle="--" if ARMS[arm][2] else "-")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ks, [str(k) for k in ks])
+    axis.set(xlabel="exchanges of each new cluster", ylabel="accuracy on new questions", ylim=(0, 1))
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, fontsize=6.5)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    action, source, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    if action == "table":
+        rows = collect(source)
+        (out / "rivals.json").write_text(json.dumps(rows, indent=1) + "\n")
+        (out / "rivals.md").write_text(markdown(rows) + "\n")
+        picture(rows, out / "rivals.svg")
+        print(markdown(rows) + f"\n\nwrote {out}/rivals.json, rivals.md")
+    else:
+        points = best_points(library.load_library(source)) if action == "best" else told_points(source)
+        out.write_text("".join(json.dumps(p) + "\n" for p in points))
