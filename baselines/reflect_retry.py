@@ -58,9 +58,8 @@ class Try:
     right: bool = False
 
     def trajectory(self) -> Trajectory:
-        if self.reflection is None:
-            return Trajectory(self.before, [(self.second.ids, True)])
-        return Trajectory(self.before, [(self.reflection.ids, True), (list(self.asked), False), (self.second.ids, False)])
+        """Ends with the reflection: nothing of what follows is trained, and a causal model's reflection does not see it."""
+        return Trajectory(self.before, [((self.second if self.reflection is None else self.reflection).ids, True)])
 
 
 # ---- the second try --------------------------------------------------------------------------------------------------

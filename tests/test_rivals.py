@@ -1,0 +1,81 @@
+"""reproduce/: the bank of few exchanges, the point that a cluster is given, and the table of rivals."""
+
+import json
+import sys
+
+import pytest
+
+from common import ROOT
+from tasks.mcq import load_questions
+
+sys.path.insert(0, str(ROOT / "reproduce"))
+
+import few
+import rivals
+
+
+def test_the_exchanges_of_a_small_k_are_the_first_of_a_larger_one():
+    two, five = few.few(2, "val"), few.few(5, "val")
+    train = [[r for r in bank if r["split"] == "train"] for bank in (two, five)]
+    assert [len(part) for part in train] == [8, 20]
+    assert all(r in train[1] for r in train[0])
+
+
+def test_a_bank_of_few_exchanges_loads_and_shares_no_question_with_its_test(tmp_path):
+    path = tmp_path / "few.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in few.few(32, "test_clusters")))
+    questions = load_questions(path)
+    train, test = ({q.question for q in questions if q.split == split} for split in ("train", "test"))
+    assert len(train) == 12 * 32 and len(test) == 240 and not train & test
+    assert not any(q.variants for q in questions if q.split == "train")
+
+
+def point(text: str, question: str, right: float, leak: bool = False) -> dict:
+    verified = [{"question_id": "v", "acc_with": right, "acc_without": 0.5, "n": 4}]
+    return {"text": text, "question_id": question, "cluster": question[0], "leak": leak, "meta_gaming": False, "count": 1, "verified_on": verified, "ci95": [right - 0.9, right]}
+
+
+def test_a_wording_of_several_questions_is_judged_by_all_its_samples():
+    # Two of three samples of 'the limit is 5' are worse than the single one of 'the limit is 7', but certain.
+    records = [point("the limit is 5", f"a{i}", 1.0) for i in range(6)] + [point("the limit is 7", "a9", 1.0), point("it is (B)", "a8", 1.0, leak=True)]
+    (chosen,) = rivals.best_points(records)
+    assert chosen["text"] == "the limit is 5" and chosen["question_id"] == "a0" and chosen["count"] == 6
+
+
+def test_without_introspection_the_first_explanation_is_told(tmp_path):
+    bank = tmp_path / "few.jsonl"
+    records = few.few(2, "val")
+    bank.write_text("".join(json.dumps(r) + "\n" for r in records))
+    told = rivals.told_points(bank)
+    firsts = [r for r in records if r["split"] == "train"][::2]
+    assert [t["text"] for t in told] == [r["explanation"] for r in firsts]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two seeds of three arms at k = 4: dreaming is right everywhere, SDPO on half of the questions, the start model never."""
+    (tmp_path / "4").mkdir()
+    records = few.few(4, "val")
+    (tmp_path / "4.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    test = [r["id"] for r in records if r["split"] == "test"]
+    for seed in (0, 1):
+        for arm, right in (("start", 0.0), ("sdpo", 0.5), ("dreamt", 1.0)):
+            line = {"each": {"test": dict.fromkeys(test, right), "canary": {r["id"]: 1.0 for r in records if r["split"] == "canary"}}}
+            (tmp_path / "4" / f"{arm}-{seed}.json").write_text(json.dumps(line))
+    return tmp_path
+
+
+def test_the_table_compares_cluster_by_cluster(runs):
+    rows = {r["arm"]: r["splits"]["test"] for r in rivals.collect(runs)}
+    assert rows["dreamt"]["mean"] == 1.0 and rows["dreamt"]["clusters"] == 4
+    assert rows["dreamt"]["against SDPO"]["mean"] == rows["dreamt"]["against SDPO"]["low"] == 0.5
+    assert rows["sdpo"]["against start"]["mean"] == 0.5
+    assert "p_holm" not in rows["dreamt"]["against SDPO"]  # the primary contrast is not corrected
+    assert "Primary contrast, k = 4: ours dreamt minus SDPO, +0.500" in rivals.markdown(rivals.collect(runs))
+
+
+def test_the_cost_of_a_run_is_what_its_log_says(tmp_path):
+    (tmp_path / "sdpo").mkdir()
+    steps = [{"time/step": 2.0, "generated_tokens": 10, "trained_tokens": 4}, {"time/step": 3.0, "generated_tokens": 25, "trained_tokens": 9}]
+    (tmp_path / "sdpo/metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
+    assert rivals.cost(tmp_path) == {"generated_tokens": 25, "trained_tokens": 9, "seconds": 5.0}
