@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from drawing import pyplot
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from figures import pyplot
 
 ARMS = {
     "majority": "label: what the model answers most with the point; variants that it wrote itself",

@@ -9,8 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from drawing import pyplot
-
+from figures import pyplot
 from organism import rules
 
 TITLES = {"test_clusters": "skill: clusters that were never rewarded", "test": "memory and skill: new questions of rewarded clusters"}

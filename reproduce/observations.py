@@ -4,7 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from drawing import pyplot
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from figures import pyplot
 
 ARMS = {
     "default": "learning-point tokens, other questions, lr 2e-4, KL 0.02",

@@ -5,7 +5,9 @@ import statistics
 import sys
 from pathlib import Path
 
-from drawing import pyplot
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from figures import pyplot
 
 
 def picture(record: dict, path: Path) -> None:
