@@ -1,7 +1,7 @@
 """What reproduce/rivals.sh needs beside the stages and the rivals: the point that each cluster is given, and the table (T12).
 
   best LIBRARY OUT    the library's best point of each cluster, by lower bound over all questions on which a wording was tried
-  told BANK OUT       the explanation of each cluster's first exchange as it stands: what a context without introspection would hold
+  told BANK OUT SEED  the explanation of one exchange of each cluster as it stands: what a context without introspection would hold
   table RUNS OUT      rivals.json, rivals.md, rivals.svg
 
 The unit is the cluster (composites: the pair), averaged over seeds. The primary contrast was named before any test run: ours dreamt against
@@ -58,12 +58,12 @@ def best_points(records: list[dict]) -> list[dict]:
     return [{name: value for name, value in r.items() if name != "from"} | {"question_id": r["from"]} for r in chosen]
 
 
-def told_points(bank: Path) -> list[dict]:
-    first = {}
+def told_points(bank: Path, seed: int) -> list[dict]:
+    explained: dict[str, list[str]] = {}
     for question in load_questions(bank):
         if question.split == "train" and question.explanation:
-            first.setdefault(question.cluster, question.explanation)
-    return [{"cluster": cluster, "text": text} for cluster, text in first.items()]
+            explained.setdefault(question.cluster, []).append(question.explanation)
+    return [{"cluster": cluster, "text": texts[seed % len(texts)]} for cluster, texts in explained.items()]
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def collect(runs: Path) -> list[dict]:
                 part = [s[split] for s in seeds]
                 row["splits"][split] = estimate(part)
                 if arm != "start":
-                    row["splits"][split]["against start"] = estimate(differences(part, [s[split] for s in found["start"]][: len(part)]))
+                    row["splits"][split]["against start"] = estimate(differences(part, [found["start"][0][split]] * len(part)))
                 if "sdpo" in found and arm not in ("sdpo", "start") and len(part) == len(found["sdpo"]):
                     row["splits"][split]["against SDPO"] = estimate(differences(part, [s[split] for s in found["sdpo"]]))
             rows.append(row)
@@ -201,5 +201,5 @@ if __name__ == "__main__":
         picture(rows, out / "rivals.svg")
         print(markdown(rows) + f"\n\nwrote {out}/rivals.json, rivals.md")
     else:
-        points = best_points(library.load_library(source)) if action == "best" else told_points(source)
+        points = best_points(library.load_library(source)) if action == "best" else told_points(source, int(sys.argv[4]))
         out.write_text("".join(json.dumps(p) + "\n" for p in points))

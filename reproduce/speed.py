@@ -24,10 +24,12 @@ def picture(record: dict, path: Path) -> None:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(counts, counts)
+    axis.set_yticks([2, 5, 10, 20, 40], ["2", "5", "10", "20", "40"])
+    axis.minorticks_off()
     axis.set_xlabel("rollouts at once")
     axis.set_ylabel("milliseconds a rollout")
     repeats, machine = len(record["scaling"][0]["seconds"]["ours"]), record["machine"]
-    axis.set_title(f"Cost per rollout (bundled model, medians and range of {repeats}, {machine['threads']} threads, {machine['processor']})", fontsize=8)
+    axis.set_title(f"Cost per rollout (bundled model, medians and range of {repeats},\n{machine['threads']} threads, {machine['processor']})", fontsize=8)
     axis.legend(fontsize=8)
     figure.savefig(path, metadata={"Date": None})
 

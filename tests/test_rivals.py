@@ -42,13 +42,13 @@ def test_a_wording_of_several_questions_is_judged_by_all_its_samples():
     assert chosen["text"] == "the limit is 5" and chosen["question_id"] == "a0" and chosen["count"] == 6
 
 
-def test_without_introspection_the_first_explanation_is_told(tmp_path):
+def test_without_introspection_an_explanation_is_told(tmp_path):
     bank = tmp_path / "few.jsonl"
     records = few.few(2, "val")
     bank.write_text("".join(json.dumps(r) + "\n" for r in records))
-    told = rivals.told_points(bank)
-    firsts = [r for r in records if r["split"] == "train"][::2]
-    assert [t["text"] for t in told] == [r["explanation"] for r in firsts]
+    train = [r for r in records if r["split"] == "train"]
+    for seed in (0, 1):
+        assert [t["text"] for t in rivals.told_points(bank, seed)] == [r["explanation"] for r in train[seed::2]]
 
 
 @pytest.fixture
