@@ -3,11 +3,12 @@
 #   bash reproduce/rivals.sh [--quick] [k ...]      k: 1 2 4 8 16 32 exchanges of each of 12 clusters that nothing was trained on,
 #                                                   or `bank`: all 16 of each of the bank's 20 train clusters; default 1 4 16 bank
 # Three seeds, about 80 minutes on 2 cores beyond reproduce/recall.sh, whose writers and libraries it uses; everything resumes. The rivals' learning
-# rate is the best of their trials on the clusters of split val (LOG.md), their steps are as many as a dream has; ours is as its own tables left it.
+# rates are the best of four on the clusters of split val that cost the canary at most 0.05 (LOG.md), their steps as many as a dream has (SFT: 40,
+# likewise); ours is as its own tables left it.
 # --quick: k 2, two steps, one seed, two to three minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seeds="0 1 2" runs=runs/rivals out=results writers=runs/flagship recalled=runs/recall few=() more=(--set steps=120) writing=() dreaming=() n=4
+seeds="0 1 2" runs=runs/rivals out=results writers=runs/flagship recalled=runs/recall few=() more=() writing=() dreaming=() n=4
 if [ "${1:-}" = "--quick" ]; then
     shift
     seeds="0" runs=runs/rivals_quick out=runs/rivals_quick n=1 more=(--set steps=2) writing=(--set steps=2) dreaming=(--set steps=2 --set variants=4 --set n_label=2)
@@ -20,7 +21,7 @@ answers() { # arm, model, more options of answers.py
 }
 rival() { # arm, module, settings: its own evaluations are kept small, answers.py measures
     python -m "baselines.$2" --config configs/bank.yaml --run-dir "$runs/$k/$1-$seed" --resume --set "shared.seed=$seed" --set "shared.questions=$bank" \
-        --set eval_splits=canary --set eval_problems=8 --set n_eval=1 --set save_every=1000 "${@:3}" "${more[@]}"
+        --set eval_splits=canary --set eval_problems=8 --set n_eval=1 --set save_every=1000 --set steps=120 "${@:3}" "${more[@]}"
     answers "$1" "$runs/$k/$1-$seed/$2/final"
 }
 written() { # arm, model that writes: one pass of stage 1 over the exchanges (two for a single one, which its own question verifies)
@@ -42,12 +43,12 @@ for k in "${few[@]}"; do
     for seed in $seeds; do
         if [ "$seed" = 0 ]; then answers start organism/weights; fi
         rival grpo grpo --set lr=4e-4
-        rival sft-explanation sft --set on=corrections --set reveal=explanation --set lr=4e-4
+        rival sft-explanation sft --set on=corrections --set reveal=explanation --set lr=1e-4 --set steps=40
         rival sdpo sdpo --set reveal=explanation --set lr=4e-4
         rival resd resd --set reveal=explanation --set single_pass=false --set lr=4e-4
         if [ "$k" = bank ]; then
-            rival sft-gold sft --set lr=4e-4
-            rival sft-answer sft --set on=corrections --set lr=4e-4
+            rival sft-gold sft --set lr=1e-4 --set steps=40
+            rival sft-answer sft --set on=corrections --set lr=1e-4 --set steps=40
             rival sdpo-answer sdpo --set lr=4e-4
             rival sdpo-ss sdpo --set reveal=explanation --set own_success=true --set lr=4e-4
             rival dr-grpo grpo --set scale_rewards=false --set loss=dr_grpo --set lr=4e-4
