@@ -159,10 +159,11 @@ def row(arm: str, seeds: list[Seed]) -> dict:
 def collect(runs: Path) -> dict:
     bank = read(sorted(runs.glob("[0-9]*/kept-1.jsonl"))[0])
     cluster_of = {r["id"]: r["cluster"] for r in bank if r["split"] == "test"}
-    found = {arm: [Seed(runs, path.parent.parent.name, arm, cluster_of) for path in sorted(runs.glob(f"[0-9]*/{arm}/answers-1.json"))] for arm in ARMS}
-    found = {arm: seeds for arm, seeds in found.items() if seeds}
+    last = max(path.name for path in runs.glob("[0-9]*/*/answers-*.json"))  # an arm that is not done yet is left out
+    done = {arm: sorted(path.parent.parent.name for path in runs.glob(f"[0-9]*/{arm}/{last}")) for arm in ARMS}
+    found = {arm: [Seed(runs, seed, arm, cluster_of) for seed in seeds] for arm, seeds in done.items() if seeds}
     contrasts = []
-    for ours, theirs in (pair for pair in PAIRS if set(pair) <= set(found)):
+    for ours, theirs in (pair for pair in PAIRS if done[pair[0]] == done[pair[1]] != []):
         for name in ("backward", "final"):
             both = ([s.columns[name] for s in found[arm]] for arm in (ours, theirs))
             primary = (ours, theirs, name) == (*PAIRS[0], "backward")

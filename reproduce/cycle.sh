@@ -7,7 +7,7 @@
 # the current model is asked all questions so far (stage 2 with the merged library, SFT on what it gets wrong now), for the same number of
 # optimiser steps. From round 2 on a question counts as not needing a point if the model that recalls already answers it.
 # bash reproduce/cycle.sh [--quick] [arm...]; arms are below, default all. Three seeds, two to three hours on one core; everything resumes.
-# --quick: one seed, two rounds, tiny numbers, about three minutes.
+# --quick: one seed, two rounds, tiny numbers, about four minutes, most of it to load and start.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds="0 1 2" rounds="1 2 3 4" runs=runs/cycle out=results arms="ours sft grpo resd ours-kept sft-kept ours-dreamt" most=0
@@ -59,8 +59,9 @@ for seed in $seeds; do
             python reproduce/answers.py "$model" --questions "$new" --splits test,canary --n "$n" --out "$runs/$seed/$arm/answers-$round.json"
         done
         if [ "$method" = ours ]; then  # is the library right? the start reader, each test question with the best point of its cluster
-            python reproduce/cycle.py best "$home/library.jsonl" --questions "$runs/$seed/kept-$round.jsonl" --out "$runs/$seed/$arm/best.jsonl"
-            python reproduce/answers.py organism/weights --questions "$new" --splits test --points "$runs/$seed/$arm/best.jsonl" --n "$n" --out "$runs/$seed/$arm/with-points.json"
+            to=$runs/$seed/$arm
+            python reproduce/cycle.py best "$home/library.jsonl" --questions "$runs/$seed/kept-$round.jsonl" --out "$to/best.jsonl"
+            python reproduce/answers.py organism/weights --questions "$new" --splits test --points "$to/best.jsonl" --n "$n" --out "$to/with-points.json"
         fi
     done
 done
