@@ -7,7 +7,7 @@
 # the current model is asked all questions so far (stage 2 with the merged library, SFT on what it gets wrong now), for the same number of
 # optimiser steps. From round 2 on a question counts as not needing a point if the model that recalls already answers it.
 # bash reproduce/cycle.sh [--quick] [arm...]; arms are below, default all. Three seeds, two to three hours on one core; everything resumes.
-# --quick: one seed, two rounds, tiny numbers, about four minutes, most of it to load and start.
+# --quick: one seed, two rounds, tiny numbers, about six minutes of one core, most of it to load and start (an argument names fewer arms).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds="0 1 2" rounds="1 2 3 4" runs=runs/cycle out=results arms="ours sft grpo resd ours-kept sft-kept ours-dreamt" most=0
