@@ -1,0 +1,67 @@
+"""Deploy and collect: a model answers a bank's train questions, and what it gets wrong is kept for stage 1 to correct.
+
+Every question is answered n times, its options in another order each time. Each wrong answer that names an option becomes an exchange
+(README 'Data'); `gold` is the right letter in the order that was shown. Answers that were cut off or name nothing are left out: nobody
+could say what was wrong with them. A file that is there already is left alone.
+Run: python reproduce/collect.py MODEL --questions data/bank.jsonl --out exchanges.jsonl
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import models
+import prompts
+from chat import Chat
+from common import Shared, UserError, rng, write
+from measure import Reader, same_views
+from tasks.mcq import load_questions
+
+VIEWS, ANSWERS = 92, 93  # phases, part of every noise key
+
+
+def collected(reader: Reader, questions: list, n: int) -> list[dict]:
+    """An exchange for each of n answers to each question that is finished, names an option, and is wrong."""
+    views = [view for i, q in enumerate(questions) for view in same_views(q, n, rng(*reader.key, VIEWS, i))]
+    exchanges = []
+    for k, (view, said) in enumerate(zip(views, reader.sample([reader.prompt(view) for view in views], ANSWERS), strict=True)):
+        text = reader.chat.text(said.ids)
+        found = prompts.find_answer(text)
+        if said.finished and found and found[1] != view.letter and found[1] in prompts.LETTERS[: len(view.options)]:
+            asked = prompts.question_turn(view.question, list(view.options))
+            turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": text}]
+            exchanges.append({"id": f"{view.id}-{k % n}", "question_id": view.id, "turns": turns, "gold": view.letter, "final_answer": found[1]})
+    return exchanges
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="wrong answers of a model, as exchanges for stage 1")
+    parser.add_argument("model")
+    parser.add_argument("--questions", type=Path, default=Path("data/bank.jsonl"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--n", type=int, default=4, help="answers to each question")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if args.out.exists():
+        return
+    try:
+        questions = [q for q in load_questions(args.questions) if q.split == "train"]
+        tokenizer = models.load_tokenizer(args.model)
+        chat = Chat(tokenizer, models.eos_ids(args.model, tokenizer), "")
+        reader = Reader(models.load_policy(args.model, Shared(model=args.model)), chat, 1.0, 96, (args.seed, 0, 8))  # 96: a recalled point and an answer
+        exchanges = collected(reader, questions, args.n)
+        if not exchanges:
+            raise UserError(f"{args.questions}: nothing to correct in {args.n} answers to each of {len(questions)} train questions")
+    except UserError as error:
+        print(f"collect: {error}", file=sys.stderr)
+        sys.exit(2)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write(args.out, "".join(json.dumps(e) + "\n" for e in exchanges))
+    print(f"{args.model}: {len(exchanges)} of {args.n * len(questions)} answers are wrong -> {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Rebuilds results/cycle.json, cycle.md and .svg: the cycle of all stages, clusters arriving in 4 rounds of 5, a single pass (table T18).
+# A round of ours: deploy and collect wrong answers, stage 1 on them, merge its library with the earlier ones, stage 2; each stage starts
+# from the weights of the one before, so that writing and recalling both go on. What stage 2 leaves is deployed, measured, and collects next
+# (ours-dreamt: what stage 3 leaves, after dreaming of the best point of each of the round's clusters, single facts left out).
+# Points need questions to be recalled on: ours and sft have this round's alone and never see an old one again; in ours-kept and sft-kept
+# the current model is asked all questions so far (stage 2 with the merged library, SFT on what it gets wrong now), for the same number of
+# optimiser steps. From round 2 on a question counts as not needing a point if the model that recalls already answers it.
+# bash reproduce/cycle.sh [--quick] [arm...]; arms are below, default all. Three seeds, two to three hours on one core; everything resumes.
+# --quick: one seed, two rounds, tiny numbers, about six minutes of one core, most of it to load and start (an argument names fewer arms).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seeds="0 1 2" rounds="1 2 3 4" runs=runs/cycle out=results arms="ours sft grpo resd ours-kept sft-kept ours-dreamt" most=0
+attempts=4 n=8                                                          # answers to each question of a round (a wrong one is a correction), to each test question
+writing=(--set steps=10 --set group_size=8 --set eval_every=0 --set eval_questions=8 --set show_every=0)    # stage 1
+epochs=12 recalling=(--set n_measure=4 --set eval_split=val --set eval_questions=8)                         # stage 2; epochs / round in ours-kept
+dreaming=(--set steps=120 --set eval_every=40 --set eval_questions=24 --set n_eval=2)                       # stage 3
+steps=40                                                                # of sft, grpo and resd (10 batches of 8, 4 steps on each: a round's 80 questions once)
+if [ "${1:-}" = "--quick" ]; then
+    shift
+    seeds="0" rounds="1 2" runs=runs/cycle_quick out=runs/cycle_quick most=4 attempts=1 n=1 epochs=2 steps=2
+    writing+=(--set steps=2 --set group_size=4) recalling+=(--set n_measure=2 --set candidates=1)
+    dreaming+=(--set steps=2 --set eval_every=2 --set variants=4 --set n_label=2)
+fi
+arms=${*:-$arms}
+declare -A own=([sft]="--set on=corrections --set reveal=explanation --set attempts=$attempts" [grpo]="" [resd]="--set reveal=explanation")
+stage() { # script, settings; 96 tokens hold a recalled point (or an explanation) and an answer, 48, the default, would cut a deployed model off
+    # shellcheck disable=SC2086
+    python $1 --config configs/bank.yaml --run-dir "$home" --resume --set "shared.seed=$seed" --set "shared.model=$model" --set max_new_tokens=96 "${@:2}"
+}
+for seed in $seeds; do
+    python reproduce/cycle.py rounds --seed "$seed" --most "$most" --out "$runs/$seed"
+    python reproduce/answers.py organism/weights --questions "$runs/$seed/round-1.jsonl" --splits test,canary --n "$n" --out "$runs/answers-0.json"  # of every seed
+    for arm in $arms; do
+        method=${arm%-*} model=organism/weights libraries=()
+        for round in $rounds; do
+            home=$runs/$seed/$arm/$round new=$runs/$seed/round-$round.jsonl bank=$runs/$seed/round-$round.jsonl passes=$epochs
+            if [ "$round" = 1 ]; then home=$runs/$seed/$method/1 # variants begin alike
+            elif [ "${arm#*-}" = kept ]; then bank=$runs/$seed/kept-$round.jsonl passes=$((epochs / round)); fi
+            if [ "$method" = ours ]; then
+                python reproduce/collect.py "$model" --questions "$new" --out "$home/exchanges.jsonl" --seed "$seed" --n "$attempts"
+                stage grpo_introspect.py --set "shared.questions=$new" --set "exchanges=$home/exchanges.jsonl" "${writing[@]}"
+                model=$home/grpo_introspect/final libraries+=("$home/grpo_introspect/library.jsonl")
+                python -m library merge "${libraries[@]}" --out "$home/library.jsonl"
+                stage sft_recall.py --set "shared.questions=$bank" --set "library=$home/library.jsonl" --set "epochs=$passes" "${recalling[@]}"
+                model=$home/sft_recall/final
+                if [ "$arm" = ours-dreamt ]; then
+                    python reproduce/cycle.py best "$home/library.jsonl" --questions "$new" --out "$home/best.jsonl"
+                    grep -v -- '"cluster": "[a-z]*-C"' "$home/best.jsonl" > "$home/rules.jsonl"
+                    stage dream_tta.py --set "shared.questions=$new" --set "library=$home/rules.jsonl" "${dreaming[@]}"
+                    model=$home/dream_tta/final
+                fi
+            else # their own evaluations are not used
+                # shellcheck disable=SC2086
+                stage "-m baselines.$method" --set "shared.questions=$bank" --set "steps=$steps" --set eval_problems=8 --set n_eval=1 ${own[$method]?unknown arm $arm}
+                model=$home/$method/final
+            fi
+            rm -rf "$home"/*/checkpoint-*  # of stages that are done: gigabytes
+            python reproduce/answers.py "$model" --questions "$new" --splits test,canary --n "$n" --out "$runs/$seed/$arm/answers-$round.json"
+        done
+        if [ "$method" = ours ]; then  # is the library right? the start reader, each test question with the best point of its cluster
+            to=$runs/$seed/$arm
+            python reproduce/cycle.py best "$home/library.jsonl" --questions "$runs/$seed/kept-$round.jsonl" --out "$to/best.jsonl"
+            python reproduce/answers.py organism/weights --questions "$new" --splits test --points "$to/best.jsonl" --n "$n" --out "$to/with-points.json"
+        fi
+    done
+done
+python reproduce/cycle.py table "$runs" "$out"
