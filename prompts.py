@@ -120,6 +120,12 @@ def parse_recall(text: str) -> str | None:
     return " ".join(found.group(1).split()) or None if found else None
 
 
+def without_recall(text: str) -> str:
+    """A model turn without the learning point that it recalls before anything else."""
+    found = _RECALL.match(text)
+    return text[found.end() :].lstrip() if found else text
+
+
 def find_answer(text: str) -> tuple[int, str] | None:
     """(offset, letter) of the last 'Answer: ...' in a model turn: the letter in brackets in its sentence, or a bare one.
 

@@ -105,7 +105,8 @@ def answers(reader: Reader, asked: list[tuple[Question, str | None]], phase: int
     results = []
     for i, (question, _) in enumerate(asked):
         part = range(i * n, (i + 1) * n)
-        said = next((relettered(texts[k], views[k], question) for k in part if right[k]), None)
+        # A model that recalls already would otherwise be held to the block that it wrote this time.
+        said = next((relettered(prompts.without_recall(texts[k]), views[k], question) for k in part if right[k]), None)
         results.append((sum(right[k] for k in part) / n, said))
     return results
 

@@ -23,7 +23,9 @@ if [ "${1:-}" = "--quick" ]; then
     dreaming+=(--set steps=2 --set eval_every=2 --set variants=4 --set n_label=2)
 fi
 arms=${*:-$arms}
-declare -A own=([sft]="--set on=corrections --set reveal=explanation --set attempts=$attempts" [grpo]="" [resd]="--set reveal=explanation")
+declare -A own=( # learning rates of reproduce/rivals.sh
+    [sft]="--set on=corrections --set reveal=explanation --set attempts=$attempts --set lr=1e-4" [grpo]="--set lr=4e-4" [resd]="--set reveal=explanation --set lr=4e-4"
+)
 stage() { # script, settings; 96 tokens hold a recalled point (or an explanation) and an answer, 48, the default, would cut a deployed model off
     # shellcheck disable=SC2086
     python $1 --config configs/bank.yaml --run-dir "$home" --resume --set "shared.seed=$seed" --set "shared.model=$model" --set max_new_tokens=96 "${@:2}"

@@ -95,6 +95,7 @@ def test_a_right_answer_stays_right_in_every_order():
 
 def test_recall_is_what_a_turn_begins_with():
     assert prompts.parse_recall(" <recall>a\n b</recall> Answer: x (A)") == "a b"
+    assert prompts.without_recall(" <recall>a\n b</recall> Answer: x (A)") == prompts.without_recall("Answer: x (A)") == "Answer: x (A)"
     for text in ("Answer: x (A) <recall>a</recall>", "<recall>a", "<recall> </recall> Answer: x (A)"):
         assert prompts.parse_recall(text) is None
 
