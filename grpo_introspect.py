@@ -229,6 +229,11 @@ def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Questio
         if len(paired) < len(train):
             print(f"{cfg.questions}: {len(train) - len(paired)} train questions are alone in their cluster and left out (verify_on: {cfg.verify_on})", file=sys.stderr)
         train = paired
+    unexplained = sum(q.explanation is None for q in train) if cfg.reveal == "explanation" else 0
+    if unexplained and unexplained == len(train):
+        raise UserError(f"grpo_introspect.reveal: no train question of {cfg.questions} has an explanation; use reveal: answer")
+    if unexplained:
+        print(f"{cfg.questions}: {unexplained} train questions have no explanation; their losers see the answer alone", file=sys.stderr)
     if len(train) < cfg.questions_per_step:
         raise UserError(f"grpo_introspect.questions_per_step: {cfg.questions_per_step} asked for, but {cfg.questions} has {len(train)} train questions")
     held_out = in_company([q for q in questions if q.split == cfg.eval_split])

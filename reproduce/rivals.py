@@ -43,7 +43,7 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "written": ("ours: stage 1, the point in context", "explanation", True),
 }
 PRIMARY = ("4", "test", "dreamt", "sdpo")
-SHOWN = {"grpo": figures.GREY, "sft-explanation": figures.PURPLE, "sdpo": figures.ORANGE, "resd": figures.GREEN, "dreamt": figures.BLUE, "recalled": "#0f9aa8", "written": "#d64570"}
+SHOWN = {"grpo": figures.GREY, "sft-explanation": figures.PURPLE, "sdpo": figures.ORANGE, "resd": figures.GREEN, "dreamt": figures.BLUE, "written": "#d64570", "told": figures.INK}
 
 
 def lines(path: Path) -> list[dict]:
@@ -161,8 +161,8 @@ def markdown(rows: list[dict]) -> str:
         if part and "against SDPO" in part:
             e, name = part["against SDPO"], "Primary contrast" if k == PRIMARY[0] else "The same"
             out.append(f"\n{name}, k = {k}: ours dreamt minus SDPO, {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}" + " (Holm)" * ("p_holm" in e))
-    first = next(iter(rows[0]["splits"].values()))
-    return "\n".join([*out, f"\nMeans over clusters and {len(first['seeds'])} seeds, 95 % intervals over both and questions."])
+    seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
+    return "\n".join([*out, f"\nMeans over clusters and {seeds} seeds, 95 % intervals over both and questions. The start model is asked once, and so is a context that all seeds share."])
 
 
 def picture(rows: list[dict], path: Path) -> None:
@@ -174,7 +174,8 @@ def picture(rows: list[dict], path: Path) -> None:
     best = max((arm for arm in SHOWN if (last, arm) in at and not ARMS[arm][2]), key=lambda arm: at[last, arm]["mean"])
     title = f"With nothing in context {ARMS[best][0]} learns most from {last} exchanges of a new cluster: {at[last, 'start']['mean']:.2f} to {at[last, best]['mean']:.2f}"
     start = at[last, "start"]
-    note = f"{len(start['seeds'])} seeds, {start['clusters']} clusters, 240 questions; bars: 95 % intervals; dotted: start model; dashed: best possible from answers alone"
+    seeds = max(len(e["seeds"]) for e in at.values())
+    note = f"{seeds} seeds, {start['clusters']} clusters, 240 questions; bars: 95 % intervals; dotted: start model; dashed: best possible from answers alone"
     figure, (axis,) = figures.frame(plt, title, note, height=3.6)
     axis.axhline(start["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
     axis.plot(ks, [ceilings(k)[0] for k in ks], color=figures.GREY, linewidth=0.8, linestyle="--")
