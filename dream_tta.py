@@ -204,7 +204,9 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     done, checkpoint = run.rewind()
     if checkpoint:
         models.restore(policy, updater, checkpoint)
-    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1))
+    before = run.read("metrics.jsonl")
+    generated, trained = (before[-1][name] if before else 0 for name in ("generated_tokens", "trained_tokens"))
+    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1), generated)
     if done == 0:
         start_dream(cfg, run, reader, questions, points, groups)
     targets, first = run.read("targets.jsonl"), run.read("eval.jsonl")[0]
@@ -221,6 +223,8 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         reader = replace(reader, key=(cfg.seed, step, 1))
         trajectories, advantages, metrics = dreamt(cfg, reader, [targets[i] for i in order])
         metrics = {"step": step} | metrics | updater.step(trajectories, advantages)
+        trained += sum(sum(t.loss_mask) for t in trajectories)
+        metrics |= {"generated_tokens": reader.generated, "trained_tokens": trained}  # so far, with those of variants and labels
         if step % cfg.eval_every == 0 or step == cfg.steps:
             record = evaluate(cfg, reader, groups, first["labels"], step)
             run.log("eval.jsonl", record)

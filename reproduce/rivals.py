@@ -95,6 +95,8 @@ def cost(run: Path) -> dict:
                 found[name] = records[-1][name]
         if "time/step" in records[-1]:
             found["seconds"] = sum(r["time/step"] for r in records)
+        if "tokens_per_second" in records[-1]:  # stage 1
+            found["generated_tokens"] = round(sum(r["tokens_per_second"] * sum(r[f"time/rollout{i}"] for i in (1, 2, 3)) for r in records))
     return found
 
 
@@ -115,10 +117,13 @@ def collect(runs: Path) -> list[dict]:
                 row["splits"][split] = estimate(part)
                 if arm != "start":
                     row["splits"][split]["against start"] = estimate(differences(part, [found["start"][0][split]] * len(part)))
-                if "sdpo" in found and arm not in ("sdpo", "start") and len(part) == len(found["sdpo"]):
-                    row["splits"][split]["against SDPO"] = estimate(differences(part, [s[split] for s in found["sdpo"]]))
+                for rival in ("sdpo", "grpo"):
+                    if len(part) == len(found.get(rival, [])) and arm not in ("start", "sdpo", "grpo"):
+                        row["splits"][split][f"against {rival}"] = estimate(differences(part, [s[split] for s in found[rival]]))
             rows.append(row)
-    against = [r["splits"]["test"]["against SDPO"] for r in rows if "against SDPO" in r["splits"]["test"] and (r["exchanges"], "test", r["arm"], "sdpo") != PRIMARY]
+    names = ("sdpo", "grpo")
+    against = [r["splits"]["test"].get(f"against {n}") for r in rows for n in names if (r["exchanges"], "test", r["arm"], n) != PRIMARY]
+    against = [a for a in against if a]
     for part, p in zip(against, holm([a["p"] for a in against]), strict=True):
         part["p_holm"] = p
     return rows
@@ -157,10 +162,11 @@ def markdown(rows: list[dict]) -> str:
                 told = ", ".join("-" if x is None else f"{x:,.0f} k" for x in kilo) + (f"; {np.mean([c['seconds'] for c in spent]):.0f}" if all("seconds" in c for c in spent) else "")
                 out.append(f"| {revealed}{', text in context' * context} | {what} | " + " | ".join(shown(of("bank", arm, s)) for s in splits) + f" | {told} |")
     for k in [*ks, "bank"]:
-        part = of(k, PRIMARY[2], "test")
-        if part and "against SDPO" in part:
-            e, name = part["against SDPO"], "Primary contrast" if k == PRIMARY[0] else "The same"
-            out.append(f"\n{name}, k = {k}: ours dreamt minus SDPO, {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}" + " (Holm)" * ("p_holm" in e))
+        for rival in ("sdpo", "grpo"):
+            e = (of(k, PRIMARY[2], "test") or {}).get(f"against {rival}")
+            if e:
+                name = "Primary contrast, " * ((k, "test", PRIMARY[2], rival) == PRIMARY)
+                out.append(f"\n{name}k = {k}: ours dreamt minus {ARMS[rival][0]}, {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}" + " (Holm)" * ("p_holm" in e))
     seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
     return "\n".join([*out, f"\nMeans over clusters and {seeds} seeds, 95 % intervals over both and questions. The start model is asked once, and so is a context that all seeds share."])
 
