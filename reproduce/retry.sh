@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Rebuilds results/retry.json and retry.md: Reflect, Retry, Reward, its control and other rivals on Countdown and function calling (table T13).
-# Five ways x two tasks x three seeds, about 30 minutes on 2 cores; everything resumes. All at one learning rate, none of them tuned on these tasks. --quick: two steps, one seed, a minute or two.
+# Five ways x two tasks x three seeds, about 30 minutes on 2 cores; everything resumes. Learning rates: LOG.md.
+# --quick: two steps, one seed, a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seeds="0 1 2" runs=runs/retry out=results more=(--set steps=100 --set lr=4e-4 --set eval_problems=100)
+seeds="0 1 2" runs=runs/retry out=results more=(--set steps=100 --set eval_problems=100)
 if [ "${1:-}" = "--quick" ]; then
     seeds="0" runs=runs/retry_quick out=runs/retry_quick
     more=(--set steps=2 --set eval_problems=8 --set n_eval=2)
@@ -13,8 +14,8 @@ for seed in $seeds; do
         run() { # arm, module, settings
             python -m "baselines.$2" --config "configs/$task.yaml" --run-dir "$runs/$task-$1-$seed" --resume --set "shared.seed=$seed" "${@:3}" "${more[@]}"
         }
-        run reflect reflect_retry
-        run control reflect_retry --set reflect=false
+        run reflect reflect_retry --set lr=1e-4
+        run control reflect_retry --set lr=1e-4 --set reflect=false
         run grpo grpo
         run ssd ssd
         run sft sft
