@@ -205,7 +205,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     if checkpoint:
         models.restore(policy, updater, checkpoint)
     before = run.read("metrics.jsonl")
-    generated, trained = (before[-1][name] if before else 0 for name in ("generated_tokens", "trained_tokens"))
+    generated, trained = (before[-1].get(name, 0) if before else 0 for name in ("generated_tokens", "trained_tokens"))
     reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1), generated)
     if done == 0:
         start_dream(cfg, run, reader, questions, points, groups)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rebuilds results/cycle.json, cycle.md and .svg: the cycle of all stages, clusters arriving in 4 rounds of 5, a single pass (table T18).
+# Rebuilds results/cycle.json, cycle.md and .svg: the cycle of all stages, clusters arriving in 4 rounds of 5 (table T18).
 # A round of ours: deploy and collect wrong answers, stage 1 on them, merge its library with the earlier ones, stage 2; each stage starts
 # from the weights of the one before, so that writing and recalling both go on. What stage 2 leaves is deployed, measured, and collects next
 # (ours-dreamt: what stage 3 leaves, after dreaming of the best point of each of the round's clusters, single facts left out).
@@ -15,7 +15,7 @@ attempts=4 n=8                                                          # answer
 writing=(--set steps=10 --set group_size=8 --set eval_every=0 --set eval_questions=8 --set show_every=0)    # stage 1
 epochs=12 recalling=(--set n_measure=4 --set eval_split=val --set eval_questions=8)                         # stage 2; epochs / round in ours-kept
 dreaming=(--set steps=120 --set eval_every=40 --set eval_questions=24 --set n_eval=2)                       # stage 3
-steps=40                                                                # of sft, grpo and resd (10 batches of 8, 4 steps on each: a round's 80 questions once)
+steps=40                                                                # of sft (32 corrections a step), grpo (8 questions, 16 answers: four passes) and resd (10 batches of 8, 4 steps on each: one pass)
 if [ "${1:-}" = "--quick" ]; then
     shift
     seeds="0" rounds="1 2" runs=runs/cycle_quick out=runs/cycle_quick most=4 attempts=1 n=1 epochs=2 steps=2
@@ -23,7 +23,7 @@ if [ "${1:-}" = "--quick" ]; then
     dreaming+=(--set steps=2 --set eval_every=2 --set variants=4 --set n_label=2)
 fi
 arms=${*:-$arms}
-declare -A own=( # learning rates of reproduce/rivals.sh
+declare -A own=( # learning rates of reproduce/rivals.sh, not tuned for the cycle
     [sft]="--set on=corrections --set reveal=explanation --set attempts=$attempts --set lr=1e-4" [grpo]="--set lr=4e-4" [resd]="--set reveal=explanation --set lr=4e-4"
 )
 stage() { # script, settings; 96 tokens hold a recalled point (or an explanation) and an answer, 48, the default, would cut a deployed model off

@@ -26,7 +26,7 @@ def few(k: int, split: str) -> list[dict]:
     for c in clusters.values():
         if c.split == split:
             new = []
-            while len(new) < MOST:  # sixteen at a time are balanced over the answers; the k are shuffled within
+            while len(new) < MOST:  # 32 at a time, balanced over the answers before they are shuffled; a small k is not balanced
                 new += [v for v in balanced(c, MOST, rng, findings_of(c)) if question_text(v) not in taken]
                 rng.shuffle(new)
             made += [record(v, f"{c.name}-few-{i}", "train", rng) | {"variants": []} for i, v in enumerate(new[:MOST])][:k]

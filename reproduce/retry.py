@@ -1,6 +1,6 @@
 """Puts the runs of reproduce/retry.sh together: results/retry.json and retry.md (table T13).
 
-The unit is the problem, over seeds. Pass@n: right in at least one of the n answers to a problem.
+The unit is the problem, over seeds. Pass@4: right in at least one of the four answers to a problem.
 """
 
 import json
@@ -21,7 +21,7 @@ ARMS = {
     "ssd": "SSD",
     "sft": "SFT on gold answers",
 }
-COLUMNS = {"first": "first try", "second": "second try", "second without reflection": "second try without reflection", "pass": "pass@n", "canary": "first try, other task"}
+COLUMNS = {"first": "first try", "second": "second try", "second without reflection": "second try without reflection", "pass": "pass@4", "canary": "first try, other task"}
 
 
 def estimate(seeds: list[dict[str, float]]) -> dict:
@@ -81,7 +81,7 @@ def markdown(rows: list[dict]) -> str:
             e = r["second try against the control's"]
             lines.append(f"\n{TASKS[r['task']]}: second try after a reflection, trained, minus second try of the trained control: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e['p']:.4f}")
     sizes = rows[0]["first"]["change"]
-    return "\n".join([*lines, f"\nMeans over {sizes['problems']} problems (test) and {sizes['seeds']} seeds, 95 % intervals over both; a problem that is right at the first try counts as right at the second."])
+    return "\n".join([*lines, f"\nMeans over {sizes['problems']} problems (test) and {sizes['seeds']} seeds, 95 % intervals over both; a problem that is right at the first try counts as right at the second, so contrasts of second tries contain those of first tries."])
 
 
 if __name__ == "__main__":

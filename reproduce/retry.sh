@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Rebuilds results/retry.json and retry.md: Reflect, Retry, Reward, its control and other rivals on Countdown and function calling (table T13).
-# Five ways x two tasks x three seeds, about 30 minutes on 2 cores; everything resumes. Learning rates: LOG.md.
+# Five ways x two tasks x three seeds, about 30 minutes on 2 cores; everything resumes. Learning rates: two tried on
+# val for reflect (its control takes the same), defaults for the rest (LOG.md).
 # --quick: two steps, one seed, a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."

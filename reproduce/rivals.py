@@ -5,7 +5,7 @@
   table RUNS OUT      rivals.json, rivals.md, rivals.svg
 
 The unit is the cluster (composites: the pair), averaged over seeds. The primary contrast was named before any test run: ours dreamt against
-the rival that was best on val (SDPO with explanations), neither with anything in context, four exchanges of each new cluster.
+the rival that was best on val within the canary's limit (SDPO with explanations; LOG.md), neither with anything in context, four exchanges of each new cluster.
 """
 
 import json
@@ -39,11 +39,11 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "recalled": ("ours: stage 2, recalled", "explanation", False),
     "dreamt": ("ours: stage 3, dreamt", "explanation", False),
     "told": ("the explanation itself in context", "explanation", True),
-    "untrained": ("the start writer's point in context", "explanation", True),
-    "written": ("ours: stage 1, the point in context", "explanation", True),
+    "untrained": ("the best point of a pass of stage 1 from the start model", "explanation", True),
+    "written": ("ours: stage 1, its best point in context", "explanation", True),
 }
 PRIMARY = ("4", "test", "dreamt", "sdpo")
-SHOWN = {"grpo": figures.GREY, "sft-explanation": figures.PURPLE, "sdpo": figures.ORANGE, "resd": figures.GREEN, "dreamt": figures.BLUE, "written": "#d64570", "told": figures.INK}
+SHOWN = {"grpo": figures.GREY, "sft-explanation": figures.PURPLE, "sdpo": figures.ORANGE, "resd": figures.GREEN, "dreamt": figures.BLUE, "written": "#d64570", "untrained": "#8c6d31", "told": figures.INK}
 
 
 def lines(path: Path) -> list[dict]:
@@ -147,14 +147,14 @@ def markdown(rows: list[dict]) -> str:
 
     out = ["New clusters: accuracy on 240 questions after k exchanges of each of 12 clusters that nothing was trained on", ""]
     if ks:
-        out += ["| revealed | method | " + " | ".join(f"k = {k}" for k in ks) + f" | canary, k = {ks[-1]} |", "|" + "---|" * (len(ks) + 3)]
+        out += ["| revealed | method | " + " | ".join(f"k = {k}" for k in ks) + "".join(f" | canary, k = {k}" for k in ks) + " |", "|" + "---|" * (2 * len(ks) + 2)]
     for arm, (what, revealed, context) in ARMS.items() if ks else ():
         if any((k, arm) in at for k in ks):
-            out.append(f"| {revealed}{', text in context' * context} | {what} | " + " | ".join(shown(of(k, arm, "test")) for k in [*ks]) + f" | {shown(of(ks[-1], arm, 'canary'))} |")
+            out.append(f"| {revealed}{', text in context' * context} | {what} | " + " | ".join(shown(of(k, arm, "test")) for k in [*ks]) + "".join(f" | {shown(of(k, arm, 'canary'))}" for k in ks) + " |")
     if ("bank", "start") in at:
         splits = list(at["bank", "start"]["splits"])
         out += ["", "The bank: all 16 exchanges of each of its 20 train clusters", ""]
-        out += ["| revealed | method | " + " | ".join(splits) + " | tokens generated, trained; seconds |", "|" + "---|" * (len(splits) + 3)]
+        out += ["| revealed | method | " + " | ".join(splits) + " | tokens of the last stage generated, trained; seconds |", "|" + "---|" * (len(splits) + 3)]
         for arm, (what, revealed, context) in ARMS.items():
             if ("bank", arm) in at:
                 spent = at["bank", arm]["cost"]
@@ -181,10 +181,10 @@ def picture(rows: list[dict], path: Path) -> None:
     title = f"With nothing in context {ARMS[best][0]} learns most from {last} exchanges of a new cluster: {at[last, 'start']['mean']:.2f} to {at[last, best]['mean']:.2f}"
     start = at[last, "start"]
     seeds = max(len(e["seeds"]) for e in at.values())
-    note = f"{seeds} seeds, {start['clusters']} clusters, 240 questions; bars: 95 % intervals; dotted: start model; dashed: best possible from answers alone"
+    note = f"{seeds} seeds, {start['clusters']} clusters, 240 questions; bars: 95 % intervals; dashed: a text in context; grey, dotted: start model; finely dotted: a Bayesian who sees the answers alone"
     figure, (axis,) = figures.frame(plt, title, note, height=3.6)
     axis.axhline(start["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
-    axis.plot(ks, [ceilings(k)[0] for k in ks], color=figures.GREY, linewidth=0.8, linestyle="--")
+    axis.plot(ks, [ceilings(k)[0] for k in ks], color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
     for i, (arm, color) in enumerate(SHOWN.items()):
         here = [k for k in ks if (str(k), arm) in at]
         if here:
