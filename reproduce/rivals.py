@@ -43,7 +43,11 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "written": ("ours: stage 1, its best point in context", "explanation", True),
 }
 PRIMARY = ("4", "test", "dreamt", "sdpo")
-SHOWN = {"grpo": figures.GREY, "sft-explanation": figures.PURPLE, "sdpo": figures.ORANGE, "resd": figures.GREEN, "dreamt": figures.BLUE, "written": "#d64570", "untrained": "#8c6d31", "told": figures.INK}
+SHOWN = {  # in the picture: colour, label
+    "grpo": (figures.GREY, "GRPO"), "sft-explanation": (figures.PURPLE, "SFT, told explanations"), "sdpo": (figures.ORANGE, "SDPO, told explanations"),
+    "resd": (figures.GREEN, "Resd, told explanations"), "dreamt": (figures.BLUE, "ours: stage 3, dreamt"), "written": ("#d64570", "ours: stage 1, in context"),
+    "untrained": ("#8c6d31", "stage 1 from the start model"), "told": (figures.INK, "an explanation in context"),
+}  # fmt: skip
 
 
 def lines(path: Path) -> list[dict]:
@@ -185,12 +189,11 @@ def picture(rows: list[dict], path: Path) -> None:
     figure, (axis,) = figures.frame(plt, title, note, height=3.6)
     axis.axhline(start["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
     axis.plot(ks, [ceilings(k)[0] for k in ks], color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
-    for i, (arm, color) in enumerate(SHOWN.items()):
+    for i, (arm, (color, label)) in enumerate(SHOWN.items()):
         here = [k for k in ks if (str(k), arm) in at]
         if here:
             parts = [at[str(k), arm] for k in here]
             bars = [[p["mean"] - p["low"] for p in parts], [p["high"] - p["mean"] for p in parts]]
-            label = ARMS[arm][0] + (f" ({ARMS[arm][1]})" if not ARMS[arm][0].startswith("ours") else "")
             axis.errorbar([k * 1.02 ** (i - 3) for k in here], [p["mean"] for p in parts], yerr=bars, color=color, marker="o", markersize=3.5, linewidth=1.2, capsize=2, label=label, linestyle="--" if ARMS[arm][2] else "-")
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks])
