@@ -1,6 +1,6 @@
 """Puts the runs of reproduce/retry.sh together: results/retry.json and retry.md (table T13).
 
-The unit is the problem, over seeds. Pass@4: right in at least one of the four answers to a problem.
+The unit is the problem; seeds draw their own problems of the split test. Pass@4: right in at least one of the four answers to a problem.
 """
 
 import json
@@ -11,7 +11,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from measure import bootstrap_clusters, cluster_means, sign_flip
+from measure import sign_flip
 
 TASKS = {"countdown": "Countdown", "calls": "function calling"}
 ARMS = {
@@ -24,12 +24,13 @@ ARMS = {
 COLUMNS = {"first": "first try", "second": "second try", "second without reflection": "second try without reflection", "pass": "pass@4", "canary": "first try, other task"}
 
 
-def estimate(seeds: list[dict[str, float]]) -> dict:
-    """Mean over problems, its 95 % interval, and p of 'the mean is 0'."""
-    columns = [{problem: [value] for problem, value in seed.items()} for seed in seeds]
-    low, high = np.quantile(bootstrap_clusters(columns), [0.025, 0.975]).tolist()
-    means = cluster_means(columns)
-    return {"mean": float(means.mean()), "low": low, "high": high, "p": sign_flip(means), "problems": len(means), "seeds": len(seeds)}
+def estimate(seeds: list[dict[str, float]], resamples: int = 4000) -> dict:
+    """Mean over seeds of the mean over their problems, its 95 % interval over both, and p of 'the mean is 0' (problems, over the seeds that drew them)."""
+    draw, values = np.random.default_rng(0), [np.array(list(seed.values())) for seed in seeds]
+    drawn = [np.mean([values[s][draw.integers(len(values[s]), size=len(values[s]))].mean() for s in draw.integers(len(values), size=len(values))]) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+    means = np.array([np.mean([seed[p] for seed in seeds if p in seed]) for p in dict.fromkeys(p for seed in seeds for p in seed)])
+    return {"mean": float(np.mean([v.mean() for v in values])), "low": low, "high": high, "p": sign_flip(means), "problems": len(values[0]), "seeds": len(seeds)}
 
 
 def columns_of(path: Path) -> tuple[dict[str, dict], dict[str, dict], dict]:
@@ -81,7 +82,7 @@ def markdown(rows: list[dict]) -> str:
             e = r["second try against the control's"]
             lines.append(f"\n{TASKS[r['task']]}: second try after a reflection, trained, minus second try of the trained control: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e['p']:.4f}")
     sizes = rows[0]["first"]["change"]
-    return "\n".join([*lines, f"\nMeans over {sizes['problems']} problems (test) and {sizes['seeds']} seeds, 95 % intervals over both; a problem that is right at the first try counts as right at the second, so contrasts of second tries contain those of first tries."])
+    return "\n".join([*lines, f"\nMeans over {sizes['seeds']} seeds and {sizes['problems']} problems of each (test), 95 % intervals over both; a problem that is right at the first try counts as right at the second, so contrasts of second tries contain those of first tries."])
 
 
 if __name__ == "__main__":
