@@ -22,9 +22,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from rivals import differences, lines, measured
+
 import library
 from figures import BLUE, GREEN, GREY, ORANGE, PURPLE, frame, legend, pyplot
-from measure import bootstrap_clusters, cluster_means, holm, sign_flip
+from measure import holm
 
 ROUNDS = 4
 ARMS = {
@@ -76,10 +78,6 @@ def best_points(records: list[dict], clusters: set[str]) -> list[dict]:
     return [library.best([r for r in sound if r["cluster"] == name]) for name in sorted({r["cluster"] for r in sound})]
 
 
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 # ---- the table -----------------------------------------------------------------------------------------------------
 def moved(after: list[dict], learned: dict[str, int], backward: bool) -> dict[str, list[float]]:
     """Transfer of each cluster's questions; their mean over clusters is that over the rounds that have any.
@@ -91,18 +89,6 @@ def moved(after: list[dict], learned: dict[str, int], backward: bool) -> dict[st
     ends = {c: (last, r) if backward else (r - 1, 0) for c, r in learned.items()}
     scale = last / max(last - 1, 1)
     return {c: [scale * (a - b) for a, b in zip(after[end][c], after[begin][c], strict=True)] for c, (end, begin) in ends.items()}
-
-
-def estimate(seeds: list[dict[str, list[float]]]) -> dict:
-    """Mean over clusters, its 95 % interval over seeds, clusters and questions, p of 'the mean is 0', and every seed's mean."""
-    low, high = np.quantile(bootstrap_clusters(seeds), [0.025, 0.975]).tolist()
-    means = cluster_means(seeds)
-    each = [float(np.mean([np.mean(values) for values in seed.values()])) for seed in seeds]
-    return {"mean": float(means.mean()), "low": low, "high": high, "p": sign_flip(means), "clusters": len(means), "seeds": each}
-
-
-def difference(ours: list[dict], theirs: list[dict]) -> dict:
-    return estimate([{c: [a - b for a, b in zip(one[c], two[c], strict=True)] for c in one} for one, two in zip(ours, theirs, strict=True)])
 
 
 class Seed:
@@ -118,19 +104,19 @@ class Seed:
             self.after.append(accuracies)
             self.canary.append(each["canary"])
         self.last = len(self.after) - 1
-        banks = {r: read(runs / seed / f"round-{r}.jsonl") for r in range(1, self.last + 1)}
+        banks = {r: lines(runs / seed / f"round-{r}.jsonl") for r in range(1, self.last + 1)}
         self.learned = {c: r for r, bank in banks.items() for c in {q["cluster"] for q in bank if q["split"] == "train"}}
         self.columns = {
             "final": {c: self.after[-1][c] for c in self.learned}, "new": {c: self.after[r][c] for c, r in self.learned.items()},
             "forward": moved(self.after, self.learned, False), "backward": moved(self.after, self.learned, True),
         }  # fmt: skip
         homes = [runs / seed / (arm.partition("-")[0] if r == 1 else arm) / str(r) for r in banks]  # round 1 is shared (cycle.sh)
-        self.records = [len(read(home / "library.jsonl")) for home in homes] if arm.startswith("ours") else []
+        self.records = [len(lines(home / "library.jsonl")) for home in homes] if arm.startswith("ours") else []
         self.gains = {}
         if (folder / "with-points.json").exists():
             told = json.loads((folder / "with-points.json").read_text())["each"]["test"]
             alone = json.loads((runs / "answers-0.json").read_text())["each"]["test"]
-            for record in read(folder / "best.jsonl"):
+            for record in lines(folder / "best.jsonl"):
                 self.gains[record["cluster"]] = float(np.mean([told[q] - alone[q] for q, c in cluster_of.items() if c == record["cluster"]]))
 
     def matrix(self) -> np.ndarray:
@@ -144,9 +130,9 @@ class Seed:
 
 def row(arm: str, seeds: list[Seed]) -> dict:
     made = {"arm": arm, "what": ARMS[arm], "matrix": np.mean([s.matrix() for s in seeds], axis=0).tolist()}
-    made |= {name: estimate([s.columns[name] for s in seeds]) for name in seeds[0].columns}
+    made |= {name: measured([s.columns[name] for s in seeds]) for name in seeds[0].columns}
     made["canary"] = [float(np.mean([list(s.canary[r].values()) for s in seeds])) for r in range(seeds[0].last + 1)]
-    made["canary_change"] = estimate([{q: [value - s.canary[0][q]] for q, value in s.canary[-1].items()} for s in seeds])
+    made["canary_change"] = measured([{q: [value - s.canary[0][q]] for q, value in s.canary[-1].items()} for s in seeds])
     if arm.startswith("ours"):  # the start reader, new test questions; lists are by round
         gains = [[gain for s in seeds for gain in s.of_round(r)] for r in range(1, seeds[0].last + 1)]
         made["library"] = {
@@ -157,7 +143,7 @@ def row(arm: str, seeds: list[Seed]) -> dict:
 
 
 def collect(runs: Path) -> dict:
-    bank = read(sorted(runs.glob("[0-9]*/kept-1.jsonl"))[0])
+    bank = lines(sorted(runs.glob("[0-9]*/kept-1.jsonl"))[0])
     cluster_of = {r["id"]: r["cluster"] for r in bank if r["split"] == "test"}
     last = max(path.name for path in runs.glob("[0-9]*/*/answers-*.json"))  # an arm that is not done yet is left out
     done = {arm: sorted(path.parent.parent.name for path in runs.glob(f"[0-9]*/{arm}/{last}")) for arm in ARMS}
@@ -167,7 +153,7 @@ def collect(runs: Path) -> dict:
         for name in ("backward", "final"):
             both = ([s.columns[name] for s in found[arm]] for arm in (ours, theirs))
             primary = (ours, theirs, name) == (*PAIRS[0], "backward")
-            contrasts.append({"what": name, "arm": ours, "against": theirs, "primary": primary, **difference(*both)})
+            contrasts.append({"what": name, "arm": ours, "against": theirs, "primary": primary, **measured(differences(*both))})
     others = [c for c in contrasts if not c["primary"]]
     for contrast, p in zip(others, holm([c["p"] for c in others]), strict=True):
         contrast["p_holm"] = p
@@ -246,9 +232,9 @@ def main() -> None:
     table_.add_argument("out", type=Path)
     args = parser.parse_args()
     if args.action == "rounds":
-        write_banks(read(Path("data/bank.jsonl")), args.seed, args.out, args.most)
+        write_banks(lines(Path("data/bank.jsonl")), args.seed, args.out, args.most)
     elif args.action == "best":
-        trained = {q["cluster"] for q in read(args.questions) if q["split"] == "train"}
+        trained = {q["cluster"] for q in lines(args.questions) if q["split"] == "train"}
         args.out.write_text("".join(json.dumps(r) + "\n" for r in best_points(library.load_library(args.library), trained)))
     else:
         result = collect(args.runs)

@@ -4,7 +4,7 @@
   told BANK OUT SEED  the explanation of one exchange of each cluster as it stands: what a context without introspection would hold
   table RUNS OUT      rivals.json, rivals.md, rivals.svg
 
-The unit is the cluster (composites: the pair), averaged over seeds. The primary contrast was named before any test run: ours dreamt against
+The unit is the cluster (composites: their parents), averaged over seeds. The primary contrast was named before any test run: ours dreamt against
 the rival that was best on val within the canary's limit (SDPO with explanations; LOG.md), neither with anything in context, four exchanges of each new cluster.
 """
 
@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import figures
 import library
-from measure import bootstrap_clusters, cluster_means, holm, sign_flip
+from eval import estimate
+from measure import cluster_means, holm
 from organism import rules
 from tasks.mcq import load_questions
 
@@ -82,11 +83,10 @@ def differences(seeds: list[dict], others: list[dict]) -> list[dict]:
     return [{c: [a - b for a, b in zip(values, other[c], strict=True)] for c, values in seed.items()} for seed, other in zip(seeds, others, strict=True)]
 
 
-def estimate(seeds: list[dict[str, list[float]]]) -> dict:
-    low, high, bound = np.quantile(bootstrap_clusters(seeds), [0.025, 0.975, 0.05]).tolist()
-    means = cluster_means(seeds)
-    each = [float(cluster_means([s]).mean()) for s in seeds]
-    return {"mean": float(means.mean()), "low": low, "high": high, "lower_bound": bound, "p": sign_flip(means), "clusters": len(means), "seeds": each}
+def measured(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
+    """What eval.py says about a mean over clusters, and what it was measured on."""
+    size = {"clusters": len(seeds[0]), "questions": sum(map(len, seeds[0].values())), "seeds": [float(cluster_means([s]).mean()) for s in seeds]}
+    return estimate(seeds, split) | size
 
 
 def cost(run: Path) -> dict:
@@ -118,12 +118,12 @@ def collect(runs: Path) -> list[dict]:
             row = {"exchanges": folder.name, "arm": arm, "cost": [s.pop("cost") for s in seeds], "splits": {}}
             for split in seeds[0]:
                 part = [s[split] for s in seeds]
-                row["splits"][split] = estimate(part)
+                row["splits"][split] = measured(part, split)
                 if arm != "start":
-                    row["splits"][split]["against start"] = estimate(differences(part, [found["start"][0][split]] * len(part)))
+                    row["splits"][split]["against start"] = measured(differences(part, [found["start"][0][split]] * len(part)), split)
                 for rival in ("sdpo", "grpo"):
                     if len(part) == len(found.get(rival, [])) and arm not in ("start", "sdpo", "grpo"):
-                        row["splits"][split][f"against {rival}"] = estimate(differences(part, [s[split] for s in found[rival]]))
+                        row["splits"][split][f"against {rival}"] = measured(differences(part, [s[split] for s in found[rival]]), split)
             rows.append(row)
     names = ("sdpo", "grpo")
     against = [r["splits"]["test"].get(f"against {n}") for r in rows for n in names if (r["exchanges"], "test", r["arm"], n) != PRIMARY]
@@ -149,8 +149,10 @@ def markdown(rows: list[dict]) -> str:
     def of(k: str, arm: str, split: str) -> dict | None:
         return at[k, arm]["splits"].get(split) if (k, arm) in at else None
 
-    out = ["New clusters: accuracy on 240 questions after k exchanges of each of 12 clusters that nothing was trained on", ""]
+    out = []
     if ks:
+        start = of(ks[0], "start", "test")
+        out += [f"New clusters: accuracy on {start['questions']} questions after k exchanges of each of {start['clusters']} clusters that nothing was trained on", ""]
         out += ["| revealed | method | " + " | ".join(f"k = {k}" for k in ks) + "".join(f" | canary, k = {k}" for k in ks) + " |", "|" + "---|" * (2 * len(ks) + 2)]
     for arm, (what, revealed, context) in ARMS.items() if ks else ():
         if any((k, arm) in at for k in ks):
@@ -185,7 +187,7 @@ def picture(rows: list[dict], path: Path) -> None:
     title = f"With nothing in context {ARMS[best][0]} learns most from {last} exchanges of a new cluster: {at[last, 'start']['mean']:.2f} to {at[last, best]['mean']:.2f}"
     start = at[last, "start"]
     seeds = max(len(e["seeds"]) for e in at.values())
-    note = f"{seeds} seeds, {start['clusters']} clusters, 240 questions; bars: 95 % intervals; dashed: a text in context; grey, dotted: start model; finely dotted: a Bayesian who sees the answers alone"
+    note = f"{seeds} seeds, {start['clusters']} clusters, {start['questions']} questions; bars: 95 % intervals; dashed: a text in context; grey, dotted: start model; finely dotted: a Bayesian who sees the answers alone"
     figure, (axis,) = figures.frame(plt, title, note, height=3.6)
     axis.axhline(start["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
     axis.plot(ks, [ceilings(k)[0] for k in ks], color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
