@@ -4,8 +4,10 @@ transformers grows its cache by concatenation: every token copies all keys and v
 decoding time of a small model. Only full-attention layers are replaced; sliding windows and shared layers stay as they are.
 """
 
+import copy
+
 import torch
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 BLOCK = 64  # tokens by which the storage of a row grows
@@ -29,11 +31,11 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keeps, repeats or reorders rows. Where rows are dropped, only those that change place are copied (rollout.decode)."""
+        """Keeps, repeats or reorders rows. Unless there are more of them than before, only those that change place are copied."""
         length, kept = self.get_seq_length(), len(indices)
         if length == 0:
             return
-        if kept < len(self.storage[0]):
+        if kept <= len(self.storage[0]):
             moved = (indices != torch.arange(kept, device=indices.device)).nonzero()[:, 0]
             for storage in self.storage:  # the right side is gathered before anything is overwritten
                 storage[moved, :, :length] = storage[indices[moved], :, :length]
@@ -57,3 +59,17 @@ def growing_cache(config) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def rows_of(cache: Cache, rows: torch.Tensor) -> Cache:
+    """A cache of its own that begins with some rows of another, which stays as it is."""
+    taken = copy.copy(cache)
+    taken.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in taken.layers:
+        if isinstance(layer, GrowingLayer):  # it selects in place
+            length = layer.get_seq_length()
+            layer.storage = tuple(s[rows, :, :length] for s in layer.storage)
+            layer._view(length)
+        else:
+            layer.batch_select_indices(rows)
+    return taken

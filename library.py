@@ -9,6 +9,7 @@ points written with one model can be read, merged and used with another:
 """
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -45,9 +46,14 @@ _EXAM = re.compile(
 )
 
 
+@functools.cache  # a bank has more options than the 512 patterns that `re` remembers
+def _whole_words(option: str) -> re.Pattern:
+    return re.compile(rf"(?<!\w){re.escape(option)}(?!\w)", re.IGNORECASE)
+
+
 def quoted(text: str, options: tuple[str, ...]) -> list[str]:
     """The options whose text stands in a point, as whole words."""
-    return [option for option in options if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text, re.IGNORECASE)]
+    return [option for option in options if _whole_words(option).search(text)]
 
 
 def states_answer(text: str, options: tuple[str, ...]) -> bool:

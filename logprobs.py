@@ -15,8 +15,8 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 
 from rollout import Trajectory
 
-CHUNK_ELEMENTS = 2**26  # logits of one chunk: 256 MiB in fp32
-MAX_PACKED = 512  # longest packed row: attention costs its square, and 768 already takes back what packing gains
+CHUNK_ELEMENTS = 2**25  # logits of one chunk: 128 MiB in fp32, of which four are alive in the backward pass
+MAX_PACKED = 320  # longest packed row: attention costs its square, and at 768 takes back all that packing gains
 
 
 @dataclass

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from transformers import Cache
 
-from cache import growing_cache
+from cache import growing_cache, rows_of
 from common import rng
 
-MIN_PART, MAX_PADDING = 64, 1.05  # rows that are sampled together are at least that many, or padded by no more than that
+MIN_PART, MAX_PADDING = 128, 1.05  # rows that are sampled together are at least that many, or padded by no more than that
 COMPACT_AT = 7 / 8  # finished rows are dropped when an eighth has finished; more often gains nothing measurable
 
 
@@ -116,25 +116,49 @@ def left_pad(rows: list[list[int]], device) -> tuple[torch.Tensor, torch.Tensor]
     return ids, mask
 
 
-def prefill(model, prompts: list[list[int]], new_tokens: int = 0) -> tuple[torch.Tensor, Cache, torch.Tensor]:
-    """Logits after each prompt (P, V), the cache of the P prompts, and its mask (P, T). Shared prefixes run once.
+@dataclass
+class Shared:
+    """What prompts begin with, run once for all of them. In verification that is the question: only the points extend it."""
 
-    In verification all points of a question share the question: it is prefilled once and only the points extend it.
-    new_tokens: how many tokens will follow.
+    group_of: dict[tuple[int, ...], int]  # by prompt
+    lengths: list[int]  # of each group's prefix, tokens
+    cache: Cache
+    mask: torch.Tensor  # (groups, T)
+
+    def rest(self, prompt: list[int]) -> list[int]:
+        return prompt[self.lengths[self.group_of[tuple(prompt)]] :]
+
+
+def share(model, prompts: list[list[int]], new_tokens: int) -> Shared | None:
+    """Runs the prefixes that prompts share; None where that saves less than a fifth, is not exact, or memory runs out.
+
+    new_tokens: how many tokens will follow a prompt.
     """
-    cache = growing_cache(model.config.get_text_config())
     prefixes, group_of = shared_prefixes(prompts)
     suffixes = [prompt[len(prefixes[group]) :] for prompt, group in zip(prompts, group_of, strict=True)]
-    shared = sum(map(len, prefixes)) + sum(map(len, suffixes))
-    if shared > 0.8 * sum(map(len, prompts)) or not may_share(model, prefixes, suffixes, new_tokens):
+    needed = sum(map(len, prefixes)) + sum(map(len, suffixes))
+    if needed > 0.8 * sum(map(len, prompts)) or not may_share(model, prefixes, suffixes, new_tokens):
+        return None
+    cache = growing_cache(model.config.get_text_config())
+    ids, mask = left_pad(prefixes, model.device)
+    try:
+        forward(model, ids, mask, cache)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return None
+    return Shared(dict(zip(map(tuple, prompts), group_of, strict=True)), [len(prefix) for prefix in prefixes], cache, mask)
+
+
+def prefill(model, prompts: list[list[int]], shared: Shared | None) -> tuple[torch.Tensor, Cache, torch.Tensor]:
+    """Logits after each prompt (P, V), the cache of the P prompts, and its mask (P, T)."""
+    if shared is None:
+        cache = growing_cache(model.config.get_text_config())
         ids, mask = left_pad(prompts, model.device)
     else:
-        ids, mask = left_pad(prefixes, model.device)
-        forward(model, ids, mask, cache)
-        rows = torch.tensor(group_of, device=model.device)
-        cache.batch_select_indices(rows)
-        ids, suffix_mask = left_pad(suffixes, model.device)
-        mask = torch.cat([mask[rows], suffix_mask], dim=1)  # pads may stand between prefix and suffix; they are masked
+        groups = torch.tensor([shared.group_of[tuple(prompt)] for prompt in prompts], device=model.device)
+        cache = rows_of(shared.cache, groups)
+        ids, mask = left_pad([shared.rest(prompt) for prompt in prompts], model.device)
+        mask = torch.cat([shared.mask[groups], mask], dim=1)  # pads may stand between prefix and rest; they are masked
     return forward(model, ids, mask, cache), cache, mask
 
 
@@ -151,7 +175,8 @@ def next_logprobs(model, prompts: list[list[int]], max_rows: int = 256) -> torch
     was_training = model.training
     model.eval()
     try:
-        parts = [prefill(model, prompts[i : i + max_rows])[0] for i in range(0, len(prompts), max_rows)]
+        shared = share(model, prompts, 0)
+        parts = [prefill(model, prompts[i : i + max_rows], shared)[0] for i in range(0, len(prompts), max_rows)]
     finally:
         model.train(was_training)
     return torch.log_softmax(torch.cat(parts).float(), dim=-1)
@@ -175,8 +200,10 @@ def sample(
     model.eval()
     try:
         completions = [None] * len(rows)
-        for part in similar_lengths(rows):
-            sampled = sample_rows(model, [rows[i] for i in part], max_new_tokens, temperature, set(eos_ids), [noise_keys[i] for i in part], max_rows, top)
+        shared = share(model, distinct(rows)[0], max_new_tokens)
+        settings = (max_new_tokens, temperature, set(eos_ids), top, shared)
+        for part in similar_lengths([shared.rest(row) for row in rows] if shared else rows):
+            sampled = sample_rows(model, [rows[i] for i in part], [noise_keys[i] for i in part], max_rows, settings)
             for i, completion in zip(part, sampled, strict=True):
                 completions[i] = completion
         return completions
@@ -197,22 +224,19 @@ def similar_lengths(rows: list[list[int]]) -> list[list[int]]:
     return parts
 
 
-def sample_rows(model, rows, max_new_tokens, temperature, eos_ids, noise_keys, max_rows, top) -> list[Completion]:
+def sample_rows(model, rows, noise_keys, max_rows, settings) -> list[Completion]:
     """Decodes in parts of at most max_rows, in halves where memory runs out: noise is keyed, so the result is the same."""
     if not rows:
         return []
     if len(rows) <= max_rows:
         try:
-            return decode(model, rows, max_new_tokens, temperature, eos_ids, noise(noise_keys, max_new_tokens), top)
+            return decode(model, rows, noise_keys, *settings)
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise
             torch.cuda.empty_cache()
     half = min(max_rows, (len(rows) + 1) // 2)
-    settings = (max_new_tokens, temperature, eos_ids)
-    return sample_rows(model, rows[:half], *settings, noise_keys[:half], half, top) + sample_rows(
-        model, rows[half:], *settings, noise_keys[half:], half, top
-    )
+    return sample_rows(model, rows[:half], noise_keys[:half], half, settings) + sample_rows(model, rows[half:], noise_keys[half:], half, settings)
 
 
 def distinct(rows: list[list[int]]) -> tuple[list[list[int]], list[int]]:
@@ -232,17 +256,17 @@ def hole_filling(open_rows: list[int]) -> list[int]:
     return order
 
 
-def decode(model, rows, max_new_tokens, temperature, eos_ids, uniform, top) -> list[Completion]:
+def decode(model, rows, noise_keys, max_new_tokens, temperature, eos_ids, top, shared) -> list[Completion]:
     """The decoding loop: prefill each distinct prompt once, repeat its cache, drop finished rows as it goes."""
     device = model.device
     prompts, prompt_of = distinct(rows)
     row_prompts = torch.tensor(prompt_of, device=device)
-    logits, cache, mask = prefill(model, prompts, max_new_tokens)
+    logits, cache, mask = prefill(model, prompts, shared)
     cache.batch_select_indices(row_prompts)
     logits, mask = logits[row_prompts], mask[row_prompts]  # (R, V), (R, T)
     completions = [Completion([], [], False) for _ in rows]
     live = list(range(len(rows)))  # which completion each row of the batch belongs to
-    uniform = uniform.to(device)
+    uniform = noise(noise_keys, max_new_tokens).to(device)
     for t in range(max_new_tokens):
         tokens, logprobs = inverse_cdf(logits, uniform[live, t], temperature, top)
         for row, token, logprob in zip(live, tokens.tolist(), logprobs.tolist(), strict=True):

@@ -132,11 +132,13 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         rewards_QG = torch.tensor([r - k for r, k in zip(right, kl, strict=True)], dtype=torch.float64).reshape(-1, cfg.group_size)  # (Q, G)
         advantages = group_advantages(rewards_QG, cfg.scale_rewards)
         trajectories, weights = training_batch(cfg, chains, advantages.flatten().tolist())
+        summaries = [len(completion.ids) for c in chains for _, completion in c.generations[1::2]]  # every second generation of a chain
         update = arena.updater.step(trajectories, weights)
         metrics = {
             "reward": rewards_QG.mean().item(), "reward_std": rewards_QG.std(dim=1).mean().item(), "accuracy/attempt": sum(right) / len(right),
             "frac_reward_zero_std": (advantages.abs().amax(1) == 0).double().mean().item(), "penalty": sum(kl) / len(kl),
             "completions/mean_length": sum(len(c.answer.ids) for c in chains) / len(chains), "generations": len(trajectories) / len(chains),
+            "summaries/mean_length": sum(summaries) / len(summaries) if summaries else None,
         }  # fmt: skip
         arena.finish(step, metrics | update, sum(sum(t.loss_mask) for t in trajectories))
     arena.close()

@@ -13,14 +13,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def alternating(variants: dict, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each variant, `repeats` times in turn after one warm-up, so that drift of the machine hits all alike."""
+def alternating(variants: dict, repeats: int, warm_ups: int = 1) -> dict[str, list[float]]:
+    """Seconds of each variant, `repeats` times in turn after the warm-ups, so that drift of the machine hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for repeat in range(repeats + 1):
+    for repeat in range(warm_ups + repeats):
         for name, run in variants.items():
             start = time.perf_counter()
             run()
-            if repeat:
+            if repeat >= warm_ups:
                 times[name].append(time.perf_counter() - start)
     return times
 

@@ -48,18 +48,13 @@ def theirs(model, prompt_ids, n, length, ends):
 def without(part: str, run):
     """`run` with one of our measures taken away."""
 
-    def whole_prefill(model, prompt_ids, new_tokens=0):
-        cache = growing_cache(model.config)
-        ids, mask = rollout.left_pad(prompt_ids, model.device)
-        return rollout.forward(model, ids, mask, cache), cache, mask
-
     def multinomial(logits, uniform, temperature, top):
         logp = torch.log_softmax(logits.float() / temperature, -1)
         token = torch.multinomial(logp.exp(), 1)
         return token[:, 0], logp.gather(1, token)[:, 0]
 
     changes = {
-        "sharing prefixes": ("prefill", whole_prefill), "compaction": ("COMPACT_AT", -1.0), "growth in blocks": ("growing_cache", lambda config: DynamicCache(config=config)),
+        "sharing prefixes": ("share", lambda *_: None), "compaction": ("COMPACT_AT", -1.0), "growth in blocks": ("growing_cache", lambda config: DynamicCache(config=config)),
         "inverse-CDF sampling": ("inverse_cdf", multinomial), "prefill once": ("distinct", lambda rows: (rows, list(range(len(rows))))),
     }  # fmt: skip
     name, replacement = changes[part]
@@ -124,13 +119,13 @@ def roofline(model, tokens: int, context: int) -> float:
 PARTS = ("sharing prefixes", "compaction", "growth in blocks", "inverse-CDF sampling", "prefill once")
 
 
-def measured(case: tuple, repeats: int, parts: tuple[str, ...] = ()) -> dict:
+def measured(case: tuple, repeats: int, parts: tuple[str, ...] = (), warm_ups: int = 1) -> dict:
     """Seconds and tokens of both sides, in turn, and seconds of the floors; and, for each of `parts`, of ours without that measure.
 
     The noise is the same every time, so that all of them are of the same completions; generate() draws others of the same model.
     """
     runs = {"ours": ours(*case), "generate": theirs(*case)} | {f"ours without {part}": without(part, ours(*case)) for part in parts}
-    times = alternating(runs, repeats)
+    times = alternating(runs, repeats, warm_ups)
     completions, made = runs["ours"](), runs["generate"]()[:, max(map(len, case[1])) :]
     over = torch.isin(made, torch.tensor(case[4])).int().cumsum(1)  # 0 up to the end token, which is the last one that counts
     tokens, context = sum(len(c.ids) for c in completions), statistics.mean(map(len, case[1])) + case[3] / 2
@@ -150,7 +145,7 @@ def cases() -> dict:
     random_prompts = torch.randint(60, 2048, (16, 200), generator=draw).tolist()
     return {
         "organism, attempts, 16 x 32": (policy, asked, 32, 48, sorted(chat.eos_ids)),
-        "42 M random Llama, 200-token prompts, mean 40, 16 x 32": (random_llama(2048, 640, 6), random_prompts, 32, 128, list(range(2, 53))),
+        "33 M random Llama, 200-token prompts, mean 40, 16 x 32": (random_llama(2048, 576, 6), random_prompts, 32, 128, list(range(2, 53))),
     }
 
 
@@ -172,7 +167,7 @@ def main() -> None:
         print(f"{rows:8d}   {a:.3f}  {1000 * a / rows:7.2f}  {m['tokens'] / a:9.0f}   {a / m['replay']:10.2f}  {a / m['roofline']:10.2f}      {b:.3f}  {1000 * b / rows:7.2f}  {m['tokens_generate'] / b:9.0f}")
     if args.save:  # the larger model takes half an hour, nearly all of it in generate()
         save("rollouts", record)
-    record["cases"][other] = measured(large, args.repeats)
+    record["cases"][other] = measured(large, args.repeats, warm_ups=0)  # minutes a run
     show(other, record["cases"][other])
     if args.save:
         save("rollouts", record)

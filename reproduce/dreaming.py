@@ -90,7 +90,9 @@ def picture(rows: list[dict], path: Path) -> None:
 if __name__ == "__main__":
     runs, out = Path(sys.argv[1]), Path(sys.argv[2])
     bank = {r["id"]: r["cluster"] for r in map(json.loads, Path("data/bank.jsonl").read_text().splitlines())}
-    rows = collect(runs, bank)
+    known, rows = out / "dreaming.json", {r["arm"]: r for r in collect(runs, bank)}
+    rows = {r["arm"]: r for r in (json.loads(known.read_text()) if known.exists() else [])} | rows  # arms whose runs are gone keep their rows
+    rows = [rows[arm] for arm in ARMS if arm in rows]
     (out / "dreaming.json").write_text(json.dumps(rows, indent=1) + "\n")
     picture(rows, out / "dreaming.svg")
     print(f"wrote {out}/dreaming.json")

@@ -125,6 +125,13 @@ def collect(runs: Path) -> list[dict]:
                     if len(part) == len(found.get(rival, [])) and arm not in ("start", "sdpo", "grpo"):
                         row["splits"][split][f"against {rival}"] = measured(differences(part, [s[split] for s in found[rival]]), split)
             rows.append(row)
+    return rows
+
+
+def together(rows: list[dict], earlier: list[dict]) -> list[dict]:
+    """`rows`, and those of numbers of exchanges that were measured earlier (runs may be gone, tables stay); p corrected over all."""
+    rows = [r for r in earlier if r["exchanges"] not in {r["exchanges"] for r in rows}] + rows
+    rows.sort(key=lambda r: (r["exchanges"] == "bank", r["exchanges"].zfill(4)))
     names = ("sdpo", "grpo")
     against = [r["splits"]["test"].get(f"against {n}") for r in rows for n in names if (r["exchanges"], "test", r["arm"], n) != PRIMARY]
     against = [a for a in against if a]
@@ -207,7 +214,8 @@ def picture(rows: list[dict], path: Path) -> None:
 if __name__ == "__main__":
     action, source, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     if action == "table":
-        rows = collect(source)
+        known = out / "rivals.json"
+        rows = together(collect(source), json.loads(known.read_text()) if known.exists() else [])
         (out / "rivals.json").write_text(json.dumps(rows, indent=1) + "\n")
         (out / "rivals.md").write_text(markdown(rows) + "\n")
         picture(rows, out / "rivals.svg")

@@ -66,12 +66,21 @@ def runs(tmp_path):
 
 
 def test_the_table_compares_cluster_by_cluster(runs):
-    rows = {r["arm"]: r["splits"]["test"] for r in rivals.collect(runs)}
+    table = rivals.together(rivals.collect(runs), [])
+    rows = {r["arm"]: r["splits"]["test"] for r in table}
     assert rows["dreamt"]["mean"] == 1.0 and rows["dreamt"]["clusters"] == 4
     assert rows["dreamt"]["against sdpo"]["mean"] == rows["dreamt"]["against sdpo"]["low"] == 0.5
     assert rows["sdpo"]["against start"]["mean"] == 0.5
     assert "p_holm" not in rows["dreamt"]["against sdpo"]  # the primary contrast is not corrected
-    assert "Primary contrast, k = 4: ours dreamt minus SDPO, +0.500" in rivals.markdown(rivals.collect(runs))
+    assert "Primary contrast, k = 4: ours dreamt minus SDPO, +0.500" in rivals.markdown(table)
+
+
+def test_what_was_measured_earlier_stays_in_the_table(runs):
+    rows = rivals.collect(runs)
+    earlier = [r | {"exchanges": "16"} for r in rivals.collect(runs)] + [r | {"arm": "dropped"} for r in rows]
+    table = rivals.together(rows, earlier)
+    assert [r["exchanges"] for r in table] == ["4"] * 3 + ["16"] * 3 and "dropped" not in {r["arm"] for r in table}
+    assert {r["exchanges"] for r in table if "p_holm" in r["splits"]["test"].get("against sdpo", {})} == {"16"}
 
 
 def test_the_cost_of_a_run_is_what_its_log_says(tmp_path):

@@ -187,3 +187,17 @@ def test_rows_of_similar_length_are_sampled_together_with_the_same_tokens(model6
     monkeypatch.setattr(rollout, "MIN_PART", 1)
     assert len(rollout.similar_lengths([p for p in PROMPTS for _ in range(4)])) > 1
     assert [c.ids for c in sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16))] == [c.ids for c in whole]
+
+
+def test_a_shared_prefix_runs_once_for_all_parts(model64, monkeypatch):
+    question, widths, original = list(range(4, 31)), [], rollout.forward
+    prompts = [[*question, *[5 + i] * (i + 1)] for i in range(5)]
+    monkeypatch.setattr(rollout, "MIN_PART", 1)
+    monkeypatch.setattr(rollout, "MAX_PADDING", 1.0)
+    monkeypatch.setattr(rollout, "forward", lambda m, ids, *rest: widths.append(ids.shape[1]) or original(m, ids, *rest))
+    completions = sample(model64, prompts, 2, 6, 1.0, [EOS], keys(10))
+    assert widths.count(len(question)) == 1 and sorted(w for w in widths if w != len(question))[-4:] == [2, 3, 4, 5]  # five parts, longest last
+    uniform = noise(keys(10), 6)
+    with torch.no_grad():
+        for i, completion in enumerate(completions):
+            assert completion.ids == naive(model64, prompts[i // 2], uniform[i], 6, 1.0)
