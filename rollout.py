@@ -137,7 +137,7 @@ def share(model, prompts: list[list[int]], new_tokens: int) -> Shared | None:
     prefixes, group_of = shared_prefixes(prompts)
     suffixes = [prompt[len(prefixes[group]) :] for prompt, group in zip(prompts, group_of, strict=True)]
     needed = sum(map(len, prefixes)) + sum(map(len, suffixes))
-    if needed > 0.8 * sum(map(len, prompts)) or not may_share(model, prefixes, suffixes, new_tokens):
+    if needed >= 0.8 * sum(map(len, prompts)) or not may_share(model, prefixes, suffixes, new_tokens):
         return None
     cache = growing_cache(model.config.get_text_config())
     ids, mask = left_pad(prefixes, model.device)

@@ -168,6 +168,10 @@ def test_masks_come_from_lengths_even_when_pad_is_eos():
     assert trajectory.loss_mask == [False] * 3 + [True] * 2 + [False] * 2 + [True] * 2
 
 
+def test_nothing_to_sample_is_nothing(model64):
+    assert sample(model64, [], 4, 8, 1.0, [EOS], []) == []
+
+
 def test_wrong_number_of_keys_is_refused():
     with pytest.raises(ValueError, match="noise keys"):
         sample(tiny_llama(), PROMPTS, 2, 4, 1.0, [EOS], keys(3))
