@@ -228,7 +228,10 @@ def markdown(rows: list[dict]) -> str:
     def shown(e: dict) -> str:
         return f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}]"
 
-    lines = ["| split | writer | condition | reader | with | without | advantage | change against start (advantage of each seed) | p | n |", "|" + "---|" * 10]
+    heads = "with | without | advantage"
+    if any(r["condition"] == "agreement, same" for r in rows):  # table invariance: beside it the ceiling, or a fresh conversation without the point
+        heads = "measured | beside it | difference"
+    lines = [f"| split | writer | condition | reader | {heads} | change against start ({heads.split()[-1]} of each seed) | p | n |", "|" + "---|" * 10]
     for r in rows:
         seeds = " (" + ", ".join(f"{s:+.3f}" for s in r["each_seed"]) + ")" if r["writer"] == "trained" else ""
         p = "" if r.get("p") is None else f"{r['p_holm']:.4f}" if "p_holm" in r else f"{r['p']:.4f} (primary)"
