@@ -119,7 +119,7 @@ def roofline(model, tokens: int, context: int) -> float:
 PARTS = ("sharing prefixes", "compaction", "growth in blocks", "inverse-CDF sampling", "prefill once")
 
 
-def measured(case: tuple, repeats: int, parts: tuple[str, ...] = (), warm_ups: int = 1) -> dict:
+def measured(case: tuple, repeats: int, parts: tuple[str, ...] = (), warm_ups: int = 1, floors: bool = True) -> dict:
     """Seconds and tokens of both sides, in turn, and seconds of the floors; and, for each of `parts`, of ours without that measure.
 
     The noise is the same every time, so that all of them are of the same completions; generate() draws others of the same model.

@@ -17,18 +17,19 @@ from retry import estimate
 
 import figures
 
-ARMS = {  # what is revealed, method
-    "grpo": ("right or wrong", "GRPO, G = 8"),
-    "sdpo-8-nothing": ("right or wrong", "SDPO, G = 8"),
-    "resd-nothing": ("right or wrong", "Resd, G = 1"),
-    "sdpo-8": ("the right answer", "SDPO, G = 8"),
-    "sdpo-1": ("the right answer", "SDPO, G = 1"),
-    "sdpo-1-context": ("the right answer", "SDPO, G = 1, with reflection and playbook"),
-    "resd": ("the right answer", "Resd, G = 1"),
-    "resd-no-reflection": ("the right answer", "Resd without reflection"),
-    "resd-no-playbook": ("the right answer", "Resd without playbook"),
-    "resd-no-buffer": ("the right answer", "Resd without solution buffer"),
-    "resd-then-grpo": ("the right answer", "Resd for half of the updates, then GRPO"),
+TASKS = {"bank": ("questions that the start model never answers right", "explanation"), "countdown": ("Countdown, targets that only a product reaches", "right answer")}
+ARMS = {  # whether a wrong answer is told more than that it is wrong; method
+    "grpo": (False, "GRPO, G = 8"),
+    "sdpo-8-nothing": (False, "SDPO, G = 8"),
+    "resd-nothing": (False, "Resd, G = 1"),
+    "sdpo-8": (True, "SDPO, G = 8"),
+    "sdpo-1": (True, "SDPO, G = 1"),
+    "sdpo-1-context": (True, "SDPO, G = 1, with reflection and playbook"),
+    "resd": (True, "Resd, G = 1"),
+    "resd-no-reflection": (True, "Resd without reflection"),
+    "resd-no-playbook": (True, "Resd without playbook"),
+    "resd-no-buffer": (True, "Resd without solution buffer"),
+    "resd-then-grpo": (True, "Resd for half of the updates, then GRPO"),
 }
 CONTRASTS = [  # the first two are those that were named before the runs
     ("resd", "sdpo-1"), ("sdpo-8", "grpo"), ("sdpo-8-nothing", "grpo"), ("resd-nothing", "grpo"), ("sdpo-1-context", "sdpo-1"), ("resd", "sdpo-8"),
@@ -64,7 +65,7 @@ def less(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
 
 
 def row_of(arm: str, curves: list[dict]) -> dict:
-    row = {"arm": arm, "revealed": ARMS[arm][0], "what": ARMS[arm][1]}
+    row = {"arm": arm, "what": ARMS[arm][1]}
     row |= {name: [c[name] for c in curves] for name in ("generated_tokens", "trained_tokens")}
     row["seconds a step"] = [float(np.median(c["seconds"])) for c in curves]
     for name, split, value in (("mean", "test", float), ("best", "test", lambda v: float(v > 0)), ("canary", "canary", float)):
@@ -77,14 +78,19 @@ def row_of(arm: str, curves: list[dict]) -> dict:
 
 
 def collect(runs: Path) -> dict:
-    curves = {arm: [curve_of(path) for path in sorted(runs.glob(f"{arm}-[0-9]"))] for arm in ARMS}
-    contrasts = []
-    for a, b in CONTRASTS:
-        pairs = list(zip(curves[a], curves[b], strict=True))
-        last, budget = [less(x["each"][-1]["test"], y["each"][-1]["test"]) for x, y in pairs], [min(x["tokens"][-1], y["tokens"][-1]) for x, y in pairs]
-        same = [less(at(x, t), at(y, t)) for (x, y), t in zip(pairs, budget, strict=True)]
-        contrasts.append({"of": a, "minus": b, "at the end": estimate(last), "at equal tokens": estimate(same), "tokens": budget})
-    return {"rows": [row_of(arm, part) for arm, part in curves.items()], "contrasts": contrasts}
+    """By task: a row for each arm, and the contrasts of arms that both ran."""
+    record = {}
+    for task in TASKS:
+        curves = {arm: [curve_of(path) for path in sorted((runs / task).glob(f"{arm}-[0-9]"))] for arm in ARMS}
+        curves = {arm: part for arm, part in curves.items() if part}
+        contrasts = []
+        for a, b in (names for names in CONTRASTS if set(names) <= set(curves)):
+            pairs = list(zip(curves[a], curves[b], strict=True))
+            last, budget = [less(x["each"][-1]["test"], y["each"][-1]["test"]) for x, y in pairs], [min(x["tokens"][-1], y["tokens"][-1]) for x, y in pairs]
+            same = [less(at(x, t), at(y, t)) for (x, y), t in zip(pairs, budget, strict=True)]
+            contrasts.append({"of": a, "minus": b, "at the end": estimate(last), "at equal tokens": estimate(same), "tokens": budget})
+        record[task] = {"rows": [row_of(arm, part) for arm, part in curves.items()], "contrasts": contrasts}
+    return record
 
 
 def markdown(record: dict) -> str:
@@ -92,36 +98,42 @@ def markdown(record: dict) -> str:
         e = part["change"]
         return f"{part['before']['mean']:.3f} -> {part['after']['mean']:.3f} ({e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}])"
 
-    heads = ["revealed", "method", "mean@4", "best@4", "none of four right", "all four right", "canary: function calling", "tokens generated, trained", "seconds a step"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for r in record["rows"]:
-        ends = [f"{r[name][0]:.2f} -> {r[name][1]:.2f}" for name in ("none of four right", "all four right")]
-        tokens = ", ".join(f"{np.mean(r[name]) / 1000:,.0f} k" for name in ("generated_tokens", "trained_tokens"))
-        lines.append("| " + " | ".join([r["revealed"], r["what"], shown(r["mean"]), shown(r["best"]), *ends, shown(r["canary"]), tokens, f"{np.mean(r['seconds a step']):.2f}"]) + " |")
-    lines += ["", "| difference of mean@4 | at the end | at equal generated tokens |", "|---|---|---|"]
-    for c in record["contrasts"]:
-        names = " minus ".join(", ".join(reversed(ARMS[c[side]])) for side in ("of", "minus"))
-        cells = [f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e['p']:.3f}" for e in (c["at the end"], c["at equal tokens"])]
-        lines.append(f"| {names} | {cells[0]} | {cells[1]} (at {np.mean(c['tokens']) / 1000:,.0f} k) |")
-    sizes = record["rows"][0]["mean"]["change"]
-    return "\n".join([*lines, f"\n{sizes['seeds']} seed{'s' * (sizes['seeds'] > 1)}, the same {sizes['problems']} test problems in each, 95 % intervals over both; p by problem, not corrected. Seconds: one thread, medians."])
+    heads, lines = ["told", "method", "mean@4", "best@4", "none of four right", "all four right", "canary", "tokens generated, trained", "seconds a step"], []
+    for task, (what, more) in TASKS.items():
+        rows, contrasts = record[task]["rows"], record[task]["contrasts"]
+        told = {arm: more if ARMS[arm][0] else "right or wrong" for arm in ARMS}
+        sizes = rows[0]["mean"]["change"]
+        lines += [f"{what[0].upper()}{what[1:]} ({sizes['seeds']} seed{'s' * (sizes['seeds'] > 1)}, the same {sizes['problems']} test problems in each)", ""]
+        lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+        for r in rows:
+            ends = [f"{r[name][0]:.2f} -> {r[name][1]:.2f}" for name in ("none of four right", "all four right")]
+            tokens = ", ".join(f"{np.mean(r[name]) / 1000:,.0f} k" for name in ("generated_tokens", "trained_tokens"))
+            lines.append("| " + " | ".join([told[r["arm"]], r["what"], shown(r["mean"]), shown(r["best"]), *ends, shown(r["canary"]), tokens, f"{np.mean(r['seconds a step']):.2f}"]) + " |")
+        lines += ["", "| difference of mean@4 | at the end | at equal generated tokens |", "|---|---|---|"]
+        for c in contrasts:
+            names = " minus ".join(f"{ARMS[c[side]][1]} ({told[c[side]]})" for side in ("of", "minus"))
+            cells = [f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e['p']:.3f}" for e in (c["at the end"], c["at equal tokens"])]
+            lines.append(f"| {names} | {cells[0]} | {cells[1]} (at {np.mean(c['tokens']) / 1000:,.0f} k) |")
+        lines.append("")
+    return "\n".join([*lines, "95 % intervals over seeds and problems; p by problem, not corrected. Seconds: one thread, medians."])
 
 
 def picture(record: dict, path: Path) -> None:
     plt = figures.pyplot()
     if plt is None:
         return
-    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    colors = {"grpo": figures.GREEN, "sdpo-8-nothing": figures.GREY, "resd-nothing": figures.INK, "sdpo-8": figures.PURPLE, "sdpo-1": figures.ORANGE, "resd": figures.BLUE}
-    for row in [r for r in record["rows"] if r["arm"] in colors]:
-        curve = np.array(row["curve"]).reshape(row["mean"]["change"]["seeds"], -1, 2).mean(0)  # (E, 2)
-        axis.plot(curve[:, 0] / 1000, curve[:, 1], "o-", markersize=3, color=colors[row["arm"]], label=f"{row['what']} ({row['revealed']})")
-    axis.set_xlabel("thousand tokens generated")
-    axis.set_ylabel("mean@4, test problems")
-    axis.set_ylim(0)
-    sizes = record["rows"][0]["mean"]["change"]
-    axis.set_title(f"Countdown with rare success: accuracy against generated tokens ({sizes['seeds']} seeds, {sizes['problems']} problems)", fontsize=8)
-    axis.legend(fontsize=7)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    colors = {"grpo": figures.GREEN, "sdpo-8": figures.PURPLE, "sdpo-1": figures.ORANGE, "resd": figures.BLUE, "resd-then-grpo": figures.GREY}
+    for axis, (task, (what, more)) in zip(axes, TASKS.items(), strict=True):
+        sizes = record[task]["rows"][0]["mean"]["change"]
+        for row in [r for r in record[task]["rows"] if r["arm"] in colors]:
+            curve = np.array(row["curve"]).reshape(row["mean"]["change"]["seeds"], -1, 2).mean(0)  # (E, 2)
+            axis.plot(curve[:, 0] / 1000, curve[:, 1], "o-", markersize=3, color=colors[row["arm"]], label=f"{row['what']} ({more if ARMS[row['arm']][0] else 'right or wrong'})")
+        axis.set_xlabel("thousand tokens generated")
+        axis.set_title(f"{what} ({sizes['seeds']} seeds, {sizes['problems']} problems)", fontsize=8)
+        axis.set_ylim(0)
+        axis.legend(fontsize=7)
+    axes[0].set_ylabel("mean@4, test problems")
     figure.savefig(path, metadata={"Date": None})
 
 

@@ -23,29 +23,31 @@ def write(stage, accuracies: list[float], tokens: int) -> None:
 
 @pytest.fixture
 def runs(tmp_path):
-    for arm in rare.ARMS:
-        for seed in (0, 1):
+    for task, arms in (("bank", rare.ARMS), ("countdown", ("grpo", "sdpo-8"))):
+        for arm, seed in ((arm, seed) for arm in arms for seed in (0, 1)):
+            home = tmp_path / task / f"{arm}-{seed}"
             if arm == "resd-then-grpo":
-                write(tmp_path / f"{arm}-{seed}/resd", [0.0, 0.1, 0.2], 10)
-                write(tmp_path / f"{arm}-{seed}/grpo", [0.2, 0.5, 1.0], 100)
+                write(home / "resd", [0.0, 0.1, 0.2], 10)
+                write(home / "grpo", [0.2, 0.5, 1.0], 100)
             else:
                 name = arm.split("-")[0]
-                write(tmp_path / f"{arm}-{seed}/{'resd' if arm == 'sdpo-1-context' else name}", [0.0, 0.25, 0.5], {"resd": 10, "sdpo": 40, "grpo": 80}[name])
+                write(home / ("resd" if arm == "sdpo-1-context" else name), [0.0, 0.25, 0.5], {"resd": 10, "sdpo": 40, "grpo": 80}[name])
     return tmp_path
 
 
 def test_a_second_stage_goes_on_where_the_first_one_ended(runs):
-    curve = rare.curve_of(runs / "resd-then-grpo-0")
+    curve = rare.curve_of(runs / "bank/resd-then-grpo-0")
     assert curve["tokens"] == [0, 10, 20, 120, 220] and curve["generated_tokens"] == 220
     assert [e["test"]["a"] for e in curve["each"]] == [0.0, 0.1, 0.2, 0.5, 1.0]
 
 
 def test_equal_tokens_are_those_of_the_thriftier_run(runs):
     record = rare.collect(runs)
-    contrast = next(c for c in record["contrasts"] if (c["of"], c["minus"]) == ("sdpo-8", "grpo"))
+    assert [r["arm"] for r in record["countdown"]["rows"]] == ["grpo", "sdpo-8"] and len(record["countdown"]["contrasts"]) == 1
+    contrast = next(c for c in record["bank"]["contrasts"] if (c["of"], c["minus"]) == ("sdpo-8", "grpo"))
     assert contrast["tokens"] == [80, 80] and contrast["at the end"]["mean"] == 0
     assert contrast["at equal tokens"]["mean"] == pytest.approx(0.25)  # GRPO is at 0.25 after 80 of its 160 tokens
-    rows = {r["arm"]: r for r in record["rows"]}
+    rows = {r["arm"]: r for r in record["bank"]["rows"]}
     assert rows["grpo"]["mean"]["change"]["mean"] == 0.5 and rows["grpo"]["best"]["after"]["mean"] == 1.0
     assert rows["resd-then-grpo"]["all four right"] == [0.0, 1.0] and rows["grpo"]["none of four right"] == [1.0, 0.0]
-    assert "SDPO, G = 8, the right answer minus GRPO, G = 8, right or wrong | +0.000" in rare.markdown(record)
+    assert "SDPO, G = 8 (explanation) minus GRPO, G = 8 (right or wrong) | +0.000" in rare.markdown(record)
