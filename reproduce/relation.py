@@ -3,8 +3,8 @@
     python reproduce/relation.py runs results         # after recall.sh, points.sh and rivals.sh bank; reads logs only, seconds
 
 What each method turns an exchange into, how much shorter that is, what it is worth on other questions, whether it stands for the
-exchange (ours: agreement of the answers given point and exchange, and of those given two exchanges), and which share of the tokens
-that a method samples its loss sees. An exchange is question, answer and feedback; its artefact takes the place of the last two turns.
+exchange (ours: agreement of the answers given point and exchange, and of those given two exchanges), and how many tokens its loss
+sees for each that it samples (more than one: samples are trained again). An exchange is question, answer and feedback; its artefact takes the place of the last two turns.
 """
 
 import json
@@ -66,7 +66,7 @@ def collect(runs: Path, out: Path) -> list[dict]:
     for arm, what in ARMS.items():
         found = sorted((runs / "rivals/bank").glob(f"{arm}-[0-9]"))
         row = {"arm": arm, "what": what} | (ours(sorted((runs / "flagship").glob("losers-[0-9]/grpo_introspect")), chat) if arm == "dreamt" else theirs(found, chat))
-        row["in the weights"] = {split: bank[arm][split]["against start"] for split in ("test", "test_clusters")}
+        row["seeds"], row["in the weights"] = len(bank[arm]["test"]["seeds"]), {split: bank[arm][split]["against start"] for split in ("test", "test_clusters")}
         if arm == "dreamt":
             row["in context"] = bank["written"]["test"]["against start"]
             row["agreement"] = {name: agreement[name] for name in ("with", "without")}
@@ -76,7 +76,7 @@ def collect(runs: Path, out: Path) -> list[dict]:
 
 def markdown(rows: list[dict]) -> str:
     kinds = {"composer": "a summary, used once", "resd": "a playbook, read by the teacher alone", "dreamt": "a learning point"}
-    heads = ["method", "artefact", "tokens of an exchange -> of its artefact", "on new questions: artefact in context", "in the weights, taught clusters; others", "same answer as after the exchange (two exchanges)", "share of sampled tokens in the loss"]
+    heads = ["method", "artefact", "tokens of an exchange -> of its artefact", "on new questions: artefact in context", "in the weights, taught clusters; others", "same answer as after the exchange (two exchanges)", "tokens in the loss for each sampled one"]
     out = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
 
     def shown(e: dict) -> str:
@@ -88,7 +88,8 @@ def markdown(rows: list[dict]) -> str:
         artefact = kinds.get(r["arm"], "none, weights") if "artefact" in r or r["arm"] in ("ssd", "sdpo") else "no chain was cut"
         cells = [r["what"], artefact, size, shown(r["in context"]) if "in context" in r else "-", "; ".join(shown(r["in the weights"][s]) for s in ("test", "test_clusters")), same, f"{r['share']:.2f}"]
         out.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*out, "\nThe bank, three seeds; accuracy against the start model's, 95 % intervals over clusters and seeds. Ours: stage 1 with losers' points (tokens, share), its best point of each cluster (in context), stage 3 (weights)."])
+    seeds = min(r["seeds"] for r in rows)
+    return "\n".join([*out, f"\nThe bank, {seeds} seed{'s' * (seeds > 1)} of each method, three writers; accuracy against the start model's, 95 % intervals over clusters and seeds. Ours: stage 1 with losers' points (tokens, share), its best point of each cluster (in context), stage 3 (weights)."])
 
 
 if __name__ == "__main__":

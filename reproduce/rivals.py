@@ -166,7 +166,8 @@ def markdown(rows: list[dict]) -> str:
             out.append(f"| {revealed}{', text in context' * context} | {what} | " + " | ".join(shown(of(k, arm, "test")) for k in [*ks]) + "".join(f" | {shown(of(k, arm, 'canary'))}" for k in ks) + " |")
     if ("bank", "start") in at:
         splits = list(at["bank", "start"]["splits"])
-        out += ["", "The bank: all 16 exchanges of each of its 20 train clusters", ""]
+        asked = max(len(e["seeds"]) for (k, _), r in at.items() if k == "bank" for e in r["splits"].values())
+        out += ["", f"The bank: all 16 exchanges of each of its 20 train clusters ({asked} seed{'s' * (asked > 1)})", ""]
         out += ["| revealed | method | " + " | ".join(splits) + " | tokens of the last stage generated, trained; seconds |", "|" + "---|" * (len(splits) + 3)]
         for arm, (what, revealed, context) in ARMS.items():
             if ("bank", arm) in at:
@@ -181,7 +182,7 @@ def markdown(rows: list[dict]) -> str:
                 name = "Primary contrast, " * ((k, "test", PRIMARY[2], rival) == PRIMARY)
                 out.append(f"\n{name}k = {k}: ours dreamt minus {ARMS[rival][0]}, {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}" + " (Holm)" * ("p_holm" in e))
     seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
-    return "\n".join([*out, f"\nMeans over clusters and {seeds} seeds, 95 % intervals over both and questions. The start model is asked once, and so is a context that all seeds share."])
+    return "\n".join([*out, f"\nMeans over clusters and {seeds} seeds unless said otherwise, 95 % intervals over both and questions. The start model is asked once, and so is a context that all seeds share."])
 
 
 def picture(rows: list[dict], path: Path) -> None:
