@@ -122,18 +122,18 @@ def picture(record: dict, path: Path) -> None:
     plt = figures.pyplot()
     if plt is None:
         return
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     colors = {"grpo": figures.GREEN, "sdpo-8": figures.PURPLE, "sdpo-1": figures.ORANGE, "resd": figures.BLUE, "resd-then-grpo": figures.GREY}
-    for axis, (task, (what, more)) in zip(axes, TASKS.items(), strict=True):
+    for axis, (task, (what, _)) in zip(axes, TASKS.items(), strict=True):
         sizes = record[task]["rows"][0]["mean"]["change"]
         for row in [r for r in record[task]["rows"] if r["arm"] in colors]:
             curve = np.array(row["curve"]).reshape(row["mean"]["change"]["seeds"], -1, 2).mean(0)  # (E, 2)
-            axis.plot(curve[:, 0] / 1000, curve[:, 1], "o-", markersize=3, color=colors[row["arm"]], label=f"{row['what']} ({more if ARMS[row['arm']][0] else 'right or wrong'})")
+            axis.plot(curve[:, 0] / 1000, curve[:, 1], "o-", markersize=3, color=colors[row["arm"]], label=f"{row['what']} (told {'more' if ARMS[row['arm']][0] else 'right or wrong'})")
         axis.set_xlabel("thousand tokens generated")
         axis.set_title(f"{what} ({sizes['seeds']} seeds, {sizes['problems']} problems)", fontsize=8)
         axis.set_ylim(0)
-        axis.legend(fontsize=7)
     axes[0].set_ylabel("mean@4, test problems")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=5, fontsize=7)
     figure.savefig(path, metadata={"Date": None})
 
 
