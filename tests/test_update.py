@@ -109,7 +109,7 @@ def test_zero_advantage_rows_cost_nothing_and_change_nothing(monkeypatch):
     alone = gradient(tiny_llama(), [batch[2]], [1.0])
     scale = sum(batch[2].loss_mask) / sum(sum(t.loss_mask) for t in batch)
     for a, b in zip(with_zeros, alone, strict=True):
-        assert torch.allclose(a, b * scale, atol=1e-7)
+        assert torch.allclose(a, b * scale, atol=1e-6)  # fp32: some processors round differently for another number of rows
 
 
 def test_step_without_any_advantage_leaves_weights_bit_identical(model):
