@@ -120,7 +120,7 @@ PARTS = ("sharing prefixes", "compaction", "growth in blocks", "inverse-CDF samp
 
 
 def measured(case: tuple, repeats: int, parts: tuple[str, ...] = (), warm_ups: int = 1, floors: bool = True) -> dict:
-    """Seconds and tokens of both sides, in turn, and seconds of the floors; and, for each of `parts`, of ours without that measure.
+    """Seconds and tokens of both sides, in turn, and seconds of the floors where asked for; and, for each of `parts`, of ours without that measure.
 
     The noise is the same every time, so that all of them are of the same completions; generate() draws others of the same model.
     """

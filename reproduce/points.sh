@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rebuilds results/transfer.*, handshake.* and invariance.* (tables T5, T10, T11): each question's points on every question of its cluster;
 # writers and readers, trained, untrained and of another kind; whether a point stands for its exchange. All on clusters that were never
-# rewarded, with the three writers of reproduce/recall.sh. About 10 minutes on one core beyond those; everything resumes. --quick: small numbers.
+# rewarded, with the three writers of reproduce/recall.sh. About an hour of one core beyond those; everything resumes. --quick: small numbers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=runs/points out=results writers="" more=()

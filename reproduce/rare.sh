@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rebuilds results/rare.json, rare.md and rare.svg: Resd, SDPO and GRPO where about one answer in a hundred is right (table T14), on
+# Rebuilds results/rare.json, rare.md and rare.svg: Resd, SDPO and GRPO where at most one answer in a hundred is right (table T14), on
 #   bank       the bank's questions that the start model practically never answers right (reproduce/hard.py); wrong answers are told the explanation
 #   countdown  Countdown targets that only a product reaches; wrong answers are told a right one. The model of the puzzles was never taught to
 #              write reflections in blocks: none of Resd's parses there, so arms that differ in reflections or the playbook run on the bank alone
