@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rivals import differences, lines, measured
+from rivals import best_points, differences, lines, measured
 
 import library
 from figures import BLUE, GREEN, GREY, ORANGE, PURPLE, frame, legend, pyplot
@@ -70,12 +70,6 @@ def write_banks(bank: list[dict], seed: int, out: Path, most: int = 0) -> None:
         for name, trained in (("round", new), ("kept", known)):
             lines = [r for r in bank if r["split"] in asked or (r["split"] == "train" and r["cluster"] in trained)]
             (out / f"{name}-{number}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
-
-
-def best_points(records: list[dict], clusters: set[str]) -> list[dict]:
-    """The record with the highest lower bound of each cluster, leaks left out."""
-    sound = [r for r in records if r["text"] and not r["leak"] and r["cluster"] in clusters]
-    return [library.best([r for r in sound if r["cluster"] == name]) for name in sorted({r["cluster"] for r in sound})]
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
@@ -235,7 +229,8 @@ def main() -> None:
         write_banks(lines(Path("data/bank.jsonl")), args.seed, args.out, args.most)
     elif args.action == "best":
         trained = {q["cluster"] for q in lines(args.questions) if q["split"] == "train"}
-        args.out.write_text("".join(json.dumps(r) + "\n" for r in best_points(library.load_library(args.library), trained)))
+        records = [r for r in library.load_library(args.library) if r["cluster"] in trained]
+        args.out.write_text("".join(json.dumps(r) + "\n" for r in best_points(records)))
     else:
         result = collect(args.runs)
         (args.out / "cycle.json").write_text(json.dumps(result, indent=1) + "\n")

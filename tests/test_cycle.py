@@ -15,7 +15,7 @@ from tasks.mcq import load_exchanges, load_questions
 sys.path.insert(0, str(ROOT / "reproduce"))
 
 from collect import collected
-from cycle import best_points, moved, rounds, write_banks
+from cycle import moved, rounds, write_banks
 
 BANK = [json.loads(line) for line in (ROOT / "data/bank.jsonl").read_text().splitlines()]
 
@@ -68,9 +68,3 @@ def test_transfer_of_a_hand_made_matrix():
     assert cluster_means([backward]).mean() == pytest.approx(((0.5 - 0.8) + (0.7 - 0.9)) / 2)
     assert cluster_means([forward]).mean() == pytest.approx(((0.25 - 0.2) + (0.5 - 0.3)) / 2)
     assert backward["c"] == forward["a"] == [0.0, 0.0]
-
-
-def test_best_points_are_one_a_cluster_and_no_leak():
-    points = [("a", 0.1, False), ("a", 0.3, False), ("a", 0.9, True), ("b", 0.2, True), ("c", 0.5, False)]
-    records = [{"text": f"{c} {low}", "cluster": c, "ci95": [low, 1.0], "leak": leak} for c, low, leak in points]
-    assert [r["text"] for r in best_points(records, {"a", "b"})] == ["a 0.3"]

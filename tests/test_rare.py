@@ -9,6 +9,7 @@ from common import ROOT
 
 sys.path.insert(0, str(ROOT / "reproduce"))
 
+import hard
 import rare
 
 
@@ -51,3 +52,17 @@ def test_equal_tokens_are_those_of_the_thriftier_run(runs):
     assert rows["grpo"]["mean"]["change"]["mean"] == 0.5 and rows["grpo"]["best"]["after"]["mean"] == 1.0
     assert rows["resd-then-grpo"]["all four right"] == [0.0, 1.0] and rows["grpo"]["none of four right"] == [1.0, 0.0]
     assert "SDPO, G = 8 (explanation) minus GRPO, G = 8 (right or wrong) | +0.000" in rare.markdown(record)
+
+
+def test_hard_questions_are_those_that_no_answer_got_right_and_the_canary_stays(tmp_path, monkeypatch):
+    bank = [json.loads(line) for line in (ROOT / "data/bank.jsonl").read_text().splitlines()]
+    never = {r["id"] for r in bank if r["split"] in ("train", "test", "val")} & {r["id"] for r in bank[::7]}
+    monkeypatch.setattr(hard, "answered", lambda reader, questions, points, n: {q.id: 0.0 if q.id in never else 1 / n for q in questions})
+    out = tmp_path / "bank.jsonl"
+    monkeypatch.setattr(sys, "argv", ["hard.py", "--out", str(out), "--n", "4"])
+    hard.main()
+    kept = [json.loads(line) for line in out.read_text().splitlines()]
+    assert kept == [r for r in bank if r["split"] == "canary" or (r["split"] in ("train", "test") and r["id"] in never)]
+    out.write_text("as it was")
+    hard.main()
+    assert out.read_text() == "as it was"
