@@ -45,7 +45,9 @@ class Chat:
         # Ids that open and close a stretch of thinking (Qwen 3, Gemma 4); what stands between them is not the answer.
         known = tokenizer.get_vocab()
         self.thinking = [(known[a], known[b]) for a, b in THINKING if a in known and b in known]
-        self.thinks_first = any(start in self.closing[self.closing.index(end) + 1 :] if end in self.closing else start in self.closing for start, end in self.thinking)
+        self.thinks_first = any(
+            start in self.closing[self.closing.index(end) + 1 :] if end in self.closing else start in self.closing for start, end in self.thinking
+        )
 
     def _render(self, messages: list[dict]) -> str:
         """Templates may print today's date or open a thinking block; a resumed run needs the same prompts tomorrow."""

@@ -181,8 +181,7 @@ def point_record(cfg: Config, step: int, group: Group, point: Point, number: int
         if group.kinds_V[v] != "twin" and not point.accuracies_V[v].isnan():
             on.setdefault(view.id, []).append((point.accuracies_V[v].item(), group.fresh_accuracies_V[v].item()))
     verified = [
-        {"question_id": name, "n": len(pairs), "acc_with": mean(p for p, _ in pairs), "acc_without": mean(f for _, f in pairs)}
-        for name, pairs in on.items()
+        {"question_id": name, "n": len(pairs), "acc_with": mean(p for p, _ in pairs), "acc_without": mean(f for _, f in pairs)} for name, pairs in on.items()
     ]
     record = {
         "id": f"{step}-{number}", "text": point.text, "question_id": group.question.id, "exchange_id": group.exchange_id,
@@ -227,7 +226,8 @@ def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Questio
     if cfg.verify_on != "same" and cfg.transfer_pool == "cluster":
         paired = in_company(train)
         if len(paired) < len(train):
-            print(f"{cfg.questions}: {len(train) - len(paired)} train questions are alone in their cluster and left out (verify_on: {cfg.verify_on})", file=sys.stderr)
+            alone = len(train) - len(paired)
+            print(f"{cfg.questions}: {alone} train questions are alone in their cluster and left out (verify_on: {cfg.verify_on})", file=sys.stderr)
         train = paired
     unexplained = sum(q.explanation is None for q in train) if cfg.reveal == "explanation" else 0
     if unexplained and unexplained == len(train):
@@ -278,7 +278,8 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     print(f"{cfg.model}: {len(train)} train questions, {len(held_out)} {cfg.eval_split} questions, run in {run.path}")
     if done == 0:
         run.log("eval.jsonl", evaluate(cfg, reader, held_out, canary, 0))
-    bar = tqdm(range(done + 1, cfg.steps + 1), initial=done, total=cfg.steps, desc="stage 1", dynamic_ncols=True, disable=None if ranks.first() else True)  # no bar in a log file
+    hidden = None if ranks.first() else True  # None: no bar in a log file
+    bar = tqdm(range(done + 1, cfg.steps + 1), initial=done, total=cfg.steps, desc="stage 1", dynamic_ncols=True, disable=hidden)
     for step in bar:
         clock: dict[str, float] = {}
         reader = replace(reader, key=(cfg.seed, step, 0), generated=0)
@@ -316,7 +317,8 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         for group in groups:
             for point in group.points:
                 record = point_record(cfg, step, group, point, len(records))
-                records.append(record | {"advantage": point.advantage, "gain_twin": group.gain(point, "twin"), "completion": chat.text(point.completion.ids), "attempt": chat.text(point.attempt.completion.ids)})
+                said = {"completion": chat.text(point.completion.ids), "attempt": chat.text(point.attempt.completion.ids)}
+                records.append(record | {"advantage": point.advantage, "gain_twin": group.gain(point, "twin")} | said)
                 run.log("rollouts.jsonl", records[-1])
                 if point.text and point.valid and point.advantage > 0 and library.gain(record) > 0:
                     run.log("library.jsonl", record)

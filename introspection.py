@@ -184,9 +184,7 @@ def feedback(reader: Reader, group: Group, attempt: Attempt, reveal: str, option
     return prompts.reflection_turn(attempt.won, q.letter, q.options[q.answer], shown, optional)
 
 
-def rollout_2(
-    reader: Reader, groups: list[Group], *, contributors: str, reveal: str, max_point_tokens: int, introspect: str = "prompted"
-) -> None:
+def rollout_2(reader: Reader, groups: list[Group], *, contributors: str, reveal: str, max_point_tokens: int, introspect: str = "prompted") -> None:
     """Each attempt's conversation goes on, by token ids, to one learning point; fills `group.points`.
 
     reveal: what losers see beside the verdict: answer | explanation | peer, or nothing | swapped (blind writers). introspect: 'optional'

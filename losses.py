@@ -107,6 +107,7 @@ def divergence(student: torch.Tensor, teacher: torch.Tensor, alpha: float) -> to
     alpha 0: KL(teacher || student); 1: KL(student || teacher); between: (1 - alpha) KL(S || M) + alpha KL(T || M) with the mixture
     M = (1 - alpha) S + alpha T, at most log 2 for 1/2. The ends are no limits of the middle, which vanishes there.
     """
+
     def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         return (p.exp() * (p - q)).sum(-1)
 

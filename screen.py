@@ -84,7 +84,12 @@ def summary(run: Run) -> str:
     records = library.merge([r for r in run.read("rollouts.jsonl") if r["verified_on"] and r["text"]])
     validated = run.read("library.jsonl")
     before, after = evaluations[0], evaluations[-1]
-    lines = ["", "== stage 1 finished ==", "", f"Learning points, pooled over the run, in sample ({len(records)} different ones, {len(validated)} records in the library):"]
+    lines = [
+        "",
+        "== stage 1 finished ==",
+        "",
+        f"Learning points, pooled over the run, in sample ({len(records)} different ones, {len(validated)} records in the library):",
+    ]
     best = sorted((r for r in records if not r["leak"]), key=lambda r: -library.interval(r, 1.645)[0])[:3]
     worst = sorted(records, key=lambda r: library.interval(r, 1.645)[1])[:3]
     lines += ["  best (highest lower bound)", *(f"    {describe(r)}" for r in best), "  worst", *(f"    {describe(r)}" for r in worst)]

@@ -255,7 +255,8 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         batches = epoch_of(cfg, reader, taught, epoch)
         steps = [updater.step([t for t, _ in batch], [1.0] * len(batch), lesson(cfg, start, batch)) for batch in batches]
         loss = held_out_loss(cfg, reader, start, held_out)
-        metrics = {"epoch": epoch, "held_out_loss": loss, "grad_norm": max(s["grad_norm"] or 0.0 for s in steps), "skipped_steps": sum(s["skipped_steps"] for s in steps)}
+        norm, skipped = max(s["grad_norm"] or 0.0 for s in steps), sum(s["skipped_steps"] for s in steps)
+        metrics = {"epoch": epoch, "held_out_loss": loss, "grad_norm": norm, "skipped_steps": skipped}
         run.log("metrics.jsonl", metrics)
         bar.write(f"epoch {epoch}: held-out loss {loss:.4f}" + (" (best)" if loss < min(losses, default=float("inf")) else ""))
         if loss < min(losses, default=float("inf")):

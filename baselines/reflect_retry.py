@@ -155,7 +155,10 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     run.log("eval.jsonl", second_tries(cfg, arena, cfg.steps))
     arena.close()
     for record in (r for r in run.read("eval.jsonl") if "tries" in r):
-        print(f"   step {record['step']}: " + "; ".join(f"{split} " + ", ".join(f"{k} {v:.3f}" for k, v in part.items() if k != "each") for split, part in record["tries"].items()))
+        print(
+            f"   step {record['step']}: "
+            + "; ".join(f"{split} " + ", ".join(f"{k} {v:.3f}" for k, v in part.items() if k != "each") for split, part in record["tries"].items())
+        )
 
 
 if __name__ == "__main__":

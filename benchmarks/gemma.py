@@ -21,8 +21,24 @@ from rollout import Completion, Trajectory, sample
 from update import Updater
 
 VOCABULARY = 262_144
-FULL = {"hidden_size": 1536, "intermediate_size": 6144, "num_hidden_layers": 35, "num_kv_shared_layers": 20, "head_dim": 256, "global_head_dim": 512, "hidden_size_per_layer_input": 256}
-SMALL = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 10, "num_kv_shared_layers": 5, "head_dim": 32, "global_head_dim": 64, "hidden_size_per_layer_input": 32}
+FULL = {
+    "hidden_size": 1536,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 35,
+    "num_kv_shared_layers": 20,
+    "head_dim": 256,
+    "global_head_dim": 512,
+    "hidden_size_per_layer_input": 256,
+}
+SMALL = {
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "num_hidden_layers": 10,
+    "num_kv_shared_layers": 5,
+    "head_dim": 32,
+    "global_head_dim": 64,
+    "hidden_size_per_layer_input": 32,
+}
 # prompt, attempt, feedback, point: tokens; verification answers are as long as attempts
 FULL_LENGTHS, SMALL_LENGTHS = (200, 512, 96, 128), (64, 32, 32, 16)
 
@@ -121,7 +137,9 @@ def main() -> None:
     print(f"{'full' if gpu else 'REDUCED'} size: {size / 1e9:.2f} B parameters, {dtype}, {device}")
     scaling = rollouts(model, device, lengths[0], lengths[1], most)
     floor = weights_read(model) / rate * lengths[1]
-    print(f"reading the weights once a token takes {floor:.2f} s: 1 rollout takes {scaling[0]['seconds'] / floor:.1f}x that, {most} take {scaling[-1]['seconds'] / floor:.1f}x")
+    print(
+        f"reading the weights once a token takes {floor:.2f} s: 1 rollout takes {scaling[0]['seconds'] / floor:.1f}x that, {most} take {scaling[-1]['seconds'] / floor:.1f}x"
+    )
     shared = Shared(lora_rank=16, freeze_embeddings=True, gradient_checkpointing=True)
     try:
         model = models.make_trainable(model, shared)

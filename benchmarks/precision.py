@@ -40,7 +40,9 @@ def ratios(batch: list[Trajectory], dtype: str, masters: bool, optimizer: str, l
     updater = Updater(policy, optimizer, lr, 1.0, 1.0, 16384)
     if not masters:  # the optimiser steps the bf16 parameters themselves
         updater.masters = updater.parameters
-        updater.optimizer = type(updater.optimizer)(updater.parameters, **{k: v for k, v in updater.optimizer.defaults.items() if k in ("lr", "betas", "weight_decay")})
+        updater.optimizer = type(updater.optimizer)(
+            updater.parameters, **{k: v for k, v in updater.optimizer.defaults.items() if k in ("lr", "betas", "weight_decay")}
+        )
     advantages = [1.0 if i % 2 else 0.5 for i in range(len(batch))]
     return [updater.step(batch, advantages)["update_ratio"] for _ in range(STEPS)]
 

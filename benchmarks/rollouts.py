@@ -164,7 +164,9 @@ def main() -> None:
         m = measured((model, part, rows // len(part), length, ends), args.repeats)
         a, b = (statistics.median(m["seconds"][side]) for side in ("ours", "generate"))
         record["scaling"].append(m)
-        print(f"{rows:8d}   {a:.3f}  {1000 * a / rows:7.2f}  {m['tokens'] / a:9.0f}   {a / m['replay']:10.2f}  {a / m['roofline']:10.2f}      {b:.3f}  {1000 * b / rows:7.2f}  {m['tokens_generate'] / b:9.0f}")
+        print(
+            f"{rows:8d}   {a:.3f}  {1000 * a / rows:7.2f}  {m['tokens'] / a:9.0f}   {a / m['replay']:10.2f}  {a / m['roofline']:10.2f}      {b:.3f}  {1000 * b / rows:7.2f}  {m['tokens_generate'] / b:9.0f}"
+        )
     if args.save:  # the larger model takes half an hour, nearly all of it in generate()
         save("rollouts", record)
     record["cases"][other] = measured(large, args.repeats, warm_ups=0, floors=False)  # minutes a run, tens of them a replay

@@ -55,9 +55,7 @@ def make_tokenizer(corpus, words: str = WORDS, documents: int = 20_000, vocab_si
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
     texts = ("".join(turn) for _ in range(documents) for turn in corpus.document())  # a pair (given, said) is one text
     bpe.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", clean_up_tokenization_spaces=False
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", clean_up_tokenization_spaces=False)
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[3:]})
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -181,7 +179,8 @@ def train(args: argparse.Namespace, first, corpus_of: Callable, words: str = WOR
             raise SystemExit(f"{saved}: was started with {state['settings']}; finish it with these, choose another --out, or delete it")
         model.load_state_dict(state["model"])
     done, tokens, seconds = state["step"], state["tokens"], state["seconds"]
-    bar, recent, started, resumed = tqdm(range(done, steps), initial=done, total=steps, desc="pre-training", mininterval=5), [], time.time() - seconds, time.time()
+    bar = tqdm(range(done, steps), initial=done, total=steps, desc="pre-training", mininterval=5)
+    recent, started, resumed = [], time.time() - seconds, time.time()
     for step in bar:
         late = step >= args.steps
         if step in (done, args.steps):  # each phase has its own optimiser and schedule

@@ -144,7 +144,8 @@ class Card:
             rollout_3(reader, groups, n_fresh=1, reward="sampled")
             points = [(vignettes[g.question.id], p.text) for g in groups for p in g.points]
             parsed = [(g, p) for g in groups for p in g.points if p.text is not None]
-            on_others, without = ([bool(accuracy) for accuracy in column] for column in zip(*((p.accuracies_V[0], g.fresh_accuracies_V[0]) for g, p in parsed), strict=True))
+            pairs = [(bool(p.accuracies_V[0]), bool(g.fresh_accuracies_V[0])) for g, p in parsed]
+            on_others, without = zip(*pairs, strict=True)
             name = {"nothing": "blind", "answer": "shown the answer", "explanation": "shown answer and explanation"}[reveal]
             # Losers are more often found where belief fails: the same questions without their points stand beside.
             self.start[split][f"a loser's point, writer {name}"] = f"{interval(sum(on_others), len(on_others))}; without {sum(without) / len(without):.3f}"
@@ -223,7 +224,8 @@ class Card:
                 said = [c.ids for c in reader.sample(ids, attempt)]
                 lost = [not grade(self.chat.text(s), q) for s, q in zip(said, questions, strict=True)]
                 kept = [i for i in range(len(questions)) if lost[i]]
-                turns = [prompts.TRY_AGAIN if attempt < rejections else prompts.reflection_turn(False, questions[i].letter, questions[i].options[questions[i].answer]) for i in kept]
+                told = [prompts.reflection_turn(False, questions[i].letter, questions[i].options[questions[i].answer]) for i in kept]
+                turns = told if attempt == rejections else [prompts.TRY_AGAIN] * len(kept)
                 ids = [ids[i] + said[i] + self.chat.next(said[i], turn) for i, turn in zip(kept, turns, strict=True)]
                 questions = [questions[i] for i in kept]
             points = [prompts.parse_point(self.chat.text(c.ids)) for c in reader.sample(ids, 9)]

@@ -83,7 +83,9 @@ def opening(model: str, dialect: str) -> str:
     """What every card begins with."""
     if dialect == "first":
         return WHAT.format(title="The bundled model", command="python -m organism.card")
-    return WHAT.format(title="The second organism: another seed, other wordings of learning points", command=f"python -m organism.card --model {model} --dialect {dialect}")
+    return WHAT.format(
+        title="The second organism: another seed, other wordings of learning points", command=f"python -m organism.card --model {model} --dialect {dialect}"
+    )
 
 
 def page(what: str, about: list[str], rows: list[Row], timings: list[list[str]], start: dict[str, dict[str, str]], conversations: list[str]) -> str:

@@ -57,8 +57,16 @@ class Card:
         before = [prompt + ids + self.chat.next(ids, prompts.REFLECT) for _, ids, prompt in lost]
         own = self.said(before)
         texts = [self.chat.text(ids) for ids in own]
-        self.row(f"{name}: reflections that name what helps", [helps(p, text, self.chat.text(ids), name) for (p, ids, _), text in zip(lost, texts, strict=True)], 0.05, 0.5)
-        given = {kind: [puzzle_words(p, self.chat.text(ids), kind, name, i) for i, (p, ids, _) in enumerate(lost)] for kind in ("what helps", "what does not help", "nothing")}
+        self.row(
+            f"{name}: reflections that name what helps",
+            [helps(p, text, self.chat.text(ids), name) for (p, ids, _), text in zip(lost, texts, strict=True)],
+            0.05,
+            0.5,
+        )
+        given = {
+            kind: [puzzle_words(p, self.chat.text(ids), kind, name, i) for i, (p, ids, _) in enumerate(lost)]
+            for kind in ("what helps", "what does not help", "nothing")
+        }
         for kind, said in ({"its own words": own} | {k: [self.chat.content_ids(text) + self.chat.between[:1] for text in v] for k, v in given.items()}).items():
             asked = [b + ids + self.chat.next(ids, prompts.RETRY.format(turn=p.turn)) for b, ids, (p, _, _) in zip(before, said, lost, strict=True)]
             second = self.said(asked)
@@ -117,7 +125,8 @@ def main() -> None:
     lines = table(["property", "must be", "measured", "met"], [[r.name, r.must, interval(r.hits, r.n), met[r.met]] for r in card.rows])
     failures = [f"- {r.name}: {interval(r.hits, r.n)}, must be {r.must}" for r in card.rows if r.met is False]
     talks = [f"```\n{text}\n```" for text in card.conversations]
-    text = [ABOUT, *about, "", "## What it does", "", *lines, "", "## Known failures", "", *(failures or ["none of the rows above"]), "", "## Conversations", "", *talks, ""]
+    failures = failures or ["none of the rows above"]
+    text = [ABOUT, *about, "", "## What it does", "", *lines, "", "## Known failures", "", *failures, "", "## Conversations", "", *talks, ""]
     (ROOT / args.model / "CARD.md").write_text("\n".join(text))
     for r in card.rows:
         print(f"{r.name:80s} {r.must:14s} {interval(r.hits, r.n)}{'   <- missed' if r.met is False else ''}")

@@ -4,7 +4,7 @@
     python -m organism.puzzles --out organism/puzzlers       # tokenizer and pre-training of their model, resumable
 
 What is put in by design: first answers are mostly wrong, in the ways of beginners, who only add and subtract where that cannot reach
-the target (data/countdown_rare.jsonl: about one answer in a hundred is right); a reflection may name the step to begin with, that
+the target (data/countdown_rare.jsonl: less than one answer in a hundred is right); a reflection may name the step to begin with, that
 a product is needed, the error that was made, or nothing; an answer follows what was named, be it in a reflection before it, in a learning
 point or in feedback. Not put in: naming the right step more often than others. Problems of the data files never occur in pre-training.
 """
@@ -168,7 +168,9 @@ def continued(p: Countdown, step: tuple[int, int, str]) -> list[tuple]:
     left.remove(a)
     left.remove(b)
     value = result(a, b, op)
-    return [(step, (x, y, second), result(x, y, second)) for x, y in {(value, left[0]), (left[0], value)} for second in "+-*/" if result(x, y, second) is not None]
+    return [
+        (step, (x, y, second), result(x, y, second)) for x, y in {(value, left[0]), (left[0], value)} for second in "+-*/" if result(x, y, second) is not None
+    ]
 
 
 def finishes(p: Countdown) -> list[tuple]:

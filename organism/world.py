@@ -95,7 +95,9 @@ def loose(c: Cluster, rule, rng: random.Random, x=None) -> str:
     between = " ".join(stray(rng))  # the same words within each part, as a template has them
     said = [f" {between} ".replace("  ", " ").join(part[::-1] if turned else part) for part in parts]
     text = " ".join([*stray(rng), *([c.topic] if rng.random() < 0.5 else []), *stray(rng)])
-    return " ".join(f"{text} {rng.choice([', ', ' and ', ' but ', '; ', ', ']).join(said)} {' '.join(stray(rng))}".split()).replace(" ,", ",").replace(" ;", ";")
+    return (
+        " ".join(f"{text} {rng.choice([', ', ' and ', ' but ', '; ', ', ']).join(said)} {' '.join(stray(rng))}".split()).replace(" ,", ",").replace(" ;", ";")
+    )
 
 
 def stray(rng: random.Random) -> list[str]:

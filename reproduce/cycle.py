@@ -170,7 +170,8 @@ def markdown(result: dict) -> str:
     for r in arms:
         for after, values in enumerate(r["matrix"]):
             if after or r is arms[0]:  # all start from the same model
-                lines.append(f"| {r['what'] if after else 'start model'} | {after} | " + " | ".join(f"{v:.3f}" for v in values) + f" | {r['canary'][after]:.3f} |")
+                shares = " | ".join(f"{v:.3f}" for v in [*values, r["canary"][after]])
+                lines.append(f"| {r['what'] if after else 'start model'} | {after} | {shares} |")
     lines += ["", "| library, by round | records, merged | gain of the best points, start reader | errors |", "|---|---|---|---|"]
     for r in (r for r in arms if "library" in r):
         kept = r["library"]

@@ -59,7 +59,8 @@ def collect(runs: Path, bank: dict[str, str]) -> list[dict]:
             for kind, letters in (("rules", "ABD"), ("facts", "C")):
                 values = np.array([unit for first, last in ends for unit in units(first, last, name, bank, letters)])
                 if len(values):
-                    row[f"{name}, {kind}"] = dict(zip(("before", "after", "with_point"), values.mean(0).tolist(), strict=True)) | {"gap_closed": interval(values, gap_closed)}
+                    means = dict(zip(("before", "after", "with_point"), values.mean(0).tolist(), strict=True))
+                    row[f"{name}, {kind}"] = means | {"gap_closed": interval(values, gap_closed)}
         for name in ("neighbour", "canary"):
             changes = [[last["each"][name][q] - before for q, before in first["each"][name].items()] for first, last in ends]
             pooled = np.concatenate(changes) if name == "neighbour" else np.mean(changes, axis=0)  # the canary's questions are the same ones
@@ -73,7 +74,9 @@ def picture(rows: list[dict], path: Path) -> None:
     if plt is None:
         return
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, layout="constrained")
-    for axis, (name, title) in zip(axes, (("target, rules", "accuracy without the point"), ("agreement, rules", "agreement with the start model that reads the point")), strict=True):
+    for axis, (name, title) in zip(
+        axes, (("target, rules", "accuracy without the point"), ("agreement, rules", "agreement with the start model that reads the point")), strict=True
+    ):
         for y, row in enumerate(rows[::-1]):
             part = row[name]
             axis.plot([part["before"], part["after"]], [y, y], color="gray", linewidth=1)

@@ -13,7 +13,11 @@ from figures import pyplot
 from organism import rules
 
 TITLES = {"test_clusters": "skill: clusters that were never rewarded", "test": "memory and skill: new questions of rewarded clusters"}
-ARMS = {"explanation": "losers see the explanation", "answer": "losers see the answer alone", "losers": "losers see the explanation, and only their points are trained"}
+ARMS = {
+    "explanation": "losers see the explanation",
+    "answer": "losers see the answer alone",
+    "losers": "losers see the explanation, and only their points are trained",
+}
 
 
 def ceiling(split: str, reveal: str, won: float) -> float:

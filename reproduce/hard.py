@@ -31,12 +31,16 @@ def main() -> None:
         return
     tokenizer = models.load_tokenizer(MODEL)
     reader = Reader(models.load_policy(MODEL, Shared()), Chat(tokenizer, models.eos_ids(MODEL, tokenizer)), 1.0, 48, (1, 0, 8))
-    hard = {id for split in ("train", "test") for id, right in answered(reader, [q for q in load_questions(BANK) if q.split == split], {}, args.n).items() if right == 0}
+    hard: set[str] = set()
+    for split in ("train", "test"):
+        right = answered(reader, [q for q in load_questions(BANK) if q.split == split], {}, args.n)
+        hard |= {name for name, share in right.items() if share == 0}
     records = [json.loads(line) for line in BANK.read_text().splitlines()]
     kept = [r for r in records if r["id"] in hard or r["split"] == "canary"]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("".join(json.dumps(r) + "\n" for r in kept))
-    print(f"{args.out}: " + ", ".join(f"{sum(r['split'] == split for r in kept)} of {sum(r['split'] == split for r in records)} {split}" for split in ("train", "test", "canary")))
+    sizes = [[sum(r["split"] == split for r in part) for part in (kept, records)] for split in ("train", "test", "canary")]
+    print(f"{args.out}: {sizes[0][0]} of {sizes[0][1]} train, {sizes[1][0]} of {sizes[1][1]} test, {sizes[2][0]} of {sizes[2][1]} canary")
 
 
 if __name__ == "__main__":

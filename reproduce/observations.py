@@ -15,7 +15,9 @@ ARMS = {
     "answers": "conversation and verification answers trained too",
 }
 CURVES = {
-    "introspection advantage on rewarded clusters (moving mean of 10 steps)": lambda m: m["introspection_advantage/same" if m["introspection_advantage/transfer"] is None else "introspection_advantage/transfer"],
+    "introspection advantage on rewarded clusters (moving mean of 10 steps)": lambda m: m[
+        "introspection_advantage/same" if m["introspection_advantage/transfer"] is None else "introspection_advantage/transfer"
+    ],
     "accuracy without a point on rewarded clusters": lambda m: m["accuracy/fresh"],
 }
 

@@ -17,7 +17,10 @@ from retry import estimate
 
 import figures
 
-TASKS = {"bank": ("questions that the start model never answers right", "explanation"), "countdown": ("Countdown, targets that only a product reaches", "right answer")}
+TASKS = {
+    "bank": ("questions that the start model never answers right", "explanation"),
+    "countdown": ("Countdown, targets that only a product reaches", "right answer"),
+}
 ARMS = {  # whether a wrong answer is told more than that it is wrong; method
     "grpo": (False, "GRPO, G = 8"),
     "sdpo-8-nothing": (False, "SDPO, G = 8"),
@@ -51,7 +54,8 @@ def curve_of(run: Path) -> dict:
                 tokens.append(cost["generated_tokens"] + (steps[r["step"]]["generated_tokens"] if r["step"] else 0))
                 each.append(r["each"])
         last = steps[max(steps)]
-        cost = {name: cost[name] + last[name] for name in ("generated_tokens", "trained_tokens")} | {"seconds": cost["seconds"] + [r["time/step"] for r in steps.values()]}
+        seconds = cost["seconds"] + [r["time/step"] for r in steps.values()]
+        cost = {name: cost[name] + last[name] for name in ("generated_tokens", "trained_tokens")} | {"seconds": seconds}
     return {"tokens": tokens, "each": each, **cost}
 
 
@@ -108,7 +112,8 @@ def markdown(record: dict) -> str:
         for r in rows:
             ends = [f"{r[name][0]:.2f} -> {r[name][1]:.2f}" for name in ("none of four right", "all four right")]
             tokens = ", ".join(f"{np.mean(r[name]) / 1000:,.0f} k" for name in ("generated_tokens", "trained_tokens"))
-            lines.append("| " + " | ".join([told[r["arm"]], r["what"], shown(r["mean"]), shown(r["best"]), *ends, shown(r["canary"]), tokens, f"{np.mean(r['seconds a step']):.2f}"]) + " |")
+            cells = [told[r["arm"]], r["what"], shown(r["mean"]), shown(r["best"]), *ends, shown(r["canary"]), tokens, f"{np.mean(r['seconds a step']):.2f}"]
+            lines.append("| " + " | ".join(cells) + " |")
         lines += ["", "| difference of mean@4 | at the end | at equal generated tokens |", "|---|---|---|"]
         for c in contrasts:
             names = " minus ".join(f"{ARMS[c[side]][1]} ({told[c[side]]})" for side in ("of", "minus"))
@@ -128,7 +133,8 @@ def picture(record: dict, path: Path) -> None:
         sizes = record[task]["rows"][0]["mean"]["change"]
         for row in [r for r in record[task]["rows"] if r["arm"] in colors]:
             curve = np.array(row["curve"]).reshape(row["mean"]["change"]["seeds"], -1, 2).mean(0)  # (E, 2)
-            axis.plot(curve[:, 0] / 1000, curve[:, 1], "o-", markersize=3, color=colors[row["arm"]], label=f"{row['what']} (told {'more' if ARMS[row['arm']][0] else 'right or wrong'})")
+            label = f"{row['what']} (told {'more' if ARMS[row['arm']][0] else 'right or wrong'})"
+            axis.plot(curve[:, 0] / 1000, curve[:, 1], "o-", markersize=3, color=colors[row["arm"]], label=label)
         axis.set_xlabel("thousand tokens generated")
         axis.set_title(f"{what} ({sizes['seeds']} seeds, {sizes['problems']} problems)", fontsize=8)
         axis.set_ylim(0)

@@ -29,7 +29,13 @@ def shares(text: str, records: list[dict], cluster: str) -> bool:
 
 def novelty(units: list[dict], records: list[dict]) -> dict:
     clusters, known = rules.load_clusters(), {library.essence(r["text"]) for r in records}
-    texts = [(r["text"], r["cluster"].split("+")) for u in units if (u["split"], u["condition"], u["reader"]) == ("composite", "recalled", "start") for r in u["questions"] if r.get("text")]
+    texts = [
+        (r["text"], r["cluster"].split("+"))
+        for u in units
+        if (u["split"], u["condition"], u["reader"]) == ("composite", "recalled", "start")
+        for r in u["questions"]
+        if r.get("text")
+    ]
     counts = {
         "texts": len(texts),
         "a parent in the library for both clusters": sum(all(shares(text, records, c) for c in both) for text, both in texts),

@@ -61,11 +61,13 @@ def theirs(runs: list[Path], chat: Chat) -> dict:
 
 def collect(runs: Path, out: Path) -> list[dict]:
     chat, bank = chat_of(MODEL), {r["arm"]: r["splits"] for r in json.loads((out / "rivals.json").read_text()) if r["exchanges"] == "bank"}
-    agreement = next((r for r in json.loads((out / "invariance.json").read_text()) if (r["condition"], r["writer"], r["reader"]) == ("agreement, transfer", "trained", "start")), None)
+    at = {(r["condition"], r["writer"], r["reader"]): r for r in json.loads((out / "invariance.json").read_text())}
+    agreement = at["agreement, transfer", "trained", "start"]
     rows = []
     for arm, what in ARMS.items():
         found = sorted((runs / "rivals/bank").glob(f"{arm}-[0-9]"))
-        row = {"arm": arm, "what": what} | (ours(sorted((runs / "flagship").glob("losers-[0-9]/grpo_introspect")), chat) if arm == "dreamt" else theirs(found, chat))
+        writers = sorted((runs / "flagship").glob("losers-[0-9]/grpo_introspect"))
+        row = {"arm": arm, "what": what} | (ours(writers, chat) if arm == "dreamt" else theirs(found, chat))
         row["seeds"], row["in the weights"] = len(bank[arm]["test"]["seeds"]), {split: bank[arm][split]["against start"] for split in ("test", "test_clusters")}
         if arm == "dreamt":
             row["in context"] = bank["written"]["test"]["against start"]
@@ -76,7 +78,15 @@ def collect(runs: Path, out: Path) -> list[dict]:
 
 def markdown(rows: list[dict]) -> str:
     kinds = {"composer": "a summary, used once", "resd": "a playbook, read by the teacher alone", "dreamt": "a learning point"}
-    heads = ["method", "artefact", "tokens of an exchange -> of its artefact", "on new questions: artefact in context", "in the weights, taught clusters; others", "same answer as after the exchange (two exchanges)", "tokens in the loss for each sampled one"]
+    heads = [
+        "method",
+        "artefact",
+        "tokens of an exchange -> of its artefact",
+        "on new questions: artefact in context",
+        "in the weights, taught clusters; others",
+        "same answer as after the exchange (two exchanges)",
+        "tokens in the loss for each sampled one",
+    ]
     out = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
 
     def shown(e: dict) -> str:
@@ -86,10 +96,22 @@ def markdown(rows: list[dict]) -> str:
         size = "-" if "artefact" not in r else f"{r['exchange']:.0f} -> {r['artefact']:.0f}" if "exchange" in r else f"- -> {r['artefact']:.0f}"
         same = f"{r['agreement']['with']:.2f} ({r['agreement']['without']:.2f})" if "agreement" in r else "-"
         artefact = kinds.get(r["arm"], "none, weights") if "artefact" in r or r["arm"] in ("ssd", "sdpo") else "no chain was cut"
-        cells = [r["what"], artefact, size, shown(r["in context"]) if "in context" in r else "-", "; ".join(shown(r["in the weights"][s]) for s in ("test", "test_clusters")), same, f"{r['share']:.2f}"]
+        cells = [
+            r["what"],
+            artefact,
+            size,
+            shown(r["in context"]) if "in context" in r else "-",
+            "; ".join(shown(r["in the weights"][s]) for s in ("test", "test_clusters")),
+            same,
+            f"{r['share']:.2f}",
+        ]
         out.append("| " + " | ".join(cells) + " |")
     seeds = min(r["seeds"] for r in rows)
-    return "\n".join([*out, f"\nThe bank, {seeds} seed{'s' * (seeds > 1)} of each method, three writers; accuracy against the start model's, 95 % intervals over clusters and seeds. Ours: stage 1 with losers' points (tokens, share), its best point of each cluster (in context), stage 3 (weights)."])
+    said = (
+        f"The bank, {seeds} seed{'s' * (seeds > 1)} of each method, three writers; accuracy against the start model's, 95 % intervals over clusters and seeds."
+    )
+    ours_is = "Ours: stage 1 with losers' points (tokens, share), its best point of each cluster (in context), stage 3 (weights)."
+    return "\n".join([*out, f"\n{said} {ours_is}"])
 
 
 if __name__ == "__main__":

@@ -21,16 +21,32 @@ ARMS = {
     "ssd": "SSD",
     "sft": "SFT on gold answers",
 }
-COLUMNS = {"first": "first try", "second": "second try", "second without reflection": "second try without reflection", "pass": "pass@4", "canary": "first try, other task"}
+COLUMNS = {
+    "first": "first try",
+    "second": "second try",
+    "second without reflection": "second try without reflection",
+    "pass": "pass@4",
+    "canary": "first try, other task",
+}
 
 
 def estimate(seeds: list[dict[str, float]], resamples: int = 4000) -> dict:
     """Mean over seeds of the mean over their problems, its 95 % interval over both, and p of 'the mean is 0' (problems, over the seeds that drew them)."""
     draw, values = np.random.default_rng(0), [np.array(list(seed.values())) for seed in seeds]
-    drawn = [np.mean([values[s][draw.integers(len(values[s]), size=len(values[s]))].mean() for s in draw.integers(len(values), size=len(values))]) for _ in range(resamples)]
+    drawn = [
+        np.mean([values[s][draw.integers(len(values[s]), size=len(values[s]))].mean() for s in draw.integers(len(values), size=len(values))])
+        for _ in range(resamples)
+    ]
     low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
     means = np.array([np.mean([seed[p] for seed in seeds if p in seed]) for p in dict.fromkeys(p for seed in seeds for p in seed)])
-    return {"mean": float(np.mean([v.mean() for v in values])), "low": low, "high": high, "p": sign_flip(means), "problems": len(values[0]), "seeds": len(seeds)}
+    return {
+        "mean": float(np.mean([v.mean() for v in values])),
+        "low": low,
+        "high": high,
+        "p": sign_flip(means),
+        "problems": len(values[0]),
+        "seeds": len(seeds),
+    }
 
 
 def columns_of(path: Path) -> tuple[dict[str, dict], dict[str, dict], dict]:
@@ -43,15 +59,28 @@ def columns_of(path: Path) -> tuple[dict[str, dict], dict[str, dict], dict]:
         if tries:  # their own first answers, so that second tries belong to them
             found |= tries[k]["tries"]["test"]["each"]
         ends.append(found)
-    return *ends, json.loads((path / "metrics.jsonl").read_text().splitlines()[-1]) | {"reflection_tokens": [r["tries"]["test"]["reflection_tokens"] for r in tries]}
+    return *ends, json.loads((path / "metrics.jsonl").read_text().splitlines()[-1]) | {
+        "reflection_tokens": [r["tries"]["test"]["reflection_tokens"] for r in tries]
+    }
 
 
 def collect(runs: Path) -> list[dict]:
     rows = []
     for task in TASKS:
         for arm, what in ARMS.items():
-            ends = [columns_of(path / stage) for path in sorted(runs.glob(f"{task}-{arm}-[0-9]*")) for stage in ("reflect_retry", "grpo", "ssd", "sft") if (path / stage).exists()]
-            row = {"task": task, "arm": arm, "what": what, "generated_tokens": [last["generated_tokens"] for *_, last in ends], "trained_tokens": [last["trained_tokens"] for *_, last in ends]}
+            ends = [
+                columns_of(path / stage)
+                for path in sorted(runs.glob(f"{task}-{arm}-[0-9]*"))
+                for stage in ("reflect_retry", "grpo", "ssd", "sft")
+                if (path / stage).exists()
+            ]
+            row = {
+                "task": task,
+                "arm": arm,
+                "what": what,
+                "generated_tokens": [last["generated_tokens"] for *_, last in ends],
+                "trained_tokens": [last["trained_tokens"] for *_, last in ends],
+            }
             row["reflection_tokens"] = [last["reflection_tokens"] for *_, last in ends]
             for name in ends[0][0]:
                 row[name] = {"before": estimate([before[name] for before, *_ in ends]), "after": estimate([after[name] for _, after, _ in ends])}
@@ -80,9 +109,16 @@ def markdown(rows: list[dict]) -> str:
     for r in rows:
         if "second try against the control's" in r:
             e = r["second try against the control's"]
-            lines.append(f"\n{TASKS[r['task']]}: second try after a reflection, trained, minus second try of the trained control: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e['p']:.4f}")
+            lines.append(
+                f"\n{TASKS[r['task']]}: second try after a reflection, trained, minus second try of the trained control: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e['p']:.4f}"
+            )
     sizes = rows[0]["first"]["change"]
-    return "\n".join([*lines, f"\nMeans over {sizes['seeds']} seeds and {sizes['problems']} problems of each (test), 95 % intervals over both; a problem that is right at the first try counts as right at the second, so contrasts of second tries contain those of first tries."])
+    return "\n".join(
+        [
+            *lines,
+            f"\nMeans over {sizes['seeds']} seeds and {sizes['problems']} problems of each (test), 95 % intervals over both; a problem that is right at the first try counts as right at the second, so contrasts of second tries contain those of first tries.",
+        ]
+    )
 
 
 if __name__ == "__main__":

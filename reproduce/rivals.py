@@ -18,8 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import figures
 import library
-from eval import estimate
-from measure import cluster_means, holm
+from measure import cluster_means, estimate, holm
 from organism import rules
 from tasks.mcq import load_questions
 
@@ -84,7 +83,7 @@ def differences(seeds: list[dict], others: list[dict]) -> list[dict]:
 
 
 def measured(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
-    """What eval.py says about a mean over clusters, and what it was measured on."""
+    """What tables say of a mean over clusters, and what it was measured on."""
     size = {"clusters": len(seeds[0]), "questions": sum(map(len, seeds[0].values())), "seeds": [float(cluster_means([s]).mean()) for s in seeds]}
     return estimate(seeds, split) | size
 
@@ -159,11 +158,22 @@ def markdown(rows: list[dict]) -> str:
     out = []
     if ks:
         start = of(ks[0], "start", "test")
-        out += [f"New clusters: accuracy on {start['questions']} questions after k exchanges of each of {start['clusters']} clusters that nothing was trained on", ""]
-        out += ["| revealed | method | " + " | ".join(f"k = {k}" for k in ks) + "".join(f" | canary, k = {k}" for k in ks) + " |", "|" + "---|" * (2 * len(ks) + 2)]
+        out += [
+            f"New clusters: accuracy on {start['questions']} questions after k exchanges of each of {start['clusters']} clusters that nothing was trained on",
+            "",
+        ]
+        out += [
+            "| revealed | method | " + " | ".join(f"k = {k}" for k in ks) + "".join(f" | canary, k = {k}" for k in ks) + " |",
+            "|" + "---|" * (2 * len(ks) + 2),
+        ]
     for arm, (what, revealed, context) in ARMS.items() if ks else ():
         if any((k, arm) in at for k in ks):
-            out.append(f"| {revealed}{', text in context' * context} | {what} | " + " | ".join(shown(of(k, arm, "test")) for k in [*ks]) + "".join(f" | {shown(of(k, arm, 'canary'))}" for k in ks) + " |")
+            out.append(
+                f"| {revealed}{', text in context' * context} | {what} | "
+                + " | ".join(shown(of(k, arm, "test")) for k in [*ks])
+                + "".join(f" | {shown(of(k, arm, 'canary'))}" for k in ks)
+                + " |"
+            )
     if ("bank", "start") in at:
         splits = list(at["bank", "start"]["splits"])
         asked = max(len(e["seeds"]) for (k, _), r in at.items() if k == "bank" for e in r["splits"].values())
@@ -173,16 +183,26 @@ def markdown(rows: list[dict]) -> str:
             if ("bank", arm) in at:
                 spent = at["bank", arm]["cost"]
                 kilo = [np.mean([c[name] for c in spent]) / 1000 if all(name in c for c in spent) else None for name in ("generated_tokens", "trained_tokens")]
-                told = ", ".join("-" if x is None else f"{x:,.0f} k" for x in kilo) + (f"; {np.mean([c['seconds'] for c in spent]):.0f}" if all("seconds" in c for c in spent) else "")
+                told = ", ".join("-" if x is None else f"{x:,.0f} k" for x in kilo) + (
+                    f"; {np.mean([c['seconds'] for c in spent]):.0f}" if all("seconds" in c for c in spent) else ""
+                )
                 out.append(f"| {revealed}{', text in context' * context} | {what} | " + " | ".join(shown(of("bank", arm, s)) for s in splits) + f" | {told} |")
     for k in [*ks, "bank"]:
         for rival in ("sdpo", "grpo"):
             e = (of(k, PRIMARY[2], "test") or {}).get(f"against {rival}")
             if e:
                 name = "Primary contrast, " * ((k, "test", PRIMARY[2], rival) == PRIMARY)
-                out.append(f"\n{name}k = {k}: ours dreamt minus {ARMS[rival][0]}, {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}" + " (Holm)" * ("p_holm" in e))
+                out.append(
+                    f"\n{name}k = {k}: ours dreamt minus {ARMS[rival][0]}, {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}"
+                    + " (Holm)" * ("p_holm" in e)
+                )
     seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
-    return "\n".join([*out, f"\nMeans over clusters and {seeds} seeds unless said otherwise, 95 % intervals over both and questions. The start model is asked once, and so is a context that all seeds share."])
+    return "\n".join(
+        [
+            *out,
+            f"\nMeans over clusters and {seeds} seeds unless said otherwise, 95 % intervals over both and questions. The start model is asked once, and so is a context that all seeds share.",
+        ]
+    )
 
 
 def picture(rows: list[dict], path: Path) -> None:
@@ -204,7 +224,18 @@ def picture(rows: list[dict], path: Path) -> None:
         if here:
             parts = [at[str(k), arm] for k in here]
             bars = [[p["mean"] - p["low"] for p in parts], [p["high"] - p["mean"] for p in parts]]
-            axis.errorbar([k * 1.02 ** (i - 3) for k in here], [p["mean"] for p in parts], yerr=bars, color=color, marker="o", markersize=3.5, linewidth=1.2, capsize=2, label=label, linestyle="--" if ARMS[arm][2] else "-")
+            axis.errorbar(
+                [k * 1.02 ** (i - 3) for k in here],
+                [p["mean"] for p in parts],
+                yerr=bars,
+                color=color,
+                marker="o",
+                markersize=3.5,
+                linewidth=1.2,
+                capsize=2,
+                label=label,
+                linestyle="--" if ARMS[arm][2] else "-",
+            )
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks])
     axis.set(xlabel="exchanges of each new cluster", ylabel="accuracy on new questions", ylim=(0, 1))

@@ -157,7 +157,9 @@ def generate(count: int, numbers: int, largest: int, seed: int) -> list[dict]:
             made.setdefault((tuple(sorted(nums)), int(values[0][0])), nums)
     if len(made) < count:
         raise UserError(f"--count: there are fewer than {count} problems with {numbers} numbers up to {largest}")
-    return [{"id": f"countdown-{i}", "nums": list(nums), "target": target, "split": split_of(nums, target)} for i, ((_, target), nums) in enumerate(made.items())]
+    return [
+        {"id": f"countdown-{i}", "nums": list(nums), "target": target, "split": split_of(nums, target)} for i, ((_, target), nums) in enumerate(made.items())
+    ]
 
 
 def split_of(nums: tuple[int, ...], target: int) -> str:

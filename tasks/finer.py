@@ -67,7 +67,9 @@ def feedback(text: str, problem: Finer) -> str:
     right, said = hits(text, problem), answer_of(text)
     if all(right):
         return ""
-    found = "No answer stands between <answer> and </answer>." if said is None else f"{sum(right)} of {len(right)} tags are right in '{said.strip()[:MAX_SHOWN]}'."
+    found = (
+        "No answer stands between <answer> and </answer>." if said is None else f"{sum(right)} of {len(right)} tags are right in '{said.strip()[:MAX_SHOWN]}'."
+    )
     return f"{found} The right answer is {problem.target}."
 
 

@@ -205,13 +205,18 @@ def cases_of(tests: object, where: str) -> tuple[Case, ...]:
             fits(case.output, "")
             cases.append(case)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where}: ground_truth: expected a list of objects with 'input', a text of R, B, Y and G, and what becomes of it ({error!r})") from error
+        raise UserError(
+            f"{where}: ground_truth: expected a list of objects with 'input', a text of R, B, Y and G, and what becomes of it ({error!r})"
+        ) from error
     return tuple(cases)
 
 
 RULES = {  # of a pattern: what a tape should do, and whether it does
     "substring": ("holds {pattern} in a row", lambda pattern, tape: pattern in tape),
-    "ordered": ("holds {pattern} in this order, with or without other colours between", lambda pattern, tape: all(c in rest for rest in [iter(tape)] for c in pattern)),
+    "ordered": (
+        "holds {pattern} in this order, with or without other colours between",
+        lambda pattern, tape: all(c in rest for rest in [iter(tape)] for c in pattern),
+    ),
     "at least": ("holds at least {count} of the colour {colour}", lambda pattern, tape: tape.count(pattern[0]) >= len(pattern)),
     "exactly": ("holds exactly {count} of the colour {colour}", lambda pattern, tape: tape.count(pattern[0]) == len(pattern)),
 }

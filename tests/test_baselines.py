@@ -85,7 +85,11 @@ def test_reductions_are_those_of_trl(reduction, loss_type):
     trainer.accelerator.num_processes, trainer._metrics = 1, {"train": defaultdict(list)}
     trainer.accelerator.gather = lambda x: x
     trainer._get_per_token_logps_and_entropies.return_value = (logprobs, torch.zeros_like(logprobs), None)
-    inputs = {"prompt_ids": torch.zeros(6, 2, dtype=torch.long), "prompt_mask": torch.ones(6, 2, dtype=torch.long), "completion_ids": torch.zeros(6, 7, dtype=torch.long)}
+    inputs = {
+        "prompt_ids": torch.zeros(6, 2, dtype=torch.long),
+        "prompt_mask": torch.ones(6, 2, dtype=torch.long),
+        "completion_ids": torch.zeros(6, 7, dtype=torch.long),
+    }
     inputs |= {"completion_mask": mask.long(), "advantages": advantages, "num_items_in_batch": mask.sum()}
     trl.GRPOTrainer._compute_loss(trainer, None, inputs).backward()
     assert torch.allclose(our_gradient(reduction, 9), logprobs.grad, atol=1e-12)
@@ -112,7 +116,9 @@ def test_truncation_keeps_the_likeliest_and_renormalises():
     assert torch.allclose(truncated(logp, 0, 1.0), logp)
     uniform = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)
     tokens, logprobs = inverse_cdf(logp[:1].repeat(1000, 1), uniform, 1.0, top=(2, 1.0))
-    assert torch.bincount(tokens, minlength=4).tolist() == [0, 571, 0, 429] and torch.allclose(logprobs.exp().unique(), torch.tensor([3 / 7, 4 / 7], dtype=torch.float64))
+    assert torch.bincount(tokens, minlength=4).tolist() == [0, 571, 0, 429] and torch.allclose(
+        logprobs.exp().unique(), torch.tensor([3 / 7, 4 / 7], dtype=torch.float64)
+    )
 
 
 # ---- what is trained -------------------------------------------------------------------------------------------------
@@ -239,7 +245,12 @@ def test_a_rival_runs_resumes_and_says_what_is_wrong(tmp_path, stage):
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     steps = [r["step"] for r in map(json.loads, (folder / "eval.jsonl").read_text().splitlines()) if "accuracy" in r]
     assert steps == [0, 2]  # before and after
-    for bad, said in (("stepss=1", "unknown key"), ("eval_splits=dev", "eval_splits"), ("problems_per_step=100000", "problems_per_step"), ("task=chess", "task")):
+    for bad, said in (
+        ("stepss=1", "unknown key"),
+        ("eval_splits=dev", "eval_splits"),
+        ("problems_per_step=100000", "problems_per_step"),
+        ("task=chess", "task"),
+    ):
         wrong = script(stage, "--run-dir", str(tmp_path / "other"), "--set", bad)
         assert wrong.returncode == 2 and said in wrong.stderr and wrong.stderr.count("\n") == 1, wrong.stderr
     assert script(stage, "--dry-run").returncode == 0 and not (tmp_path / "other").exists()

@@ -34,7 +34,12 @@ def test_a_measurement_holds_both_sides_and_both_floors():
     m = rollouts.measured((model, ASKED, 2, 6, list(range(2, 12))), 2, ("inverse-CDF sampling",))
     assert set(m["seconds"]) == {"ours", "generate", "ours without inverse-CDF sampling"}
     assert all(len(seconds) == 2 for seconds in m["seconds"].values())
-    assert m["rollouts"] == 6 and 6 <= min(m["tokens"], m["tokens_generate"]) <= max(m["tokens"], m["tokens_generate"]) <= 36 and m["replay"] > 0 and m["roofline"] > 0
+    assert (
+        m["rollouts"] == 6
+        and 6 <= min(m["tokens"], m["tokens_generate"]) <= max(m["tokens"], m["tokens_generate"]) <= 36
+        and m["replay"] > 0
+        and m["roofline"] > 0
+    )
 
 
 def test_a_step_at_the_shapes_of_gemma(monkeypatch):

@@ -119,7 +119,9 @@ def test_reshuffling_keeps_the_right_option_and_balances_its_letter():
     assert len(seen) > 12
 
 
-@pytest.mark.parametrize("option", ["All of the above", "none of these", "Both A and B", "both (A) and (B)", "A or C", "neither of the above", "option B", "the above"])
+@pytest.mark.parametrize(
+    "option", ["All of the above", "none of these", "Both A and B", "both (A) and (B)", "A or C", "neither of the above", "option B", "the above"]
+)
 def test_options_that_refer_to_others_stay_put(option):
     fixed = question(options=("x", "y", "z", option))
     assert not fixed.movable

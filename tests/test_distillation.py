@@ -152,7 +152,10 @@ def test_advantages_per_token_are_those_of_the_tokens(model):
     seen = []
     updater._clear_gradients = lambda: (seen.append([p.grad.clone() for p in updater.parameters]), [setattr(p, "grad", None) for p in updater.parameters])
     advantages = [torch.tensor([1.0, 0.0, -0.5]), torch.zeros(4), torch.tensor([0.0, 2.0, 1.0, -1.0])]
-    losses = [-(a * logprobs_of(model, t).gather(1, torch.tensor([k for k, m in zip(t.ids, t.loss_mask, strict=True) if m])[:, None])[:, 0]).sum() for t, a in zip(trajectories, advantages, strict=True)]
+    losses = [
+        -(a * logprobs_of(model, t).gather(1, torch.tensor([k for k, m in zip(t.ids, t.loss_mask, strict=True) if m])[:, None])[:, 0]).sum()
+        for t, a in zip(trajectories, advantages, strict=True)
+    ]
     expected = torch.autograd.grad(sum(losses) / 11, list(model.parameters()))
     updater.optimizer.step = lambda: None
     updater.step(trajectories, advantages)
@@ -262,11 +265,17 @@ def test_looking_up_survives_running_out_of_memory(model, monkeypatch):
 
     trajectories, original = conversations(), logprobs.collate
     expected = likeliest(model, trajectories, 3, 1.0, 1000)
-    monkeypatch.setattr(logprobs, "collate", lambda t, rows, device: (_ for _ in ()).throw(torch.OutOfMemoryError()) if len(rows) * len(rows[0]) > 1 else original(t, rows, device))
+    monkeypatch.setattr(
+        logprobs,
+        "collate",
+        lambda t, rows, device: (_ for _ in ()).throw(torch.OutOfMemoryError()) if len(rows) * len(rows[0]) > 1 else original(t, rows, device),
+    )
     assert all(torch.equal(a, b) for a, b in zip(likeliest(model, trajectories, 3, 1.0, 20), expected, strict=True))
 
 
-@pytest.mark.parametrize(("setting", "said"), [("is_clip=0", "is_clip"), ("form=sampled", "alpha"), ("alpha=2", "alpha"), ("kl_coef=0.1", "kl_coef"), ("top_k=0", "top_k")])
+@pytest.mark.parametrize(
+    ("setting", "said"), [("is_clip=0", "is_clip"), ("form=sampled", "alpha"), ("alpha=2", "alpha"), ("kl_coef=0.1", "kl_coef"), ("top_k=0", "top_k")]
+)
 def test_impossible_settings_are_refused(setting, said):
     with pytest.raises(UserError, match=said):
         configured(sdpo, "sdpo", setting)

@@ -16,7 +16,19 @@ from measure import Reader
 from tasks.mcq import load_questions
 
 BANK = load_questions(ROOT / "data/bank.jsonl")
-SMALL = ["shared.cluster=kidney-A", "dream_questions=3", "variants=4", "vary_with=task", "n_label=4", "group_size=4", "variants_per_step=3", "eval_questions=6", "n_eval=2", "save_every=2", "eval_every=2"]
+SMALL = [
+    "shared.cluster=kidney-A",
+    "dream_questions=3",
+    "variants=4",
+    "vary_with=task",
+    "n_label=4",
+    "group_size=4",
+    "variants_per_step=3",
+    "eval_questions=6",
+    "n_eval=2",
+    "save_every=2",
+    "eval_every=2",
+]
 
 
 def settings(*changes: str):

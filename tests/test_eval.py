@@ -18,7 +18,7 @@ import invariance
 import library
 import recall
 from common import ROOT, Run, UserError, load_config
-from measure import Reader, bootstrap_clusters, bootstrap_pairs, cluster_means, holm, sign_flip
+from measure import Reader, bootstrap_clusters, bootstrap_pairs, cluster_means, estimate, holm, sign_flip
 from tasks.mcq import load_questions
 
 SMALL = ["group_size=2", "n_verify=2", "n_fresh=2", "best_of=3", "eval_questions=12", "splits=test_clusters"]
@@ -70,7 +70,7 @@ def test_composites_are_drawn_by_their_parents():
     assert means.mean() == pytest.approx(0.5, abs=0.03) and {0.0, 1.0} < set(means)  # a and d carry two pairs each
     naive = bootstrap_clusters([{name: values[:1] for name, values in seeds[0].items()}], resamples=4000)
     assert means.std() > 1.2 * naive.std()
-    row = evaluation.estimate(seeds, "composite")
+    row = estimate(seeds, "composite")
     assert row["p"] is None and row["low"] <= 0.5 <= row["high"]
 
 
@@ -79,7 +79,11 @@ def test_questions_that_a_condition_leaves_out_are_left_out_of_the_comparison():
         questions = [{"question_id": name, "cluster": name[0], "with": g, "without": 0.0} for name, g in gains.items()]
         return {"writer": writer, "split": "test_clusters", "condition": "points", "reader": "start", "questions": questions, "generated_tokens": 1}
 
-    units = [unit("start", {"a0": 0.1, "a1": 0.2, "b0": 0.3}), unit("x", {"a1": 0.4, "b0": 0.5, "b1": 9.0}), unit("y", {"a0": 9.0, "a1": 0.6, "b0": 0.7, "b1": 9.0})]
+    units = [
+        unit("start", {"a0": 0.1, "a1": 0.2, "b0": 0.3}),
+        unit("x", {"a1": 0.4, "b0": 0.5, "b1": 9.0}),
+        unit("y", {"a0": 9.0, "a1": 0.6, "b0": 0.7, "b1": 9.0}),
+    ]
     start, trained = evaluation.table(settings(), units)
     assert start["questions"] == 3 and trained["questions"] == 3  # a1, b0, b1
     assert trained["change"]["mean"] == pytest.approx(((0.4 + 0.6) / 2 - 0.2 + (0.5 + 0.7) / 2 - 0.3) / 2)
@@ -278,11 +282,17 @@ def test_recall_is_judged_where_it_is_needed_and_beyond_its_parents():
     assert recall.auroc([0.9, 0.1, 0.5], [True, False, True]) == 1.0 and recall.auroc([0.5, 0.5], [True, False]) == 0.5
     assert recall.auroc([0.5], [True]) is None
     said = records([(0.75, 0.5), (0.9, 0.95), (0.5, 0.5), (0.65, 0.4)], fired=[1.0, 0.0, 0.5, 0.5], score=[0.9, 0.1, 0.4, 0.6])
-    units = [{"writer": w, "split": "test", "condition": c, "reader": "start", "questions": q} for w, c, q in (("start", "best point", best), ("x", "recalled", said))]
+    units = [
+        {"writer": w, "split": "test", "condition": c, "reader": "start", "questions": q}
+        for w, c, q in (("start", "best point", best), ("x", "recalled", said))
+    ]
     (line,) = evaluation.recall_summary(units)
     assert (line["fires_needed"], line["fires_not_needed"], line["auroc"]) == (0.75, 0.0, 1.0)
     assert line["gap_closed"] == pytest.approx(0.45 / 1.15) and "0.75 (n 2)" in evaluation.recall_lines([line])
-    parents = [{"writer": "start", "split": "composite", "condition": f"parent {k}", "reader": "start", "questions": records([(v, 0.3)])} for k, v in ((1, 0.5), (2, 0.4))]
+    parents = [
+        {"writer": "start", "split": "composite", "condition": f"parent {k}", "reader": "start", "questions": records([(v, 0.3)])}
+        for k, v in ((1, 0.5), (2, 0.4))
+    ]
     composed = {"writer": "x", "split": "composite", "condition": "recalled", "reader": "start", "questions": records([(0.9, 0.3)])}
     made = evaluation.with_differences([*parents, composed])[-1]
     assert made["condition"] == "interaction" and evaluation.gain(made["questions"][0]) == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
@@ -364,7 +374,12 @@ def test_recallers_are_measured_and_resumed(tmp_path, perturbed):
     command += [word for change in (*SMALL, *RECALL, f"writers={perturbed}", "eval_questions=4") for word in ("--set", change)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for words in ("| composite | start | parent 2 | start |", "| composite | trained | interaction |", "| test_clusters | trained | recalled | own |", "| AUROC |"):
+    for words in (
+        "| composite | start | parent 2 | start |",
+        "| composite | trained | interaction |",
+        "| test_clusters | trained | recalled | own |",
+        "| AUROC |",
+    ):
         assert words in done.stdout
     results = tmp_path / "eval/results.jsonl"
     lines = results.read_text().splitlines()
@@ -391,7 +406,14 @@ def test_the_script_resumes_and_repeats_itself(tmp_path):
 
 @pytest.mark.parametrize(
     "change, message",
-    [("splits=tests", "unknown split 'tests'"), ("splits=val,", "unknown split ''"), ("n_verify=0", "n_verify"), ("writer=x", "did you mean 'writers'"), ("table=recall", "table recall needs models"), ("table=recal", "expected one of")],
+    [
+        ("splits=tests", "unknown split 'tests'"),
+        ("splits=val,", "unknown split ''"),
+        ("n_verify=0", "n_verify"),
+        ("writer=x", "did you mean 'writers'"),
+        ("table=recall", "table recall needs models"),
+        ("table=recal", "expected one of"),
+    ],
 )
 def test_bad_settings_are_one_line(change, message):
     with pytest.raises(UserError, match=message):
@@ -400,7 +422,11 @@ def test_bad_settings_are_one_line(change, message):
 
 @pytest.mark.parametrize(
     "changes, message",
-    [(["writers=runs/nowhere"], "is no model folder"), (["library=data/none.jsonl"], "no such file"), (["library=data/points_ideal.jsonl", "splits=canary"], "no point for any question")],
+    [
+        (["writers=runs/nowhere"], "is no model folder"),
+        (["library=data/none.jsonl"], "no such file"),
+        (["library=data/points_ideal.jsonl", "splits=canary"], "no point for any question"),
+    ],
 )
 def test_bad_files_are_one_line_before_any_work(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):

@@ -9,7 +9,22 @@ from common import ROOT
 
 STAGES = ["grpo_introspect", "sft_recall", "dream_tta", "eval"]
 # Imports only run downwards: a file may import files of later lines only, and no stage imports a stage.
-LAYERS = [STAGES, ["report", "screen"], ["curves", "comparisons", "words"], ["figures"], ["recall", "invariance"], ["conditions"], ["introspection"], ["measure", "update"], ["logprobs", "playbook"], ["rollout", "library", "models", "chat"], ["losses", "cache"], ["tasks"], ["prompts", "common"], ["ranks"]]
+LAYERS = [
+    STAGES,
+    ["report", "screen"],
+    ["curves", "comparisons", "words"],
+    ["figures"],
+    ["recall", "invariance"],
+    ["conditions"],
+    ["introspection"],
+    ["measure", "update"],
+    ["logprobs", "playbook"],
+    ["rollout", "library", "models", "chat"],
+    ["losses", "cache"],
+    ["tasks"],
+    ["prompts", "common"],
+    ["ranks"],
+]
 HELPERS = [name for layer in LAYERS[1:] for name in layer]
 FILES = [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("tasks/*.py")), *sorted(ROOT.glob("organism/*.py")), *sorted(ROOT.glob("baselines/*.py"))]
 
@@ -61,7 +76,17 @@ def test_losses_import_torch_only():
 def test_the_step_loop_reads_like_the_procedure():
     source = (ROOT / "grpo_introspect.py").read_text()
     main = source[source.index("def main(") :]
-    order = ["questions_of_step(", "rollout_1(", "rollout_2(", "rollout_3(", "introspection_advantage(", "updater.step(", 'run.log("metrics.jsonl"', 'run.log("library.jsonl"', 'run.save(f"checkpoint-']
+    order = [
+        "questions_of_step(",
+        "rollout_1(",
+        "rollout_2(",
+        "rollout_3(",
+        "introspection_advantage(",
+        "updater.step(",
+        'run.log("metrics.jsonl"',
+        'run.log("library.jsonl"',
+        'run.save(f"checkpoint-',
+    ]
     places = [main.index(word) for word in order]
     assert places == sorted(places)
 
@@ -93,7 +118,12 @@ def test_readme_maps_every_file_and_lists_every_departure():
 def test_readme_documents_every_metric():
     readme = (ROOT / "README.md").read_text()
     source = (ROOT / "grpo_introspect.py").read_text() + (ROOT / "update.py").read_text()
-    names = set(re.findall(r'"((?:accuracy|introspection_advantage|completions)/[a-z_]+|[a-z_]+_rate|reward(?:_std)?|frac_reward_zero_std|entropy|kl|grad_norm|update_ratio|tokens_per_second|peak_memory_gib|skipped_steps)"', source))
+    names = set(
+        re.findall(
+            r'"((?:accuracy|introspection_advantage|completions)/[a-z_]+|[a-z_]+_rate|reward(?:_std)?|frac_reward_zero_std|entropy|kl|grad_norm|update_ratio|tokens_per_second|peak_memory_gib|skipped_steps)"',
+            source,
+        )
+    )
     assert len(names) > 18
     for name in names:
         assert f"`{name}`" in readme, name

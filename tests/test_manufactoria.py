@@ -166,9 +166,14 @@ def test_hostile_programs_are_graded_in_bounded_time():
 def test_feedback_shows_the_first_run_time_error_or_else_the_two_shortest_failures():
     cases = tuple(Case(*c) for c in [("RRRB", False), ("RBB", False), ("R", True), ("RYYYYYY", False), ("BY", True), ("B", True)])
     said = manufactoria.feedback(turn(BASE), Manufactoria("p", "", cases, "test"))
-    assert said == "Run-time error: the tape was sent to NONE\nTape: 'BY'\nExpected: accepted\nGot: rejected, with 'Y' left\nNodes visited: 3, at last start > look > NONE"
+    assert (
+        said
+        == "Run-time error: the tape was sent to NONE\nTape: 'BY'\nExpected: accepted\nGot: rejected, with 'Y' left\nNodes visited: 3, at last start > look > NONE"
+    )
     said = manufactoria.feedback(turn(BASE), Manufactoria("p", "", cases[:4], "test"))
-    assert said.count("Wrong answer") == 2 and said.index("'RBB'") < said.index("'RRRB'") and "RYY" not in said and "Run-time" not in said and "look > end" in said
+    assert (
+        said.count("Wrong answer") == 2 and said.index("'RBB'") < said.index("'RRRB'") and "RYY" not in said and "Run-time" not in said and "look > end" in said
+    )
     said = manufactoria.feedback(turn(BASE), Manufactoria("p", "", (Case("RB", True, "R+", True),), "test"))
     assert "Wrong answer" in said and "Expected: accepted, with 'R+' left\nGot: accepted, with 'B' left" in said
     chain = "".join(f"PAINTER_RED {'n' * 60}{i}:/    NEXT {'n' * 60}{i + 1}/" for i in range(20))
@@ -179,7 +184,15 @@ def test_feedback_shows_the_first_run_time_error_or_else_the_two_shortest_failur
 
 # ---- files and generator -------------------------------------------------------------------------------------------------
 TEST = {"input": "R", "expected_output": "", "expected_accepted": True, "check_output": False, "description": ""}
-RECORD = {"messages": [{"role": "user", "content": "Accept R."}], "ground_truth": [TEST], "dataset": "manufactoria", "difficulty": "easy", "id": "x-1", "problem_family": "f", "name": "n"}
+RECORD = {
+    "messages": [{"role": "user", "content": "Accept R."}],
+    "ground_truth": [TEST],
+    "dataset": "manufactoria",
+    "difficulty": "easy",
+    "id": "x-1",
+    "problem_family": "f",
+    "name": "n",
+}
 
 
 def test_published_files_are_read_as_they_are(tmp_path):
@@ -204,7 +217,14 @@ BROKEN = [
 
 
 def test_manufactoria_files_are_checked(tmp_path):
-    files = [("[1", "not JSON"), ("{", ":1: not JSON"), ("3", ":1: expected an object"), ('{"messages": 1}', ":1: expected an object"), ("", "no problems"), ("[]", "no problems")]
+    files = [
+        ("[1", "not JSON"),
+        ("{", ":1: not JSON"),
+        ("3", ":1: expected an object"),
+        ('{"messages": 1}', ":1: expected an object"),
+        ("", "no problems"),
+        ("[]", "no problems"),
+    ]
     files += [(json.dumps(RECORD) + "\n" + json.dumps(RECORD | changed), f":2: .*{said}") for changed, said in BROKEN]
     files += [(json.dumps([RECORD, RECORD | changed]), f": record 2: .*{said}") for changed, said in BROKEN]
     for text, said in files:
@@ -222,27 +242,44 @@ def test_generated_problems_are_solved_by_their_solutions_and_repeat(tmp_path, m
     a, b, c = ((tmp_path / "runs" / name).read_bytes() for name in "abc")
     assert a == b != c
     records, problems = [json.loads(line) for line in a.splitlines()], manufactoria.load(tmp_path / "runs" / "a")
-    assert {r["name"] in p.turn and p.gold.count(r["solution"]) == 1 and manufactoria.grade(p.gold, p) for r, p in zip(records, problems, strict=True)} == {True}
-    assert len({(r["name"], p.turn) for r, p in zip(records, problems, strict=True)}) == 240 and {r["problem_family"] for r in records} == {"contains_substring", "contains_ordered", "contains_count"}
+    assert {r["name"] in p.turn and p.gold.count(r["solution"]) == 1 and manufactoria.grade(p.gold, p) for r, p in zip(records, problems, strict=True)} == {
+        True
+    }
+    assert len({(r["name"], p.turn) for r, p in zip(records, problems, strict=True)}) == 240 and {r["problem_family"] for r in records} == {
+        "contains_substring",
+        "contains_ordered",
+        "contains_count",
+    }
     assert all(3 <= sum(case.accepted for case in p.cases) <= len(p.cases) - 3 and len(p.cases) == len({case.tape for case in p.cases}) <= 35 for p in problems)
     assert len({re.sub(r"\b[RBYG]+\b|\d", "_", r["name"]) for r in records}) == 4 and {len({*"".join(c.tape for c in p.cases)}) for p in problems} == {2, 4}
     patterns = [re.search(r"\b[RBYG]+\b", r["name"]).group() * int(re.search(r"\d|$", r["name"]).group() or 1) for r in records]
     split_of = dict(zip(patterns, (p.split for p in problems), strict=True))
-    assert [split_of[pattern] for pattern in patterns] == [p.split for p in problems] and set(split_of.values()) == {"train", "val", "test"} and len(split_of) < 240
+    assert (
+        [split_of[pattern] for pattern in patterns] == [p.split for p in problems]
+        and set(split_of.values()) == {"train", "val", "test"}
+        and len(split_of) < 240
+    )
     with pytest.raises(UserError, match="fewer than 500"):
         generate(500, 1, 0)
 
 
 def test_generated_tests_tell_a_rule_from_its_neighbours():
     rng = random.Random(0)
-    for rule, other, pattern in (("substring", "ordered", "RRB"), ("ordered", "substring", "RBR"), ("at least", "exactly", "BB"), ("exactly", "at least", "BB")):
+    for rule, other, pattern in (
+        ("substring", "ordered", "RRB"),
+        ("ordered", "substring", "RBR"),
+        ("at least", "exactly", "BB"),
+        ("exactly", "at least", "BB"),
+    ):
         for colours in ["RB", "RBYG"] * 20:
             p = Manufactoria("p", "", manufactoria.cases_of(manufactoria.tests_of(rng, rule, colours, pattern), ""), "test")
             neighbours = [manufactoria.solution_of(*n) for n in ((other, colours, pattern), (rule, colours, pattern + "B"), (rule, colours, pattern[:-1]))]
             assert not any(manufactoria.grade(turn(wrong), p) for wrong in (*neighbours, KEEP, NONE)), (rule, colours)
             assert pattern[:1] + pattern in {case.tape for case in p.cases}  # begun twice
     restarts = "START start:/    NEXT a/PULLER_RB a:/    [R] b/    [B] a/PULLER_RB b:/    [R] c/    [B] a/PULLER_RB c:/    [R] a/    [B] end/END end"  # RRB, but forgets RR after RRR
-    assert not manufactoria.grade(turn(restarts), Manufactoria("p", "", manufactoria.cases_of(manufactoria.tests_of(rng, "substring", "RB", "RRB"), ""), "test"))
+    assert not manufactoria.grade(
+        turn(restarts), Manufactoria("p", "", manufactoria.cases_of(manufactoria.tests_of(rng, "substring", "RB", "RRB"), ""), "test")
+    )
 
 
 def test_solutions_follow_their_rule_on_every_short_tape():
@@ -272,18 +309,45 @@ ANSWERS = [
 
 def test_finer_grader_on_labelled_outputs():
     rows = [(f"so <answer>{said}</answer>", right) for said, right in ANSWERS]
-    rows += [(TAGS.target, False), (f"<answer>{TAGS.target}", False), (f"{TAGS.target}</answer>", False), (TAGS.gold.upper(), False), (f"I think {TAGS.gold} fits.", True), (f"<answer>Cash</answer> no: {TAGS.gold}", True)]
-    rows += [(f"{TAGS.gold} or <answer>Cash</answer>", False), (f"{TAGS.gold} <answer>", True), (f"{TAGS.gold}</answer>", True), (f"<answer>{TAGS.gold}", True), (f"{TAGS.gold}<answer></answer>", False)]
+    rows += [
+        (TAGS.target, False),
+        (f"<answer>{TAGS.target}", False),
+        (f"{TAGS.target}</answer>", False),
+        (TAGS.gold.upper(), False),
+        (f"I think {TAGS.gold} fits.", True),
+        (f"<answer>Cash</answer> no: {TAGS.gold}", True),
+    ]
+    rows += [
+        (f"{TAGS.gold} or <answer>Cash</answer>", False),
+        (f"{TAGS.gold} <answer>", True),
+        (f"{TAGS.gold}</answer>", True),
+        (f"<answer>{TAGS.gold}", True),
+        (f"{TAGS.gold}<answer></answer>", False),
+    ]
     began = time.perf_counter()
     assert [(text, finer.grade(text, TAGS)) for text, _ in rows] == rows
     assert not finer.grade("<answer>" * 10**5, TAGS) and not finer.grade("</answer>" * 10**5, TAGS) and time.perf_counter() - began < 10
-    numbers = [("5,12,-3", True), ("5.0, $12.00, -3.0", True), ("$5,12,-3.", True), ("5,12,3", False), ("5,12", False), ("2+3,12,-3", False), ("5,0xC,-3", False), ("٥,12,-3", False), ("5e0,12,-3", False), ("5,12.000001,-3", False)]
+    numbers = [
+        ("5,12,-3", True),
+        ("5.0, $12.00, -3.0", True),
+        ("$5,12,-3.", True),
+        ("5,12,3", False),
+        ("5,12", False),
+        ("2+3,12,-3", False),
+        ("5,0xC,-3", False),
+        ("٥,12,-3", False),
+        ("5e0,12,-3", False),
+        ("5,12.000001,-3", False),
+    ]
     assert [(said, finer.grade(f"<answer>{said}</answer>", NUMBERS)) for said, _ in numbers] == numbers
 
 
 def test_finer_feedback_reveals_the_answer_unless_all_is_right():
     assert finer.feedback(TAGS.gold, TAGS) == "" and TAGS.turn.startswith("Which tags?\n") and "<answer>" in TAGS.turn
-    assert finer.feedback("<answer> Cash, Revenues, x, GOODWILL </answer>", TAGS) == f"2 of 4 tags are right in 'Cash, Revenues, x, GOODWILL'. The right answer is {TAGS.target}."
+    assert (
+        finer.feedback("<answer> Cash, Revenues, x, GOODWILL </answer>", TAGS)
+        == f"2 of 4 tags are right in 'Cash, Revenues, x, GOODWILL'. The right answer is {TAGS.target}."
+    )
     assert finer.feedback("Cash", TAGS) == f"No answer stands between <answer> and </answer>. The right answer is {TAGS.target}."
     assert len(finer.feedback(f"<answer>{'a' * 10**5}</answer>", TAGS)) < 700
 
@@ -293,8 +357,21 @@ def test_finer_files_are_read_and_checked(tmp_path):
     path.write_text("\n" + json.dumps(good) + "\n\n" + json.dumps(good | {"split": "val"}) + "\n")
     one, two = finer.load(path)
     assert (one.id, two.id, two.split, one.target) == ("finer-2", "finer-4", "val", "A,B") and one.split == "test"
-    bad = [({"context": "a"}, "'target'"), ({"target": "A"}, "'context'"), (good | {"target": ""}, "target"), (good | {"target": ["A"]}, "target"), (good | {"target": "A,,B"}, "target"), (good | {"context": 1}, "context"), (good | {"context": " "}, "context"), (good | {"split": "dev"}, "split"), ([], "object")]
-    for text, said in [(json.dumps(good) + "\n" + json.dumps(record), ":2: .*" + said) for record, said in bad] + [("\n", "no problems"), ("{", ":1: not JSON")]:
+    bad = [
+        ({"context": "a"}, "'target'"),
+        ({"target": "A"}, "'context'"),
+        (good | {"target": ""}, "target"),
+        (good | {"target": ["A"]}, "target"),
+        (good | {"target": "A,,B"}, "target"),
+        (good | {"context": 1}, "context"),
+        (good | {"context": " "}, "context"),
+        (good | {"split": "dev"}, "split"),
+        ([], "object"),
+    ]
+    for text, said in [(json.dumps(good) + "\n" + json.dumps(record), ":2: .*" + said) for record, said in bad] + [
+        ("\n", "no problems"),
+        ("{", ":1: not JSON"),
+    ]:
         path.write_text(text)
         with pytest.raises(UserError, match=r"finer\.jsonl.*" + said):
             finer.load(path)

@@ -140,7 +140,13 @@ def test_collected_conversations_take_the_place_of_rollout_1(organism, tmp_path)
 
 @pytest.mark.parametrize(
     "changes, message",
-    [({"turns": []}, "alternate"), ({"turns": [{"role": "user", "content": "a"}]}, "alternate"), ({"question_id": "no"}, "no train question"), ({"gold": "Z"}, "letters"), ({"turns": "x"}, "turns")],
+    [
+        ({"turns": []}, "alternate"),
+        ({"turns": [{"role": "user", "content": "a"}]}, "alternate"),
+        ({"question_id": "no"}, "no train question"),
+        ({"gold": "Z"}, "letters"),
+        ({"turns": "x"}, "turns"),
+    ],
 )
 def test_a_broken_exchange_is_one_line(tmp_path, changes, message):
     train = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]

@@ -1,4 +1,4 @@
-"""README's commands name settings that exist, and its links lead somewhere (.ci/run runs the tour itself, shortened)."""
+"""The commands of README and results/README.md name settings that exist, and their links lead somewhere (.ci/run runs the tour, shortened)."""
 
 import importlib
 import re
@@ -10,10 +10,10 @@ import pytest
 import common
 from common import ROOT
 
-README = (ROOT / "README.md").read_text()
+README, MEASURED = (ROOT / "README.md").read_text(), (ROOT / "results/README.md").read_text()
 BLOCKS = "".join(re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
 COMMANDS = [line.split("&& ")[-1] for line in BLOCKS.splitlines() if re.match(r"(pip|python|bash|torchrun) ", line)]
-COMMANDS += re.findall(r"`((?:python|bash) [^`]+)`", README.replace("\n", " "))
+COMMANDS += re.findall(r"`((?:python|bash) [^`]+)`", (README + MEASURED).replace("\n", " "))
 
 
 def test_there_are_commands():
@@ -42,9 +42,10 @@ def test_a_command_is_one_that_runs(command):
 
 
 def test_links_and_scripts_exist():
-    links = re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"`((?:reproduce|results|configs|data|organism|tests)/[\w./]+)`", README)
-    missing = [link for link in links if not (ROOT / link).exists()]
-    assert len(links) > 30 and not missing
+    for text, folder, most in ((README, ROOT, 15), (MEASURED, ROOT / "results", 20)):
+        links = [folder / link for link in re.findall(r"\]\(([^)#:]+)\)", text)]
+        links += [ROOT / name for name in re.findall(r"`((?:reproduce|results|configs|data|organism|tests)/[\w./]+)`", text)]
+        assert len(links) > most and [str(link) for link in links if not link.exists()] == []
 
 
 def test_the_file_map_names_every_file():

@@ -104,7 +104,15 @@ def test_candidates_are_the_clusters_best_by_lower_bound_without_leaks():
     def record(text, low, cluster="preeclampsia-A", leak=False):
         return {"text": text, "ci95": None if low is None else [low, 1.0], "cluster": cluster, "leak": leak, "question_id": "q"}
 
-    records = [record("unmeasured", None), record("bad", -0.5), record("Good!", 0.2), record("good", 0.4), record("best", 0.5), record("leak", 0.9, leak=True), record("other", 0.9, "x")]
+    records = [
+        record("unmeasured", None),
+        record("bad", -0.5),
+        record("Good!", 0.2),
+        record("good", 0.4),
+        record("best", 0.5),
+        record("leak", 0.9, leak=True),
+        record("other", 0.9, "x"),
+    ]
     assert candidates_of(QUESTIONS[0], records, 3) == ["best", "good", "bad"]
     often = [record("rare", 0.5), record("often", 0.9), record("often", -0.9)]
     assert candidates_of(QUESTIONS[0], often, 1) == ["often"]  # a wording is as good as its best record

@@ -40,9 +40,25 @@ def training(folder, steps: int = 10, points: int = 8, seed: int = 0, text: str 
     draw, rollouts, metrics = np.random.default_rng(seed), [], []
     for step in range(1, steps + 1):
         done = step / steps
-        keys = (*HEALTH, "reward", "accuracy/attempt", "accuracy/verify", "accuracy/fresh", "introspection_advantage/transfer", "introspection_advantage/winners", "introspection_advantage/losers")
+        keys = (
+            *HEALTH,
+            "reward",
+            "accuracy/attempt",
+            "accuracy/verify",
+            "accuracy/fresh",
+            "introspection_advantage/transfer",
+            "introspection_advantage/winners",
+            "introspection_advantage/losers",
+        )
         metrics.append({"step": step, "skipped_steps": 0, "introspection_advantage/same": None} | dict.fromkeys(keys, 0.0))
-        metrics[-1] |= {"reward": done, "accuracy/verify": 0.3 + 0.4 * done, "accuracy/fresh": 0.3, "update_ratio": 1.0, "entropy": 1.0, "introspection_advantage/losers": done / 2}
+        metrics[-1] |= {
+            "reward": done,
+            "accuracy/verify": 0.3 + 0.4 * done,
+            "accuracy/fresh": 0.3,
+            "update_ratio": 1.0,
+            "entropy": 1.0,
+            "introspection_advantage/losers": done / 2,
+        }
         for k in range(points):
             gain = 0.0 if k % 2 else done / 2 + draw.normal(0, 0.02)
             cluster, said = f"c{k // 2 % 4}-{'AB'[k // 2 % 2]}", text if not rollouts else f"point {step}-{k}"
@@ -65,7 +81,10 @@ def row(split: str, writer: str, condition: str, mean: float, reader: str = "sta
 
 
 def evaluation(folder, writers: str = "") -> None:
-    rows = [row("test_clusters", writer, condition, gain) for writer, condition, gain in (("start", "points", 0.07), ("trained", "points", 0.31), ("trained", "blind: nothing", 0.15))]
+    rows = [
+        row("test_clusters", writer, condition, gain)
+        for writer, condition, gain in (("start", "points", 0.07), ("trained", "points", 0.31), ("trained", "blind: nothing", 0.15))
+    ]
     stage(folder, {"table": "points", "writers": writers}, table=rows, results=[])
 
 
@@ -123,14 +142,29 @@ def test_health_names_what_is_wrong(tmp_path):
 
 
 def test_transfer_recall_dreams_and_rivals(tmp_path):
-    pairs = [{"question_id": a, "cluster": a[0], "on": b, "on_cluster": b[0], "with": 0.5 + 0.3 * (a[0] == b[0]), "without": 0.5} for a in ("x1", "x2", "y1", "y2") for b in ("x1", "x2", "y1", "y2")]
+    pairs = [
+        {"question_id": a, "cluster": a[0], "on": b, "on_cluster": b[0], "with": 0.5 + 0.3 * (a[0] == b[0]), "without": 0.5}
+        for a in ("x1", "x2", "y1", "y2")
+        for b in ("x1", "x2", "y1", "y2")
+    ]
     units = [{"writer": "start", "split": "test", "condition": "matrix", "reader": "start", "questions": pairs}]
     stage(tmp_path / "t/eval", {"table": "transfer", "writers": ""}, results=units, table=[row("test", "start", "own question", 0.3)])
     best = [{"question_id": f"q{k}", "cluster": "c", "with": 1.0, "without": float(k > 1)} for k in range(4)]  # needed: q0, q1
     fired = [r | {"fired": 1 - r["without"], "score": 0.9 - 0.8 * r["without"], "text": None} for r in best]
-    units = [{"writer": w, "split": "test", "condition": c, "reader": "start", "questions": q} for w, c, q in (("start", "best point", best), ("m", "recalled", fired))]
+    units = [
+        {"writer": w, "split": "test", "condition": c, "reader": "start", "questions": q}
+        for w, c, q in (("start", "best point", best), ("m", "recalled", fired))
+    ]
     stage(tmp_path / "r/eval", {"table": "recall", "writers": "m"}, results=units, table=[row("test", "start", "best point", 0.5)])
-    first = {"step": 0, "target": 0.2, "agreement": 0.2, "canary": 1.0, "target_with_point": 0.8, "agreement_with_point": 0.9, "each": {"target": {"q": 0.2}, "target_with_point": {"q": 0.8}}}
+    first = {
+        "step": 0,
+        "target": 0.2,
+        "agreement": 0.2,
+        "canary": 1.0,
+        "target_with_point": 0.8,
+        "agreement_with_point": 0.9,
+        "each": {"target": {"q": 0.2}, "target_with_point": {"q": 0.8}},
+    }
     stage(tmp_path / "d/dream_tta", {}, eval=[first, {"step": 9, "target": 0.5, "agreement": 0.6, "canary": 1.0, "each": {"target": {"q": 0.5}}}])
     for kind, after in (("grpo", 0.9), ("ssd", 0.6)):
         ends = [{"step": s, "accuracy": {"test": a}, "each": {"test": {"q1": a, "q2": a}}} for s, a in ((0, 0.5), (9, after))]
@@ -159,7 +193,9 @@ def test_hostile_text_is_data_and_comes_back_whole(tmp_path):
     training(tmp_path / "b/grpo_introspect", text=HOSTILE, note="$x$")  # so that the note is the legend of a figure
     report.write([tmp_path / "a", tmp_path / "b"], tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
-    assert page.count("<script") == 2 and "onerror" not in re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.DOTALL).replace("onerror=&", "")
+    assert page.count("<script") == 2 and "onerror" not in re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.DOTALL).replace(
+        "onerror=&", ""
+    )
     assert HOSTILE in data_of(page)["texts"]
     assert not re.search(r'(?:src|href)="(?!#)', page) and "@import" not in page  # nothing is loaded
 
@@ -206,9 +242,26 @@ def test_words_that_were_told_are_likelier(tmp_path):
     """The bundled model: the rule that the explanation stated gains more from it than a false rule in the same words."""
     questions = {q.id: q for q in report.load_questions(ROOT / "data/bank.jsonl") if q.cluster == "kidney-A" and q.split == "train"}
     files = [[json.loads(line) for line in (ROOT / f"data/points_{kind}.jsonl").read_text().splitlines()] for kind in ("ideal", "wrong")]
-    measured = {"attempt": "Answer: repeat test (A)", "source": "loser", "exchange_id": None, "leak": False, "meta_gaming": False, "count": 1, "verified_on": [{"question_id": "x", "n": 4, "acc_with": 1.0, "acc_without": 0.5}]}
+    measured = {
+        "attempt": "Answer: repeat test (A)",
+        "source": "loser",
+        "exchange_id": None,
+        "leak": False,
+        "meta_gaming": False,
+        "count": 1,
+        "verified_on": [{"question_id": "x", "n": 4, "acc_with": 1.0, "acc_without": 0.5}],
+    }
     (tmp_path / "final").symlink_to(ROOT / "organism/weights")
-    config = {"system": "", "temperature": 1.0, "max_new_tokens": 48, "seed": 0, "reveal": "explanation", "introspect": "prompted", "dtype": "float32", "device": "cpu"}
+    config = {
+        "system": "",
+        "temperature": 1.0,
+        "max_new_tokens": 48,
+        "seed": 0,
+        "reveal": "explanation",
+        "introspect": "prompted",
+        "dtype": "float32",
+        "device": "cpu",
+    }
     sums = []
     for records in files:
         record = next(r for r in records if r["question_id"] in questions) | measured
@@ -253,7 +306,15 @@ def browsed(folder) -> dict:
     quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom", f"http://127.0.0.1:{server.server_port}/probe.html"]
+        command = [
+            BROWSER,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={folder / 'profile'}",
+            "--dump-dom",
+            f"http://127.0.0.1:{server.server_port}/probe.html",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         server.shutdown()
     found = re.search(r'<pre id="out">(\{.*?)</pre>', done.stdout, re.DOTALL)

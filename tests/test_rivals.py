@@ -32,7 +32,16 @@ def test_a_bank_of_few_exchanges_loads_and_shares_no_question_with_its_test(tmp_
 
 def point(text: str, question: str, right: float, leak: bool = False) -> dict:
     verified = [{"question_id": "v", "acc_with": right, "acc_without": 0.5, "n": 4}]
-    return {"text": text, "question_id": question, "cluster": question[0], "leak": leak, "meta_gaming": False, "count": 1, "verified_on": verified, "ci95": [right - 0.9, right]}
+    return {
+        "text": text,
+        "question_id": question,
+        "cluster": question[0],
+        "leak": leak,
+        "meta_gaming": False,
+        "count": 1,
+        "verified_on": verified,
+        "ci95": [right - 0.9, right],
+    }
 
 
 def test_a_wording_of_several_questions_is_judged_by_all_its_samples():

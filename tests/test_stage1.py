@@ -238,7 +238,9 @@ def test_advantage_options(organism):
         for group, scores_G in zip(groups, scores, strict=True):
             valid = ~scores_G.isnan()
             got = torch.tensor([p.advantage for p in group.points], dtype=torch.float64)
-            weights = torch.tensor([{"same": 1.0, "twin": 0.0, "transfer": cfg.transfer_weight if cfg.verify_on == "both" else 1.0}[k] for k in group.kinds_V], dtype=torch.float64)
+            weights = torch.tensor(
+                [{"same": 1.0, "twin": 0.0, "transfer": cfg.transfer_weight if cfg.verify_on == "both" else 1.0}[k] for k in group.kinds_V], dtype=torch.float64
+            )
             expected = torch.stack([(p.rewards_V.nan_to_num() * weights).sum() / weights.sum() for p in group.points])
             assert torch.allclose(scores_G[valid], expected[valid])
             centre = expected[valid].mean() if cfg.baseline == "group_mean" else (group.fresh_rewards_V.double() * weights).sum() / weights.sum()

@@ -195,7 +195,10 @@ def test_function_calling_grader_on_labelled_outputs():
     assert [(text, name, function_calling.grade(text, problem(GOLD[name]))) for text, name, _ in rows] == rows
 
 
-@pytest.mark.parametrize("hostile", ["[" * 9999, "[ " * 4999, '[{"a":' * 1600, '{"a":[' * 1600, "[1," * 3000, "1" * 9999, "[" + "9" * 9000 + "]", "[]" * 5000, "{a}" * 3000, "[" * 10**6])
+@pytest.mark.parametrize(
+    "hostile",
+    ["[" * 9999, "[ " * 4999, '[{"a":' * 1600, '{"a":[' * 1600, "[1," * 3000, "1" * 9999, "[" + "9" * 9000 + "]", "[]" * 5000, "{a}" * 3000, "[" * 10**6],
+)
 def test_function_calling_grader_is_bounded(hostile):
     began = time.perf_counter()
     assert not function_calling.grade(hostile, problem([WEATHER]))
