@@ -56,6 +56,7 @@ class Config(Shared):
     max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
     temperature: float = 1.0  # of all sampling
     max_new_tokens: int = 48  # longest answer, tokens
+    max_question_tokens: int = 48  # longest question that the model writes (vary_with: model), tokens; longer ones are left out
     eval_every: int = 20  # steps between evaluations
     eval_questions: int = 96  # of each group of questions, at most
     n_eval: int = 4  # answers to each question of an evaluation
@@ -63,9 +64,14 @@ class Config(Shared):
     save_every: int = 20  # steps between checkpoints
 
     def check(self) -> None:
-        for name in ("dream_questions", "variants", "n_label", "steps", "variants_per_step", "eval_every", "n_eval", "save_every", "max_new_tokens"):
+        for name in ("dream_questions", "variants", "n_label", "steps", "variants_per_step", "eval_every", "n_eval", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"dream_tta.{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("eval_questions", "max_new_tokens", "max_question_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"dream_tta.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.temperature == 0:
+            raise UserError("dream_tta.temperature: equal answers have no spread to learn from; expected a number above 0")
         if self.group_size < 2:
             raise UserError("dream_tta.group_size: a group of 1 has no spread around its mean; expected at least 2")
         if self.reward == "gold" and self.vary_with == "model":
@@ -81,8 +87,8 @@ def varied(cfg: Config, reader: Reader, questions: list[Question]) -> list[list[
         if cfg.vary_with == "model":
             listed = ", ".join(prompts.OPTION.format(letter=m, text=prompts.plain(t)) for m, t in zip(prompts.LETTERS, question.options, strict=False))
             asked = reader.chat.first(prompts.SIMILAR.format(question=prompts.plain(question.question), options=listed))
-            completions = reader.sample([asked], VARY, cfg.variants, numbers=[(i,)])
-            texts = [" ".join(reader.chat.text(c.ids).split()) for c in completions]
+            completions = reader.sample([asked], VARY, cfg.variants, cfg.max_question_tokens, numbers=[(i,)])
+            texts = [" ".join(reader.chat.text(c.ids).split()) for c in completions if c.finished]
             sources = [replace(question, question=text) for text in dict.fromkeys(texts) if text and text != question.question] or sources[:1]
         made.append([same_views(sources[k % len(sources)], 1, draw)[0] for k in range(cfg.variants)])
     return made
@@ -160,7 +166,7 @@ def mean(part: dict[str, float]) -> float:
 # ---- main ----------------------------------------------------------------------------------------------------------
 def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Question]]]:
     """(questions to dream about, their points, groups of questions for the evaluations)."""
-    questions, records = load_questions(common.ROOT / cfg.questions), library.load_library(common.ROOT / cfg.library)
+    questions, records = load_questions(common.ROOT / cfg.questions), library.merge(library.load_library(common.ROOT / cfg.library))
     known = {r["question_id"] for r in records}
     fitting = [q for q in questions if q.split == cfg.dream_split and q.id in known and q.cluster.startswith(cfg.cluster)]
     if not fitting:
@@ -196,16 +202,16 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         return
     run.check()
     policy = models.load_policy(cfg.model, cfg)
-    run.open()
     ref_policy = copy.deepcopy(policy).requires_grad_(False) if cfg.kl_coef else None
     policy = models.make_trainable(policy, cfg)
+    run.open()
     settings = (cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref_policy)
     updater = Updater(policy, "adamw", *settings)
     done, checkpoint = run.rewind()
     if checkpoint:
         models.restore(policy, updater, checkpoint)
     before = run.read("metrics.jsonl")
-    generated, trained = (before[-1].get(name, 0) if before else 0 for name in ("generated_tokens", "trained_tokens"))
+    generated, trained, skipped = (before[-1][name] if before else 0 for name in ("generated_tokens", "trained_tokens", "skipped_steps"))
     reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1), generated)
     if done == 0:
         start_dream(cfg, run, reader, questions, points, groups)
@@ -222,9 +228,11 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         order = [rng(cfg.seed, ORDER, place // len(targets)).permutation(len(targets))[place % len(targets)] for place in places]
         reader = replace(reader, key=(cfg.seed, step, 1))
         trajectories, advantages, metrics = dreamt(cfg, reader, [targets[i] for i in order])
-        metrics = {"step": step} | metrics | updater.step(trajectories, advantages)
-        trained += sum(sum(t.loss_mask) for t in trajectories)
-        metrics |= {"generated_tokens": reader.generated, "trained_tokens": trained}  # so far, with those of variants and labels
+        update = updater.step(trajectories, advantages)
+        skipped += update["skipped_steps"]
+        trained += 0 if update["skipped_steps"] else sum(sum(t.loss_mask) for t, a in zip(trajectories, advantages, strict=True) if a)
+        counts = {"skipped_steps": skipped, "generated_tokens": reader.generated, "trained_tokens": trained}  # so far, with variants and labels
+        metrics = {"step": step} | metrics | update | counts
         if step % cfg.eval_every == 0 or step == cfg.steps:
             record = evaluate(cfg, reader, groups, first["labels"], step)
             run.log("eval.jsonl", record)
@@ -245,8 +253,11 @@ def start_dream(cfg: Config, run: Run, reader: Reader, questions: list[Question]
     print(f"{cfg.model}: {cfg.variants} variants of each of {len(questions)} questions")
     for record in make_targets(cfg, reader, questions, points):
         run.log("targets.jsonl", record)
-    by_cluster = {q.cluster: point for q, point in zip(questions, points, strict=True)}
-    target, told = groups["target"], [by_cluster[q.cluster] for q in groups["target"]]
+    of_cluster: dict[str, list[str]] = {}
+    for q, point in zip(questions, points, strict=True):
+        of_cluster.setdefault(q.cluster, []).append(point)
+    target = groups["target"]
+    told = [of_cluster[q.cluster][i % len(of_cluster[q.cluster])] for i, q in enumerate(target)]  # all that are dreamt, in turn
     counted = votes(replace(reader, key=(cfg.seed, 0, 2)), target, told, LABEL, cfg.n_label)
     labels = {q.id: count.most_common(1)[0][0] if count else "" for q, count in zip(target, counted, strict=True)}
     counted = votes(replace(reader, key=(cfg.seed, 0, 4)), target, told, LABEL, cfg.n_label)  # a mode agrees too well with its own votes

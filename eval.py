@@ -71,6 +71,10 @@ class Config(Shared):
                 raise UserError(f"eval.{name}: expected at least 1, got {getattr(self, name)}")
         if self.table == "recall" and not (self.library and self.writers):
             raise UserError("eval.writers: table recall needs models that stage 2 taught, and eval.library, the points that they were taught")
+        if self.table == "invariance" and self.group_size < 2:
+            raise UserError(f"eval.group_size: table invariance compares two exchanges on a question; expected at least 2, got {self.group_size}")
+        if self.table == "invariance" and self.temperature == 0:
+            raise UserError("eval.temperature: table invariance compares distributions; expected a number above 0")
         if self.foreign and self.table != "points":
             raise UserError(f"eval.foreign: another model writes and reads in table points only, not in table {self.table}")
 

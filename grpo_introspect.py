@@ -266,9 +266,9 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         return
     run.check()
     policy = models.load_policy(cfg.model, cfg)
-    run.open()
     ref_policy = copy.deepcopy(policy).requires_grad_(False) if cfg.kl_coef else None
     policy = models.make_trainable(policy, cfg)
+    run.open()
     updater = Updater(policy, cfg.optimizer, cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref_policy)
     done, checkpoint = run.rewind()
     if checkpoint:

@@ -13,7 +13,7 @@ import prompts
 from common import rng
 from logprobs import collate, token_logprobs
 from measure import Reader, same_views, score, transfer_views, twin_views
-from rollout import Completion, Trajectory
+from rollout import Completion, Trajectory, in_parts
 from tasks.mcq import Exchange, Question, grade
 
 ATTEMPTS, POINTS, VERIFY, FRESH, VIEWS, CANARY, CORRECTIONS = range(7)  # phases, part of every noise key
@@ -274,8 +274,10 @@ def invariance(reader: Reader, tries: list[tuple[Group, Point, int]], completion
 def answer_logprobs(reader: Reader, trajectories: list[Trajectory], rows: int = 32) -> list[float]:
     """Sum of the log-probabilities of each trajectory's trained tokens, at the reader's temperature."""
     sums = torch.zeros(len(trajectories))
-    for start in range(0, len(trajectories), rows):
-        batch = collate(trajectories, [[i] for i in range(start, min(start + rows, len(trajectories)))], reader.model.device)
-        logprobs = token_logprobs(reader.model, batch, reader.temperature)
-        sums.index_add_(0, batch.owners.cpu(), logprobs.cpu())
+
+    def look(part: list[int]) -> None:
+        batch = collate(trajectories, [[i] for i in part], reader.model.device)
+        sums.index_add_(0, batch.owners.cpu(), token_logprobs(reader.model, batch, reader.temperature).cpu())
+
+    in_parts(look, list(range(len(trajectories))), rows)
     return sums.tolist()

@@ -11,7 +11,7 @@ import prompts
 from common import UserError
 from introspection import Group, Point, answer_logprobs, rollout_1, rollout_2
 from measure import Reader
-from rollout import Completion, Trajectory, left_pad
+from rollout import Completion, Trajectory, in_parts, left_pad
 from tasks.mcq import Question
 
 AGAINST, AGAIN = 50, 60  # phases, part of every noise key
@@ -36,6 +36,8 @@ def against_exchanges(reader: Reader, groups: list[Group], kind: str) -> list[di
         told = [p for p in g.points if sound(g, p)]
         views = [view for view, k in zip(g.views_V, g.kinds_V, strict=True) if k == kind]
         cases += [(g, p, other, view) for p, other in zip(told, told[1:] + told[:1], strict=True) if p is not other for view in views]
+    if not cases:
+        return []
     contexts = [
         [reader.prompt(view, p.text) for _, p, _, view in cases],
         [after_exchange(reader, p, view) for _, p, _, view in cases],
@@ -78,13 +80,14 @@ def letter_of(reader: Reader, completion: Completion) -> str | None:
 @torch.no_grad()
 def last_states(reader: Reader, prompt_ids: list[list[int]], rows: int = 32) -> torch.Tensor:
     """The residual stream after each layer where the answer begins, (prompts, layers, H) float32."""
-    parts = []
-    for start in range(0, len(prompt_ids), rows):
-        ids, mask = left_pad(prompt_ids[start : start + rows], reader.model.device)
+
+    def look(part: list[list[int]]) -> torch.Tensor:
+        ids, mask = left_pad(part, reader.model.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         done = reader.model(input_ids=ids, attention_mask=mask, position_ids=positions, output_hidden_states=True, use_cache=False, logits_to_keep=1)
-        parts.append(torch.stack([h[:, -1].float().cpu() for h in done.hidden_states[1:]], dim=1))  # (rows, layers, H)
-    return torch.cat(parts)
+        return torch.stack([h[:, -1].float().cpu() for h in done.hidden_states[1:]], dim=1)  # (rows, layers, H)
+
+    return torch.cat(in_parts(look, prompt_ids, rows))
 
 
 def answered_again(reader: Reader, groups: list[Group]) -> list[dict]:

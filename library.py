@@ -127,16 +127,21 @@ def merge(records: list[dict]) -> list[dict]:
     The wording that is kept is the first one; a flag of any of them stays.
     """
     merged: dict[tuple[str, str], dict] = {}
+    pooled = {}
     for record in records:
         key = (record["question_id"], essence(record["text"]))
         if key not in merged:
-            merged[key] = record | {"verified_on": list(record["verified_on"])}
+            merged[key] = record | {"verified_on": list(record["verified_on"] or ())}
             continue
-        kept = merged[key]
+        kept = pooled[key] = merged[key]
         kept["count"] += record["count"]
-        kept["verified_on"] += record["verified_on"]
+        kept["verified_on"] += record["verified_on"] or ()
         kept["leak"], kept["meta_gaming"] = kept["leak"] or record["leak"], kept["meta_gaming"] or record["meta_gaming"]
+    for kept in pooled.values():
         kept["ci95"] = interval(kept) if kept["verified_on"] else None
+        for name, own in (("advantage_same", True), ("advantage_transfer", False)):
+            part = [v for v in kept["verified_on"] if (v["question_id"] == kept["question_id"]) == own]
+            kept[name] = gain({"verified_on": part}) if part else None
     return list(merged.values())
 
 

@@ -211,7 +211,7 @@ def estimate(seeds: list[dict[str, list[float]]], split: str) -> dict:
 
     Composites share their parents: they are drawn by parents, and sign flips of pairs would say too much (p None).
     """
-    pairs = split == "composite"
+    pairs = split == "composite" and all("+" in name for name in seeds[0])  # in table transfer the unit is a question
     low, high, lower, upper = np.quantile((bootstrap_pairs if pairs else bootstrap_clusters)(seeds), [0.025, 0.975, 0.05, 0.95]).tolist()
     means = cluster_means(seeds)
     return {"mean": float(means.mean()), "low": low, "high": high, "lower_bound": lower, "upper_bound": upper, "p": None if pairs else sign_flip(means)}

@@ -121,13 +121,15 @@ def peak_memory_gib() -> float | None:
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
-def size(name: str) -> tuple[int, int, int]:
-    """(parameters, width, layers) of a model, from its config alone: no weight is loaded or allocated."""
+def size(cfg: Shared) -> tuple[int, int, int, int]:
+    """(parameters, those that are trained, width, layers) of a model, from its config alone: no weight is loaded or allocated."""
     try:
-        config = AutoConfig.from_pretrained(locate(name))
+        config = AutoConfig.from_pretrained(locate(cfg.model))
     except (OSError, ValueError) as error:
-        raise UserError(f"shared.model: cannot read the config of '{name}': {error}") from error
+        raise UserError(f"shared.model: cannot read the config of '{cfg.model}': {error}") from error
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
+        count = sum(p.numel() for p in model.parameters())
+        trained = sum(p.numel() for p in make_trainable(model, cfg).parameters() if p.requires_grad)
     text = config.get_text_config()
-    return sum(p.numel() for p in model.parameters()), text.hidden_size, text.num_hidden_layers
+    return count, trained, text.hidden_size, text.num_hidden_layers

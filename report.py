@@ -153,10 +153,11 @@ def methods(stages: list[Stage]) -> dict[str, list[tuple[dict, dict]]]:
                 first, *_, last = [e for e in s.records["eval"] if "accuracy" in e] * 2 or [{"each": {}}] * 2
                 for split in first["each"]:
                     found.setdefault(f"{kind} {name} on {split}".replace("  ", " "), []).append((first["each"][split], last["each"][split]))
-    for s in stages if rivals else ():
-        if s.kind == "grpo_introspect" and len(s.records["eval"]) > 1:
+    ours = figures.arms([s for s in stages if s.kind == "grpo_introspect" and len(s.records["eval"]) > 1]) if rivals else {}
+    for name, arm in ours.items():
+        for s in arm:
             ends = [{q: without for q, (_, without) in s.records["eval"][k]["per_question"].items()} for k in (0, -1)]
-            found.setdefault(f"stage 1 on {s.config['eval_split']}", []).append(tuple(ends))
+            found.setdefault(f"stage 1 {name} on {s.config['eval_split']}".replace("  ", " "), []).append(tuple(ends))
     return found
 
 

@@ -5,6 +5,7 @@ that changes ids under the policy's feet. chat.py makes the ids around sampled t
 """
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
@@ -176,7 +177,7 @@ def next_logprobs(model, prompts: list[list[int]], max_rows: int = 256) -> torch
     model.eval()
     try:
         shared = share(model, prompts, 0)
-        parts = [prefill(model, prompts[i : i + max_rows], shared)[0] for i in range(0, len(prompts), max_rows)]
+        parts = in_parts(lambda part: prefill(model, part, shared)[0], prompts, max_rows)
     finally:
         model.train(was_training)
     return torch.log_softmax(torch.cat(parts).float(), dim=-1)
@@ -203,8 +204,8 @@ def sample(
         shared = share(model, distinct(rows)[0], max_new_tokens)
         settings = (max_new_tokens, temperature, set(eos_ids), top, shared)
         for part in similar_lengths([shared.rest(row) for row in rows] if shared else rows):
-            sampled = sample_rows(model, [rows[i] for i in part], [noise_keys[i] for i in part], max_rows, settings)
-            for i, completion in zip(part, sampled, strict=True):
+            sampled = in_parts(lambda ids: decode(model, [rows[i] for i in ids], [noise_keys[i] for i in ids], *settings), part, max_rows)
+            for i, completion in zip(part, chain.from_iterable(sampled), strict=True):
                 completions[i] = completion
         return completions
     finally:
@@ -224,19 +225,20 @@ def similar_lengths(rows: list[list[int]]) -> list[list[int]]:
     return parts
 
 
-def sample_rows(model, rows, noise_keys, max_rows, settings) -> list[Completion]:
-    """Decodes in parts of at most max_rows, in halves where memory runs out: noise is keyed, so the result is the same."""
-    if not rows:
-        return []
-    if len(rows) <= max_rows:
+def in_parts(look, rows: list, size: int) -> list:
+    """look(part) of at most `size` rows after each other, evenly cut; from where memory runs out, of half as many."""
+    found, start = [], 0
+    size = -(-len(rows) // -(-len(rows) // size)) if rows else size
+    while start < len(rows):
         try:
-            return decode(model, rows, noise_keys, *settings)
+            found.append(look(rows[start : start + size]))
+            start += size
         except torch.OutOfMemoryError:
-            if len(rows) == 1:
+            if size == 1:
                 raise
+            size //= 2
             torch.cuda.empty_cache()
-    half = min(max_rows, (len(rows) + 1) // 2)
-    return sample_rows(model, rows[:half], noise_keys[:half], half, settings) + sample_rows(model, rows[half:], noise_keys[half:], half, settings)
+    return found
 
 
 def distinct(rows: list[list[int]]) -> tuple[list[list[int]], list[int]]:

@@ -21,13 +21,15 @@ def plan(cfg, chat, train: list, held_out: list) -> str:
     verifications, fresh = points * views, cfg.questions_per_step * views * cfg.n_fresh
     prompt = sum(len(chat.first(question_turn(q.question, list(q.options)))) for q in train) / len(train)
     generated = points * (cfg.max_new_tokens + cfg.max_point_tokens) + (verifications + fresh) * cfg.max_new_tokens
-    count, width, layers = models.size(cfg.model)
+    count, trained, width, layers = models.size(cfg)
+    weight = 4 if cfg.dtype == "float32" else 2  # bytes
+    masters = 0 if weight == 4 or cfg.lora_rank else 4  # adapters are fp32 themselves
     copies = 3 if cfg.optimizer == "adamw" else 1  # gradient, and for AdamW two moments
-    state = count * (4 * copies + (4 if cfg.dtype == "float32" else 6) + (4 if cfg.kl_coef else 0))
+    state = count * weight * (2 if cfg.kl_coef else 1) + trained * (masters + 4 * copies)
     activations = cfg.max_tokens_per_micro_batch * width * layers * 4 * 20  # about 20 kept tensors of this width in a layer
     fixed = sum(not q.movable for q in train)
     lines = [
-        f"model        {cfg.model}: {count:,} trainable parameters, {cfg.dtype}",
+        f"model        {cfg.model}: {count:,} parameters, {trained:,} trained, {cfg.dtype}",
         f"data         {len(train)} train questions ({prompt:.0f} tokens each), {len(held_out)} {cfg.eval_split} questions, "
         f"{fixed} with options that cannot be shuffled",
         f"a step       {points} attempts, {points} learning points, {verifications} verifications, {fresh} without a point",

@@ -60,7 +60,7 @@ class Config(Shared):
     eval_questions: int = 96  # at most
 
     def check(self) -> None:
-        for name in ("candidates", "n_measure", "epochs", "patience", "batch_size", "max_new_tokens"):
+        for name in ("candidates", "n_measure", "epochs", "patience", "batch_size", "max_new_tokens", "eval_questions"):
             if getattr(self, name) < 1:
                 raise UserError(f"sft_recall.{name}: expected at least 1, got {getattr(self, name)}")
         if not 0 < self.held_out < 1:
@@ -224,9 +224,9 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         return
     run.check()
     policy = models.load_policy(cfg.model, cfg)
-    run.open()
     start = copy.deepcopy(policy).requires_grad_(False)
     policy = models.make_trainable(policy, cfg)
+    run.open()
     updater = Updater(policy, "adamw", cfg.lr, cfg.max_grad_norm, 1.0, cfg.max_tokens_per_micro_batch)
     done, checkpoint = run.rewind()
     if checkpoint:
@@ -249,14 +249,19 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     taught = [t for t in targets if t not in held_out]
     bar = tqdm(range(done + 1, cfg.epochs + 1), initial=done, total=cfg.epochs, desc="stage 2", dynamic_ncols=True, disable=None)
     for epoch in bar:
-        losses = [r["held_out_loss"] for r in run.read("metrics.jsonl")]
+        before = run.read("metrics.jsonl")
+        losses = [r["held_out_loss"] for r in before]
         if len(losses) > cfg.patience and min(losses[-cfg.patience :]) >= min(losses[: -cfg.patience]):
             break
         batches = epoch_of(cfg, reader, taught, epoch)
         steps = [updater.step([t for t, _ in batch], [1.0] * len(batch), lesson(cfg, start, batch)) for batch in batches]
         loss = held_out_loss(cfg, reader, start, held_out)
-        norm, skipped = max(s["grad_norm"] or 0.0 for s in steps), sum(s["skipped_steps"] for s in steps)
-        metrics = {"epoch": epoch, "held_out_loss": loss, "grad_norm": norm, "skipped_steps": skipped}
+        step, skipped = (before[-1][name] if before else 0 for name in ("step", "skipped_steps"))
+        ratios, norms = ([s[name] for s in steps if s[name] is not None] for name in ("update_ratio", "grad_norm"))
+        metrics = {
+            "epoch": epoch, "step": step + len(steps), "held_out_loss": loss, "grad_norm": max(norms, default=None),
+            "update_ratio": min(ratios, default=None), "skipped_steps": skipped + sum(s["skipped_steps"] for s in steps),
+        }  # fmt: skip
         run.log("metrics.jsonl", metrics)
         bar.write(f"epoch {epoch}: held-out loss {loss:.4f}" + (" (best)" if loss < min(losses, default=float("inf")) else ""))
         if loss < min(losses, default=float("inf")):
@@ -266,7 +271,8 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
             bar.close()
             run.leave()
     models.restore(policy, updater, run.path / "best")
-    run.log("eval.jsonl", evaluate(cfg, reader, groups, len(run.read("metrics.jsonl"))))
+    best = min(run.read("metrics.jsonl"), key=lambda r: r["held_out_loss"])  # the first of equal ones, as above
+    run.log("eval.jsonl", evaluate(cfg, reader, groups, best["epoch"]))
     run.save("final", lambda folder: models.save(policy, tokenizer, folder))
     shutil.rmtree(run.path / "best")
     print(summary(run))

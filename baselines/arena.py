@@ -26,6 +26,7 @@ import ranks
 from chat import Chat
 from common import Run, Shared, UserError, rng
 from measure import Reader, same_views
+from rollout import Trajectory
 from tasks import countdown, finer, function_calling, manufactoria, mcq
 from tasks.countdown import Countdown
 from tasks.finer import Finer
@@ -50,7 +51,7 @@ class Rival(Shared):
     problems_per_step: int = 8  # problems of one step
     lr: float = 2e-4  # AdamW
     max_grad_norm: float = 1.0  # gradient clipping
-    kl_coef: float = 0.0  # weight of the k3 KL to the start policy in the loss, 0: none
+    kl_coef: float = 0.0  # weight of the k3 KL to the start policy in the loss, over answers with an advantage; 0: none
     temperature: float = 1.0  # of sampling in training
     max_new_tokens: int = 48  # longest answer, tokens
     max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
@@ -89,10 +90,6 @@ class Problem:
     @property
     def split(self) -> str:
         return self.source.split
-
-    @property
-    def cluster(self) -> str:
-        return self.source.cluster if isinstance(self.source, Question) else self.source.split
 
     @property
     def turn(self) -> str:
@@ -148,6 +145,8 @@ class Problem:
 def load_problems(cfg: Rival) -> list[Problem]:
     """All problems of shared.questions, and of cfg.canary. Raises UserError with file and line for a malformed one."""
     path = common.ROOT / cfg.questions
+    if cfg.cluster and cfg.task != "mcq":
+        raise UserError(f"shared.cluster: problems of task {cfg.task} have no clusters; expected none, got '{cfg.cluster}'")
     loaded = mcq.load_questions(path, cfg.cluster) if cfg.task == "mcq" else LOADERS[cfg.task](path)
     if cfg.canary:
         task, _, file = cfg.canary.partition(":")
@@ -195,9 +194,9 @@ class Arena:
         cfg, run = self.cfg, self.run
         run.check()
         self.policy = models.load_policy(cfg.model, cfg)
-        run.open()
         self.ref_policy = models.load_policy(cfg.model, cfg).requires_grad_(False) if reference else None
         self.policy = models.make_trainable(self.policy, cfg)
+        run.open()
         self.updater = Updater(self.policy, "adamw", cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, self.ref_policy)
         self.done, self.checkpoint = run.rewind()
         if self.checkpoint:
@@ -205,7 +204,7 @@ class Arena:
             if (self.checkpoint / "state.json").exists():
                 self.state = json.loads((self.checkpoint / "state.json").read_text())
         before = run.read("metrics.jsonl")
-        self.generated, self.trained = (before[-1][name] if before else 0 for name in ("generated_tokens", "trained_tokens"))
+        self.generated, self.trained, self.skipped = (before[-1][name] if before else 0 for name in ("generated_tokens", "trained_tokens", "skipped_steps"))
         self.reader = Reader(self.policy, self.chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 5))
         self.ready = True
         print(f"{cfg.model}: {len(self.train)} train problems, run in {run.path}")
@@ -228,11 +227,12 @@ class Arena:
         return chosen
 
     def finish(self, step: int, metrics: dict, trained: int) -> None:
-        """Logs a step, evaluates and saves where it is time to. trained: tokens of the step's loss."""
+        """Logs a step, evaluates and saves where it is time to. trained: tokens of the step's loss (in_loss)."""
         cfg, run = self.cfg, self.run
         self.generated, self.trained = self.generated + self.reader.generated, self.trained + trained
+        self.skipped += metrics["skipped_steps"]
         seconds = time.perf_counter() - self.began
-        counts = {"generated_tokens": self.generated, "trained_tokens": self.trained, "time/step": seconds}
+        counts = {"generated_tokens": self.generated, "trained_tokens": self.trained, "skipped_steps": self.skipped, "time/step": seconds}
         run.log("metrics.jsonl", {"step": step} | metrics | counts)
         self.bar.set_postfix_str(f"reward {metrics['reward']:.2f}" if "reward" in metrics else "")
         if step == cfg.steps or (cfg.eval_every and step % cfg.eval_every == 0):
@@ -288,6 +288,11 @@ class Arena:
         evaluations, last = [r for r in self.run.read("eval.jsonl") if "accuracy" in r], self.run.read("metrics.jsonl")[-1]
         print(f"\n== {self.name} finished ==\n\n{line_of(evaluations[0])}\n{line_of(evaluations[-1])}")
         print(f"{last['generated_tokens']:,} tokens generated, {last['trained_tokens']:,} trained. Everything is in {self.run.path}")
+
+
+def in_loss(trajectories: list[Trajectory], weights: list[float], update: dict) -> int:
+    """Tokens that an update trained: none of a skipped one, and none of a trajectory without weight."""
+    return sum(sum(t.loss_mask) for t, w in zip(trajectories, weights, strict=True) if w) * (not update["skipped_steps"])
 
 
 def line_of(record: dict) -> str:

@@ -23,7 +23,7 @@ import torch
 
 import common
 import prompts
-from baselines.arena import Arena, Problem, Rival
+from baselines.arena import Arena, Problem, Rival, in_loss
 from common import Run, UserError
 from introspection import answer_logprobs
 from losses import group_advantages, reduced
@@ -127,7 +127,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         return
     for step in arena.steps():
         chains = rollouts(cfg, arena.reader, arena.problems(step))
-        right = [float(c.answer.finished and c.problem.grade(arena.chat.text(c.answer.ids))) for c in chains]
+        right = [float(c.problem.grade(arena.chat.text(c.answer.ids))) for c in chains]
         kl = penalties(cfg, arena, chains)
         rewards_QG = torch.tensor([r - k for r, k in zip(right, kl, strict=True)], dtype=torch.float64).reshape(-1, cfg.group_size)  # (Q, G)
         advantages = group_advantages(rewards_QG, cfg.scale_rewards)
@@ -140,7 +140,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
             "completions/mean_length": sum(len(c.answer.ids) for c in chains) / len(chains), "generations": len(trajectories) / len(chains),
             "summaries/mean_length": sum(summaries) / len(summaries) if summaries else None,
         }  # fmt: skip
-        arena.finish(step, metrics | update, sum(sum(t.loss_mask) for t in trajectories))
+        arena.finish(step, metrics | update, in_loss(trajectories, weights, update))
     arena.close()
 
 

@@ -1,13 +1,13 @@
 """Reflect, Retry, Reward: reinforcement of reflections that lead to a right second try (reflect_retry_reward.txt; methods.md 5).
 
-  1. before training, train problems are attempted `collect` times and wrong attempts are kept (rejection sampling): the policy that
-     is trained never changes them, so they go stale as it improves
+  1. before training, train problems are attempted `collect` times and wrong attempts that ended are kept (rejection sampling): the
+     policy that is trained never changes them, so they go stale as it improves
   2. a step takes some failures; each is told 'wrong', without the right answer, and G reflections are sampled after it
   3. the same conversation goes on: the problem is asked again, and the second answer is graded
   4. GRPO on the tokens of the reflection only: 1 where the second try is right; answers are never rewarded themselves
 `reflect: false` is the control: 'try again' at once, and the second answer's own tokens are trained.
 
-Reconstructed (no public code): the group is G reflections after one failed attempt; wordings in prompts.py.
+Reconstructed (no public code): the group is G reflections after one failed attempt; wordings in prompts.py. `kl_coef` is 0 (source: 0.001).
 
 Inputs:  problems with a grader, a causal language model with a chat template
 Outputs: runs/<config>/reflect_retry/ with targets.jsonl (failures), metrics.jsonl, eval.jsonl (first and second tries), final/ weights
@@ -20,7 +20,7 @@ import torch
 
 import common
 import prompts
-from baselines.arena import Arena, Problem, Rival
+from baselines.arena import Arena, Problem, Rival, in_loss
 from common import Run, UserError, rng
 from losses import group_advantages
 from measure import Reader
@@ -110,8 +110,9 @@ def second_tries(cfg: Config, arena: Arena, step: int) -> dict:
 # ---- failures --------------------------------------------------------------------------------------------------------
 def collect(cfg: Config, arena: Arena) -> list[dict]:
     """Wrong attempts of the start policy at train problems, at most one kept of equal ones (targets.jsonl)."""
-    reader = replace(arena.reader, key=(cfg.seed, 0, 8))
+    reader = replace(arena.reader, key=(cfg.seed, 0, 8), generated=0)
     said = reader.sample([arena.chat.first(p.turn) for p in arena.train], COLLECT, cfg.collect)
+    arena.generated += reader.generated
     kept = {}
     for i, completion in enumerate(said):
         problem = arena.train[i // cfg.collect]
@@ -125,9 +126,17 @@ def failures_of_step(cfg: Config, failures: list[dict], step: int) -> list[dict]
     return [failures[rng(cfg.seed, COLLECT, place // len(failures)).permutation(len(failures))[place % len(failures)]] for place in places]
 
 
+def show(run: Run) -> None:
+    """Second tries of a finished run, before and after."""
+    for record in (r for r in run.read("eval.jsonl") if "tries" in r):
+        parts = [f"{split} " + ", ".join(f"{k} {v:.3f}" for k, v in part.items() if k != "each") for split, part in record["tries"].items()]
+        print(f"   step {record['step']}: " + "; ".join(parts))
+
+
 def main(cfg: Config, run: Run, dry_run: bool) -> None:
     arena = Arena(cfg, run, "reflect_retry", dry_run)
     if not arena.ready:
+        show(run)
         return
     if arena.done == 0:
         for failure in collect(cfg, arena):
@@ -135,7 +144,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         run.log("eval.jsonl", second_tries(cfg, arena, 0))
     failures, problem_of = run.read("targets.jsonl"), {p.id: p for p in arena.train}
     if not failures:
-        raise UserError(f"{run.path / 'targets.jsonl'}: the model answered every train problem right; there is nothing to reflect on")
+        raise UserError(f"{run.path / 'targets.jsonl'}: no attempt at a train problem ended and was wrong; there is nothing to reflect on")
     for step in arena.steps():
         reader = arena.reader
         chosen = failures_of_step(cfg, failures, step)
@@ -144,21 +153,18 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         rewards_QG = torch.tensor([float(t.right) for t in tries], dtype=torch.float64).reshape(-1, cfg.group_size)  # (Q, G)
         advantages = group_advantages(rewards_QG, cfg.scale_rewards)
         trajectories = [t.trajectory() for t in tries]
-        update = arena.updater.step(trajectories, advantages.flatten().tolist())
+        weights = advantages.flatten().tolist()
+        update = arena.updater.step(trajectories, weights)
         lengths = [len(t.reflection.ids) for t in tries if t.reflection]
         metrics = {
             "reward": rewards_QG.mean().item(), "reward_std": rewards_QG.std(dim=1).mean().item(),
             "frac_reward_zero_std": (advantages.abs().amax(1) == 0).double().mean().item(),
             "completions/mean_length": sum(lengths) / len(lengths) if lengths else None,
         }  # fmt: skip
-        arena.finish(step, metrics | update, sum(sum(t.loss_mask) for t in trajectories))
+        arena.finish(step, metrics | update, in_loss(trajectories, weights, update))
     run.log("eval.jsonl", second_tries(cfg, arena, cfg.steps))
     arena.close()
-    for record in (r for r in run.read("eval.jsonl") if "tries" in r):
-        print(
-            f"   step {record['step']}: "
-            + "; ".join(f"{split} " + ", ".join(f"{k} {v:.3f}" for k, v in part.items() if k != "each") for split, part in record["tries"].items())
-        )
+    show(run)
 
 
 if __name__ == "__main__":

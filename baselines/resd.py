@@ -14,11 +14,11 @@ Rewards are never maximised. Each part can be taken away: `reflect`, `playbook`,
 
 Where the paper is silent or differs from its code: an entry with as many harmful tags as helpful ones is harmful; the clip's bound follows
 the policy as a constant, so Eq. 1 holds in value and the gradient is the code's; Concise runs before an update, and its limit after the
-curator too (code); the order of update and EMA makes no difference; a step divides Eq. 3 by its tokens, not its answers, a constant.
+curator too (code); the order of update and EMA makes no difference; a step divides Eq. 3 by its taught tokens, not its answers.
 Other than the source's code: reflector and curator go on in the answer's conversation and write blocks and lines instead of JSON, in
 words that the bundled model can read (prompts.py); what does not parse changes nothing and is counted; an entry that is there already
-is not added; a solution is shown only under the very options that it answered; the teacher reads the lessons without their counts, the
-reflection among them, and at most 4; no top-p, no warm-up, no choice among checkpoints. The settings of the paper's tasks stand in Config's comments.
+is not added; a solution is shown only under the very options that it answered; the teacher reads the lessons without their counts, at
+most 4, and then the reflection, which may say the same; no top-p, no warm-up, no choice among checkpoints. The settings of the paper's tasks stand in Config's comments.
 
 Inputs:  problems with a grader, a causal language model with a chat template
 Outputs: runs/<config>/resd/ with metrics.jsonl, rollouts.jsonl (answers, reflections, what was added, what the teacher read),
@@ -33,7 +33,7 @@ import torch
 
 import common
 import prompts
-from baselines.arena import Arena, Problem, Rival
+from baselines.arena import Arena, Problem, Rival, in_loss
 from common import Run, UserError, rng
 from logprobs import likeliest, logprobs_at
 from losses import bounded, divergence, rebalanced, with_tail
@@ -107,7 +107,7 @@ def answered(cfg: Config, arena: Arena, problems_Q: list[Problem]) -> list[Answe
     answers = []
     for i, completion in enumerate(arena.reader.sample(prompt_ids, ANSWER, cfg.group_size)):
         problem, text = problems_Q[i // cfg.group_size], arena.chat.text(completion.ids)
-        answers.append(Answer(problem, prompt_ids[i // cfg.group_size], completion, text, completion.finished and problem.grade(text)))
+        answers.append(Answer(problem, prompt_ids[i // cfg.group_size], completion, text, problem.grade(text)))
     return answers
 
 
@@ -245,7 +245,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
             "reward": accuracy, "accuracy/attempt": accuracy, "taught": len(students) / len(answers),
             "completions/mean_length": sum(len(a.completion.ids) for a in answers) / len(answers), "solutions": len(solutions),
         } | metrics  # fmt: skip
-        arena.finish(step, metrics | update, 0 if update["skipped_steps"] else sum(sum(t.loss_mask) for t in students))
+        arena.finish(step, metrics | update, in_loss(students, weights, update))
     arena.close()
 
 

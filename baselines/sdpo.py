@@ -83,7 +83,7 @@ def answered(cfg: Config, arena: Arena, problems_Q: list[Problem]) -> list[Answe
     answers = []
     for i, completion in enumerate(arena.reader.sample(prompt_ids, ANSWER, cfg.group_size)):
         problem = problems_Q[i // cfg.group_size]
-        right = completion.finished and problem.grade(arena.chat.text(completion.ids))
+        right = problem.grade(arena.chat.text(completion.ids))
         answers.append(Answer(problem, prompt_ids[i // cfg.group_size], completion, right))
     return answers
 

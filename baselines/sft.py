@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import common
-from baselines.arena import Arena, Problem, Rival
+from baselines.arena import Arena, Problem, Rival, in_loss
 from common import Run, UserError, rng
 from rollout import Trajectory
 from tasks.mcq import Question
@@ -61,6 +61,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     arena = Arena(cfg, run, "sft", dry_run)
     if not arena.ready:
         return
+    arena.updater.temperature = 1.0  # cfg.temperature is that of the attempts
     if arena.done == 0:
         for target in make_targets(cfg, arena):
             run.log("targets.jsonl", target)
@@ -74,8 +75,9 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
             problem = problem_of[targets[chosen]["problem_id"]].view(rng(cfg.seed, VIEW, place))
             said = arena.chat.content_ids(correction(problem, cfg.reveal if cfg.on == "corrections" else "answer")) + end
             trajectories.append(Trajectory(arena.chat.first(problem.turn), [(said, True)]))
-        update = arena.updater.step(trajectories, [1.0] * len(trajectories))
-        arena.finish(step, {"targets": len(targets)} | update, sum(sum(t.loss_mask) for t in trajectories))
+        weights = [1.0] * len(trajectories)
+        update = arena.updater.step(trajectories, weights)
+        arena.finish(step, {"targets": len(targets)} | update, in_loss(trajectories, weights, update))
     arena.close()
 
 

@@ -2,22 +2,23 @@
 
   1. one answer to each train problem at `train_temperature`, truncated to `top_k` and `top_p`; nobody looks whether it is right
   2. supervised fine-tuning on these answers; only empty and cut ones are left out
-  3. evaluated at `eval_temperature`: what is learned is a sharper distribution, which pays at another temperature than before
+  3. evaluated at `eval_temperature`, before and after: what is learned is a sharper distribution, which may pay at a higher one
+Other than the source: evaluation is not truncated to top k and top p, and the learning rate is constant (its: cosine with a warm-up, weight decay).
 As a first step before stage 1: `python grpo_introspect.py --set shared.model=runs/<config>/ssd/final`.
 
 Inputs:  problems (their grader only measures), a causal language model with a chat template
-Outputs: runs/<config>/ssd/ with targets.jsonl (answers), metrics.jsonl, eval.jsonl (first answers and pass@n), final/ weights
+Outputs: runs/<config>/ssd/ with targets.jsonl (answers), metrics.jsonl, eval.jsonl (first answers), final/ weights
 Run:     python -m baselines.ssd --config configs/bank.yaml
 """
 
 from dataclasses import dataclass
 
 import common
-from baselines.arena import Arena, Rival
+from baselines.arena import Arena, Rival, in_loss
 from common import Run, UserError, rng
 from rollout import Trajectory, sample
 
-GENERATE = 66  # phase, part of every noise key
+GENERATE, VIEW, SHUFFLE = 66, 75, 76  # phases, part of every noise key; (66, i) and (66, i, 0) would be the same stream
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Config(Rival):
 def generate(cfg: Config, arena: Arena) -> list[dict]:
     """The answers that are trained on, as ids (targets.jsonl)."""
     asked = [(p, k) for p in arena.train for k in range(cfg.samples)]
-    views = [p.view(rng(cfg.seed, GENERATE, i, k)) for i, (p, k) in enumerate(asked)]
+    views = [p.view(rng(cfg.seed, VIEW, i, k)) for i, (p, k) in enumerate(asked)]
     prompt_ids = [arena.chat.first(view.turn) for view in views]
     keys = [(cfg.seed, GENERATE, i) for i in range(len(asked))]
     said = sample(arena.policy, prompt_ids, 1, cfg.max_new_tokens, cfg.train_temperature, sorted(arena.chat.eos_ids), keys, top=(cfg.top_k, cfg.top_p))
@@ -68,10 +69,11 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         raise UserError(f"{run.path / 'targets.jsonl'}: no answer ended within {cfg.max_new_tokens} tokens; raise ssd.max_new_tokens")
     for step in arena.steps():
         places = range((step - 1) * cfg.batch_size, step * cfg.batch_size)
-        batch = [targets[rng(cfg.seed, GENERATE, 1, place // len(targets)).permutation(len(targets))[place % len(targets)]] for place in places]
+        batch = [targets[rng(cfg.seed, SHUFFLE, place // len(targets)).permutation(len(targets))[place % len(targets)]] for place in places]
         trajectories = [Trajectory(t["prompt_ids"], [(t["answer_ids"], True)]) for t in batch]
-        update = arena.updater.step(trajectories, [1.0] * len(batch))
-        arena.finish(step, {"reward": sum(t["right"] for t in batch) / len(batch)} | update, sum(sum(t.loss_mask) for t in trajectories))
+        weights = [1.0] * len(batch)
+        update = arena.updater.step(trajectories, weights)
+        arena.finish(step, {"reward": sum(t["right"] for t in batch) / len(batch)} | update, in_loss(trajectories, weights, update))
     arena.close()
 
 

@@ -181,7 +181,9 @@ def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
                 raise UserError(f"{where}: '{key}' must be non-empty text, got {record.get(key)!r}")
         question = by_id.get(record["question_id"])
         if question is None:
-            raise UserError(f"{where}: question_id {record.get('question_id')!r} is no train question of the bank")
+            raise UserError(
+                f"{where}: question_id {record.get('question_id')!r} is no train question that can be used (one alone in its cluster needs verify_on: same or transfer_pool: bank)"
+            )
         gold, final = record.get("gold") or question.letter, record.get("final_answer")
         letters = list(LETTERS[: len(question.options)])
         if gold not in letters or final not in [*letters, None]:

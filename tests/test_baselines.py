@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import prompts
-from baselines import grpo, reflect_retry, sft, ssd
-from baselines.arena import Arena, Problem, load_problems
+from baselines import grpo, reflect_retry, resd, sdpo, sft, ssd
+from baselines.arena import Arena, Problem, in_loss, load_problems
 from baselines.grpo import penalties, rollouts, training_batch
 from common import ROOT, Run, UserError, load_config, rng
 from losses import group_advantages, policy_gradient, reduced
-from rollout import inverse_cdf, truncated
+from measure import Reader
+from rollout import Completion, Trajectory, inverse_cdf, truncated
 from tasks import countdown, function_calling, manufactoria
 
 SMALL = ["steps=2", "eval_problems=8", "problems_per_step=2", "n_eval=2", "save_every=1"]
@@ -166,7 +167,7 @@ def test_chains_are_cut_summarised_and_share_their_reward(tmp_path):
 
 def test_only_the_reflection_is_trained_and_the_answer_is_not_shown(tmp_path):
     arena = arena_of(reflect_retry, "reflect_retry", tmp_path)
-    problem = next(p for p in arena.train if p.cluster.endswith("A"))
+    problem = next(p for p in arena.train if p.source.cluster.endswith("A"))
     attempt = arena.chat.content_ids("Answer: x (Z)") + arena.chat.between[:1]
     for reflect in (True, False):
         tries = [reflect_retry.failed(arena.reader, problem, attempt, reflect) for _ in range(4)]
@@ -186,6 +187,33 @@ def test_failures_are_wrong_and_different(tmp_path):
     failures, problem_of = reflect_retry.collect(arena.cfg, arena), {p.id: p for p in arena.train}
     assert failures and len({json.dumps(f) for f in failures}) == len(failures)
     assert not any(problem_of[f["problem_id"]].grade(arena.chat.text(f["attempt_ids"])) for f in failures)
+
+
+def test_tokens_in_the_loss_are_those_with_an_advantage():
+    trajectories = [Trajectory([5], [([1] * n, True), ([2], False)]) for n in (3, 4, 5)]
+    assert in_loss(trajectories, [0.5, 0.0, -0.5], {"skipped_steps": 0}) == 8
+    assert in_loss(trajectories, [0.5, 0.5, 0.5], {"skipped_steps": 1}) == 0
+
+
+def test_a_rival_counts_what_it_collects(tmp_path):
+    arena = arena_of(reflect_retry, "reflect_retry", tmp_path, "collect=2", "shared.cluster=kidney-A")
+    reflect_retry.collect(arena.cfg, arena)
+    assert arena.generated > 2 * len(arena.train)
+
+
+def test_an_answer_is_right_in_training_where_it_is_in_evaluation(tmp_path, monkeypatch):
+    """A right answer that was cut off right behind is graded alike by all rivals and by `evaluate`."""
+    for module, stage, answers in ((sdpo, "sdpo", sdpo.answered), (resd, "resd", resd.answered)):
+        arena = arena_of(module, stage, tmp_path / stage, "group_size=1", "shared.cluster=kidney-A")
+        said = Completion(arena.chat.content_ids(arena.train[0].gold), [], False)
+        monkeypatch.setattr(Reader, "sample", lambda self, prompts, *rest, said=said, **more: [said] * len(prompts))
+        assert answers(arena.cfg, arena, arena.train[:1])[0].right
+        monkeypatch.undo()
+
+
+def test_clusters_are_of_questions_only():
+    with pytest.raises(UserError, match=r"shared\.cluster"):
+        load_problems(configured(grpo, "grpo", "task=countdown", "shared.questions=data/countdown.jsonl", "shared.cluster=kidney"))
 
 
 def test_ssd_trains_on_answers_whether_right_or_wrong(tmp_path):

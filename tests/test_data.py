@@ -205,6 +205,16 @@ def test_merging_pools_counts_and_samples():
     assert library.accuracies(merged[0]) == (pytest.approx(0.625), pytest.approx(0.3125), 16)
     low, high = library.interval(merged[0])
     assert low < library.gain(merged[0]) < high
+    assert (
+        merged[0]["ci95"] == [low, high] and merged[0]["advantage_transfer"] == pytest.approx(library.gain(merged[0])) and merged[0]["advantage_same"] is None
+    )
+
+
+def test_what_was_not_measured_is_merged_too():
+    unmeasured = [record("Refer from 140!", 4, 1.0, 0.5) | {"verified_on": None} for _ in range(2)]
+    (merged,) = library.merge(unmeasured)
+    assert merged["count"] == 2 and merged["ci95"] is None and merged["advantage_same"] is None
+    assert library.accuracies(library.merge([*unmeasured, record("refer from 140", 4, 1.0, 0.5)])[0]) == (1.0, 0.5, 4)
 
 
 def test_near_duplicates_are_pooled_and_swapped_roles_are_not():

@@ -10,7 +10,7 @@ from conftest import killed
 
 import dream_tta
 import library
-from common import ROOT, UserError, load_config
+from common import ROOT, Run, UserError, load_config
 from dream_tta import dreamt, evaluate, gap_closed, make_targets, varied
 from measure import Reader
 from tasks.mcq import load_questions
@@ -96,6 +96,35 @@ def test_tuning_stays_on_val():
     assert not {q.id for q in questions} & {q.id for q in groups["target"]} and {q.cluster for q in groups["target"]} == {"gout-A"}
 
 
+def test_the_best_point_is_judged_by_all_samples_of_its_wording(tmp_path):
+    """One sample of four that went well must not beat a wording that did well on a hundred."""
+    line = next(r for r in map(json.loads, (ROOT / "data/points_ideal.jsonl").read_text().splitlines()) if r["question_id"] == "kidney-A-train-0")
+
+    def record(text: str, right: float, n: int) -> dict:
+        made = line | {"text": text, "verified_on": [{"question_id": "v", "n": n, "acc_with": right, "acc_without": 0.0}]}
+        return made | {"ci95": library.interval(made)}
+
+    records = [record("lucky", 1.0, 8), *(record("lucky", 0.0, 8) for _ in range(9)), *(record("good", 0.9, 8) for _ in range(9))]
+    path = tmp_path / "library.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    _, points, _ = dream_tta.load_data(settings(f"library={path}"))
+    assert points == ["good"]
+
+
+def test_all_points_that_are_dreamt_are_read_by_the_target(reader, tmp_path, monkeypatch):
+    questions, _, groups = dream_tta.load_data(settings("dream_questions=2"))
+    told, cfg = [], settings("dream_questions=2", "variants=1", "n_label=1", "n_eval=1", "vary_with=task")
+
+    def votes(reader, views, points, phase, n):
+        told.append(points)
+        return [Counter("A") for _ in views]
+
+    monkeypatch.setattr(dream_tta, "votes", votes)
+    dream_tta.start_dream(cfg, Run(tmp_path, cfg, False), reader, questions, ["one point", "another"], groups)
+    assert questions[0].cluster == questions[1].cluster
+    assert told[1] == told[2] == [("one point", "another")[i % 2] for i in range(len(groups["target"]))]
+
+
 def test_composites_get_the_points_of_both_clusters():
     cfg = settings("dream_split=composite", "shared.cluster=")
     questions, points, groups = dream_tta.load_data(cfg)
@@ -147,7 +176,13 @@ def test_the_script_dreams_stops_and_kill_minus_nine_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     "changes, message",
-    [(["group_size=1"], "spread"), (["reward=gold", "vary_with=model"], "nobody knows"), (["steps=0"], "at least 1")],
+    [
+        (["group_size=1"], "spread"),
+        (["reward=gold", "vary_with=model"], "nobody knows"),
+        (["steps=0"], "at least 1"),
+        (["eval_questions=0"], "at least 1"),
+        (["temperature=0"], "no spread"),
+    ],
 )
 def test_bad_settings(changes, message):
     with pytest.raises(UserError, match=message):

@@ -72,6 +72,8 @@ def test_composites_are_drawn_by_their_parents():
     assert means.std() > 1.2 * naive.std()
     row = estimate(seeds, "composite")
     assert row["p"] is None and row["low"] <= 0.5 <= row["high"]
+    questions = [{f"composite-{i}": [0.2, 0.3, 0.4] for i in range(9)}]  # table transfer: a question is a unit of its own
+    assert estimate(questions, "composite") == estimate(questions, "test")
 
 
 def test_questions_that_a_condition_leaves_out_are_left_out_of_the_comparison():
@@ -339,6 +341,13 @@ def test_a_point_that_is_the_exchange_itself_is_invariant(readers, monkeypatch):
         assert asked.count(view.question) == 1 and text.startswith(readers.chat.tokenizer.decode(point.prompt_ids))
 
 
+def test_without_two_sound_points_nothing_is_compared(readers, monkeypatch):
+    cfg = settings("table=invariance")
+    monkeypatch.setattr(invariance, "sound", lambda group, point: False)
+    questions = evaluation.load_data(cfg)["test_clusters"][:2]
+    assert [invariance.invariance(cfg, name, readers, readers, questions) for name in ("same", "again")] == [[], []]
+
+
 def test_asked_again_shows_no_answer_and_counts_the_same_letter(readers, monkeypatch):
     cfg = settings("table=invariance", "group_size=4")
     questions = evaluation.load_data(cfg)["test_clusters"][:3]
@@ -413,11 +422,13 @@ def test_the_script_resumes_and_repeats_itself(tmp_path):
         ("writer=x", "did you mean 'writers'"),
         ("table=recall", "table recall needs models"),
         ("table=recal", "expected one of"),
+        ("table=invariance group_size=1", "at least 2"),
+        ("table=invariance temperature=0", "above 0"),
     ],
 )
 def test_bad_settings_are_one_line(change, message):
     with pytest.raises(UserError, match=message):
-        settings(change)
+        settings(*change.split())
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,10 @@ def test_a_library_of_other_clusters_is_an_error(tmp_path):
         sft_recall.load_data(settings("library=runs/none.jsonl"))
 
 
-@pytest.mark.parametrize("change, message", [("held_out=1.0", "between 0 and 1"), ("epochs=0", "at least 1"), ("loss_on=answer", "expected one of")])
+@pytest.mark.parametrize(
+    "change, message",
+    [("held_out=1.0", "between 0 and 1"), ("epochs=0", "at least 1"), ("eval_questions=0", "at least 1"), ("loss_on=answer", "expected one of")],
+)
 def test_bad_settings(change, message):
     with pytest.raises(UserError, match=message):
         settings(change)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,7 +114,11 @@ def test_used_directory_resume_of_finished_run_and_changed_config(finished):
 @pytest.mark.slow
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     done = script("--dry-run", "--run-dir", str(tmp_path / "run"))
-    assert done.returncode == 0 and "trainable parameters" in done.stdout and "peak memory" in done.stdout
+    assert done.returncode == 0 and "peak memory" in done.stdout
+    count, trained = map(int, re.search(r"([\d,]+) parameters, ([\d,]+) trained", done.stdout).expand(r"\1 \2").replace(",", "").split())
+    lora = script("--dry-run", "--run-dir", str(tmp_path / "run"), "--set", "shared.lora_rank=4")
+    adapters = int(re.search(r"([\d,]+) trained", lora.stdout)[1].replace(",", ""))
+    assert count == trained and 0 < adapters < trained / 10
     assert not (tmp_path / "run").exists()
 
 
