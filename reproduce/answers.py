@@ -22,9 +22,10 @@ VIEWS, ANSWERS = 90, 91  # phases, part of every noise key
 
 
 def answered(reader: Reader, questions: list, points: dict[str, str], n: int) -> dict[str, float]:
-    """Share of right answers of each question. points: by cluster; a cluster without one is asked without."""
+    """Share of right answers of each question. points: by cluster; a composite gets those of both; a cluster without one is asked without."""
     views = [view for i, q in enumerate(questions) for view in same_views(q, n, rng(0, VIEWS, i))]
-    said = reader.sample([reader.prompt(view, points.get(view.cluster)) for view in views], ANSWERS)
+    told = [". ".join(points[c] for c in view.cluster.split("+") if c in points) or None for view in views]
+    said = reader.sample([reader.prompt(view, point) for view, point in zip(views, told, strict=True)], ANSWERS)
     right = [grade(reader.chat.text(c.ids), view) for c, view in zip(said, views, strict=True)]
     return {q.id: sum(right[i * n : (i + 1) * n]) / n for i, q in enumerate(questions)}
 

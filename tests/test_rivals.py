@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +11,7 @@ from tasks.mcq import load_questions
 
 sys.path.insert(0, str(ROOT / "reproduce"))
 
+import answers
 import few
 import rivals
 
@@ -49,6 +51,17 @@ def test_a_wording_of_several_questions_is_judged_by_all_its_samples():
     records = [point("the limit is 5", f"a{i}", 1.0) for i in range(6)] + [point("the limit is 7", "a9", 1.0), point("it is (B)", "a8", 1.0, leak=True)]
     (chosen,) = rivals.best_points(records)
     assert chosen["text"] == "the limit is 5" and chosen["question_id"] == "a0" and chosen["count"] == 6
+
+
+def test_a_composite_is_told_the_points_of_both_its_clusters():
+    questions = [q for q in load_questions(ROOT / "data/bank.jsonl") if q.cluster in ("kidney-A+celiac-B", "kidney-A", "sepsis-A")]
+    told = {}
+    reader = SimpleNamespace(
+        prompt=lambda view, point: told.setdefault(view.cluster, point), sample=lambda prompts, phase: [SimpleNamespace(ids=[])] * len(prompts),
+        chat=SimpleNamespace(text=lambda ids: ""),
+    )  # fmt: skip
+    assert set(answers.answered(reader, questions, {"kidney-A": "one", "celiac-B": "two"}, 1).values()) == {0.0}
+    assert told == {"kidney-A+celiac-B": "one. two", "kidney-A": "one", "sepsis-A": None}
 
 
 def test_without_introspection_an_explanation_is_told(tmp_path):
