@@ -177,7 +177,7 @@ class Run:
 
     def __init__(self, path: Path, cfg, resume: bool):
         self.path, self.cfg, self.resume, self.stopped_by = path, cfg, resume, None
-        self.final = path / "final"
+        self.final, self.stage_1 = path / "final", (path.parent / "grpo_introspect").resolve()  # stage 1's own files are what later stages read
 
     def check(self) -> None:
         """Raises UserError on a used directory without --resume, on one of another config, and where none can be made."""

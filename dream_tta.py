@@ -39,7 +39,7 @@ VARY, LABEL, DREAM, ORDER, EVALUATE = range(30, 35)  # phases, part of every noi
 
 @dataclass
 class Config(Shared):
-    library: str = "data/points_ideal.jsonl"  # whose points are dreamt, JSONL (README 'Library')
+    library: str = ""  # whose points are dreamt, JSONL (README 'Library'); empty: what stage 1 wrote in this run directory
     dream_split: Literal["train", "val", "composite"] = "train"  # questions to dream about (val: tuning); a composite gets both points
     dream_questions: int = 8  # how many of them
     vary_with: Literal["task", "model"] = "model"  # who varies a question: its record (orders, twins) or the model
@@ -189,6 +189,7 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Qu
 
 
 def main(cfg: Config, run: Run, dry_run: bool) -> None:
+    cfg = replace(cfg, library=cfg.library or str(run.stage_1 / "library.jsonl"))
     questions, points, groups = load_data(cfg)
     tokenizer = models.load_tokenizer(cfg.model)
     chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer), cfg.system)

@@ -16,7 +16,7 @@ beside the best point, BM25's choice and one point of each cluster in context.
 
 Inputs:  a question bank, the start model, folders of trained models (one per training seed of one method)
 Outputs: runs/<config>/eval/ with results.jsonl (each question), table.json, table.md, report.html (with the writers' runs)
-Run:     python eval.py --config configs/bank.yaml --set writers=runs/bank/grpo_introspect/final
+Run:     python eval.py --config configs/bank.yaml
 """
 
 import json
@@ -43,7 +43,7 @@ from tasks.mcq import SPLITS, Question, in_company, load_questions
 @dataclass
 class Config(Shared):
     table: Literal["points", "recall", "transfer", "invariance"] = "points"  # what is measured
-    writers: str = ""  # folders of trained models, separated by commas: one for each training seed of one method
+    writers: str = ""  # folders of trained models, separated by commas: one for each training seed of one method; empty: stage 1's of this run, if any
     splits: str = "test,test_clusters"  # parts of the bank, separated by commas
     reveal: Literal["answer", "explanation", "peer"] = "answer"  # what losers see
     introspect: Literal["prompted", "optional"] = "prompted"  # how points are asked for
@@ -273,6 +273,8 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
 def main(cfg: Config, run: Run, dry_run: bool) -> None:
     data = load_data(cfg)
     trained = [name.strip() for name in cfg.writers.split(",") if name.strip()]
+    if not trained and (run.stage_1 / "final").is_dir():
+        trained = [str(run.stage_1 / "final")]
     for name in [*trained, cfg.foreign] if cfg.foreign else trained:
         if not (common.ROOT / name / "config.json").is_file():
             raise UserError(f"eval.{'foreign' if name == cfg.foreign else 'writers'}: '{name}' is no model folder")

@@ -5,7 +5,7 @@ One step, all sampling under no_grad:
   2. rollout 2: the same conversation goes on; winners say what they got right, losers see the right answer and say what
      they were missing; each writes one <introspection> block, its learning point
   3. rollout 3: each point is put into a fresh conversation, after the question, and graded
-  4. introspection advantage: how much better than the group (or than no point at all), clipped at zero
+  4. advantage: how much better a point does than its group (or than no point at all), clipped at zero
   5. policy gradient over the tokens that the model wrote
 Departures from the paper are marked at their lines and listed in the README.
 
@@ -104,7 +104,7 @@ def questions_of_step(cfg: Config, train: list[Question | Exchange], step: int) 
 
 
 # ---- score, advantage, training batch ------------------------------------------------------------------------------
-def introspection_advantage(cfg: Config, group: Group) -> torch.Tensor:
+def set_advantages(cfg: Config, group: Group) -> torch.Tensor:
     """Sets every point's `advantage`, the training weight; returns the scores (G,), nan for points that do not count."""
     weight = {"same": 1.0, "transfer": cfg.transfer_weight if cfg.verify_on == "both" else 1.0, "twin": 0.0}
     weights = torch.tensor([weight[kind] for kind in group.kinds_V], dtype=torch.float64)
@@ -295,7 +295,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
             rollout_2(reader, groups, contributors=cfg.contributors, **asked)
         with phase(bar, clock, "rollout3"):
             rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
-        scores_QG = [introspection_advantage(cfg, group) for group in groups]
+        scores_QG = [set_advantages(cfg, group) for group in groups]
         with phase(bar, clock, "update"):
             update = updater.step(*training_batch(cfg, groups))
 

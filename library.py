@@ -99,7 +99,7 @@ def normalized(text: str) -> str:
 def load_library(path: Path, keys: tuple[str, ...] = KEYS) -> list[dict]:
     """Records of a library file, or of a playbook with its keys. Raises UserError with the line of a broken record, a torn last line too."""
     if not path.is_file():
-        raise UserError(f"library: no such file '{path}'")
+        raise UserError(f"library: no such file '{path}' (stage 1 writes one)")
     records = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:

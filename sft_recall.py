@@ -41,7 +41,7 @@ LIKELIEST = 32  # tokens at which an answer is compared with the start model's; 
 
 @dataclass
 class Config(Shared):
-    library: str = "runs/bank/grpo_introspect/library.jsonl"  # learning points, JSONL (README 'Library')
+    library: str = ""  # learning points, JSONL (README 'Library'); empty: what stage 1 wrote in this run directory
     candidates: int = 2  # points tried on each question: the best of its own and its cluster's, by the library's lower bounds
     n_measure: int = 8  # answers to a question without a point, and with each candidate to choose it, and again to measure it
     needed_gain: float = 0.2  # gain of the chosen point, on answers that did not choose it, from which recall is needed
@@ -225,6 +225,7 @@ def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Q
 
 
 def main(cfg: Config, run: Run, dry_run: bool) -> None:
+    cfg = replace(cfg, library=cfg.library or str(run.stage_1 / "library.jsonl"))
     train, records, groups = load_data(cfg)
     tokenizer = models.load_tokenizer(cfg.model)
     chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer), cfg.system)

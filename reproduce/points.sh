@@ -11,8 +11,12 @@ if [ "${1:-}" = "--quick" ]; then
 fi
 table() { # name, settings
     python eval.py --config configs/bank.yaml --run-dir "$runs/$1" --resume --set "writers=${writers#,}" --set splits=test_clusters "${@:2}" "${more[@]}"
-    cp "$runs/$1/eval/table.json" "$out/$1.json"
-    cp "$runs/$1/eval/table.md" "$out/$1.md"
+    if [ "$1" = transfer ]; then # its own table has a row for each pair of clusters
+        python reproduce/transfer.py "$runs/$1/eval" "$out"
+    else
+        cp "$runs/$1/eval/table.json" "$out/$1.json"
+        cp "$runs/$1/eval/table.md" "$out/$1.md"
+    fi
 }
 table handshake --set foreign=organism/second --set blind=false --set best_of=0 --set group_size=2 --set eval_questions=120
 table invariance --set table=invariance --set group_size=2 --set eval_questions=120

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from chat import Chat
 from common import ROOT, load_config
-from grpo_introspect import Config, introspection_advantage, load_data, questions_of_step
+from grpo_introspect import Config, load_data, questions_of_step, set_advantages
 from introspection import rollout_1, rollout_2, rollout_3
 from measure import Reader
 from models import eos_ids, load_policy, load_tokenizer
@@ -62,7 +62,7 @@ def one_step(organism, cfg: Config, step: int = 1, exchanges: list | None = None
     asked = {"reveal": cfg.reveal, "introspect": cfg.introspect, "max_point_tokens": cfg.max_point_tokens}
     rollout_2(reader, groups, contributors=cfg.contributors, **asked)
     rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
-    return groups, [introspection_advantage(cfg, group) for group in groups], reader
+    return groups, [set_advantages(cfg, group) for group in groups], reader
 
 
 def killed(command: list[str], log: Path, lines: int) -> None:

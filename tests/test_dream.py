@@ -17,6 +17,7 @@ from tasks.mcq import load_questions
 
 BANK = load_questions(ROOT / "data/bank.jsonl")
 SMALL = [
+    "library=data/points_ideal.jsonl",
     "shared.cluster=kidney-A",
     "dream_questions=3",
     "variants=4",

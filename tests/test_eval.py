@@ -444,6 +444,14 @@ def test_bad_files_are_one_line_before_any_work(changes, message, tmp_path):
         evaluation.main(settings(*changes), Run(tmp_path / "x", None, False), dry_run=True)
 
 
+def test_without_a_writer_it_is_the_one_that_stage_1_trained_here(tmp_path, capsys):
+    for expected in ("writers: start\n", f"writers: start, {tmp_path}/grpo_introspect/final\n"):
+        evaluation.main(settings(), Run(tmp_path / "eval", None, False), dry_run=True)
+        assert expected in capsys.readouterr().out
+        (tmp_path / "grpo_introspect/final").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "grpo_introspect/final/config.json").write_text("{}")
+
+
 def test_one_cluster_has_no_other():
     with pytest.raises(UserError, match="has one cluster"):
         evaluation.load_data(settings("shared.cluster=sepsis", "eval_questions=0"))

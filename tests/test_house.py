@@ -81,7 +81,7 @@ def test_the_step_loop_reads_like_the_procedure():
         "rollout_1(",
         "rollout_2(",
         "rollout_3(",
-        "introspection_advantage(",
+        "set_advantages(",
         "updater.step(",
         'run.log("metrics.jsonl"',
         'run.log("library.jsonl"',

@@ -8,7 +8,7 @@ from conftest import config, one_step
 
 import prompts
 from common import ROOT, UserError
-from grpo_introspect import introspection_advantage, load_data, point_record, training_batch
+from grpo_introspect import load_data, point_record, set_advantages, training_batch
 from introspection import answer_logprobs
 from rollout import Trajectory
 from tasks.mcq import load_exchanges, load_questions
@@ -41,7 +41,7 @@ def test_not_writing_is_worth_no_point_and_costs_nothing(organism):
     assert "else leave it empty" in reader.chat.text(group.points[0].turn_ids)
     silent = group.points[0]
     silent.text, silent.accuracies_V, silent.rewards_V = "", group.fresh_accuracies_V.clone(), group.fresh_rewards_V.clone()
-    scores = introspection_advantage(cfg, group)
+    scores = set_advantages(cfg, group)
     assert scores[0].item() == pytest.approx(group.fresh_rewards_V.mean().item())
     for point, score in zip(group.points[1:], scores[1:], strict=True):
         if point.valid and point.text:

@@ -11,7 +11,7 @@ from conftest import killed
 
 import prompts
 import sft_recall
-from common import ROOT, UserError, load_config, rng
+from common import ROOT, Run, UserError, load_config, rng
 from logprobs import logprobs_at
 from measure import Reader, same_views
 from sft_recall import Target, candidates_of, epoch_of, held_out_loss, lesson, make_targets, relettered
@@ -197,6 +197,9 @@ def test_a_library_of_other_clusters_is_an_error(tmp_path):
         sft_recall.load_data(settings(f"library={tmp_path}/library.jsonl"))
     with pytest.raises(UserError, match="no such file"):
         sft_recall.load_data(settings("library=runs/none.jsonl"))
+    cfg = settings("library=")
+    with pytest.raises(UserError, match=f"{tmp_path}/grpo_introspect/library.jsonl"):  # of stage 1 in the same run directory
+        sft_recall.main(cfg, Run(tmp_path / "sft_recall", cfg, False), True)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from conftest import SMALL, config, killed, one_step, tiny_llama
 import library
 from chat import Chat
 from common import ROOT, Run, rng
-from grpo_introspect import evaluate, introspection_advantage, load_data, point_record, questions_of_step, step_metrics, training_batch
+from grpo_introspect import evaluate, load_data, point_record, questions_of_step, set_advantages, step_metrics, training_batch
 from library import KEYS
 from measure import Reader, cut_before_letter, option_probabilities, same_views, score, transfer_views, twin_views
 from models import restore, write_checkpoint
@@ -298,7 +298,7 @@ def test_unparsed_and_leaking_points_get_no_advantage(organism):
     group = groups[0]
     group.points[0].text, group.points[1].leak = None, True
     others = [p for p in group.points[2:] if p.valid]
-    introspection_advantage(cfg, group)
+    set_advantages(cfg, group)
     assert group.points[0].advantage == group.points[1].advantage == 0.0
     mean = sum(p.rewards_V.mean().item() for p in others) / len(others)
     assert all(p.advantage == pytest.approx(max(p.rewards_V.mean().item() - mean, 0), abs=1e-6) for p in others)
