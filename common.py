@@ -189,7 +189,7 @@ class Run:
             raise UserError(f"{self.path} is not empty: go on with --resume, choose another --run-dir, or delete it")
         if used and (self.path / "config.yaml").exists():
             before = yaml.safe_load((self.path / "config.yaml").read_text())
-            changed = [key for key, value in dataclasses.asdict(self.cfg).items() if key != "expect" and before.get(key) != value]
+            changed = [key for key, value in dataclasses.asdict(self.cfg).items() if key != "expect" and before.get(key, value) != value]
             if changed:
                 raise UserError(f"{self.path / 'config.yaml'}: --resume needs the settings of the first start; changed: {', '.join(changed)}")
 

@@ -99,7 +99,7 @@ def votes(reader: Reader, views: list[Question], points: list[str | None], phase
     completions = reader.sample([reader.prompt(v, p) for v, p in zip(views, points, strict=True)], phase, n)
     counts = [Counter() for _ in views]
     for k, completion in enumerate(completions):
-        found = prompts.find_answer(reader.chat.text(completion.ids))
+        found = prompts.find_answer(reader.chat.text(completion.ids), views[k // n].options)
         if found:
             counts[k // n][found[1]] += 1
     return counts
@@ -136,7 +136,7 @@ def dreamt(cfg: Config, reader: Reader, targets: list[dict]) -> tuple[list[Traje
         rewards = [(a - b) / len(t.segments[0][0]) for a, b, t in zip(with_point, without, trajectories, strict=True)]
     else:
         key = "gold" if cfg.reward == "gold" else "label"
-        found = [prompts.find_answer(reader.chat.text(c.ids)) for c in completions]
+        found = [prompts.find_answer(reader.chat.text(c.ids), targets[k // cfg.group_size]["options"]) for k, c in enumerate(completions)]
         rewards = [float(f is not None and f[1] == targets[k // cfg.group_size][key]) for k, f in enumerate(found)]
     groups = torch.tensor(rewards, dtype=torch.float64).split(cfg.group_size)
     valid = torch.ones(cfg.group_size, dtype=torch.bool)
@@ -154,7 +154,7 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], lab
         parts = [(q, texts[i * cfg.n_eval : (i + 1) * cfg.n_eval]) for i, q in enumerate(questions)]
         each[name] = {q.id: sum(grade(t, q) for t in said) / cfg.n_eval for q, said in parts}
         if name == "target":
-            found = {q.id: [prompts.find_answer(t) for t in said] for q, said in parts}
+            found = {q.id: [prompts.find_answer(t, q.options) for t in said] for q, said in parts}
             each["agreement"] = {name: sum(f is not None and f[1] == labels[name] for f in answers) / cfg.n_eval for name, answers in found.items()}
     return {"step": step} | {name: mean(part) for name, part in each.items()} | {"each": each}
 
@@ -198,10 +198,10 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     if dry_run:
         print(f"{len(questions)} questions to dream about; evaluated on " + ", ".join(f"{len(part)} {name}" for name, part in groups.items()))
         return
+    run.check()
     if run.resume and run.final.exists():
         print(summary(run))
         return
-    run.check()
     policy = models.load_policy(cfg.model, cfg)
     ref_policy = copy.deepcopy(policy).requires_grad_(False) if cfg.kl_coef else None
     policy = models.make_trainable(policy, cfg)

@@ -261,10 +261,10 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     if dry_run:
         print(screen.plan(cfg, chat, train, held_out))
         return
+    run.check()
     if run.resume and run.final.exists():
         print(screen.summary(run))
         return
-    run.check()
     policy = models.load_policy(cfg.model, cfg)
     ref_policy = copy.deepcopy(policy).requires_grad_(False) if cfg.kl_coef else None
     policy = models.make_trainable(policy, cfg)

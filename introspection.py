@@ -174,7 +174,7 @@ def feedback(reader: Reader, group: Group, attempt: Attempt, reveal: str, option
         return prompts.reflection_turn(False, None, None, "", optional)
     if reveal == "swapped":
         wrong = [i for i in range(len(q.options)) if i != q.answer]
-        said = prompts.find_answer(reader.chat.text(attempt.completion.ids))
+        said = prompts.find_answer(reader.chat.text(attempt.completion.ids), q.options)
         wrong = [i for i in wrong if said is None or prompts.LETTERS[i] != said[1]] or wrong
         told = wrong[int(draw.integers(len(wrong)))]
         return prompts.reflection_turn(False, prompts.LETTERS[told], q.options[told], "", optional)

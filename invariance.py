@@ -44,7 +44,7 @@ def against_exchanges(reader: Reader, groups: list[Group], kind: str) -> list[di
         [after_exchange(reader, other, view) for _, _, other, view in cases],
     ]
     completions = [reader.sample(ids, AGAINST + i) for i, ids in enumerate(contexts)]
-    letters = [[letter_of(reader, c) for c in part] for part in completions]
+    letters = [[letter_of(reader, c, view) for c, (*_, view) in zip(part, cases, strict=True)] for part in completions]
     states = [last_states(reader, ids) for ids in contexts]
     columns = {}
     for suffix, (a, b) in (("", (0, 1)), ("_ceiling", (1, 2))):
@@ -72,8 +72,8 @@ def after_exchange(reader: Reader, point: Point, view: Question) -> list[int]:
     return point.exchange_ids + empty + reader.chat.next(empty, prompts.question_turn(view.question, list(view.options)))
 
 
-def letter_of(reader: Reader, completion: Completion) -> str | None:
-    found = prompts.find_answer(reader.chat.text(completion.ids))
+def letter_of(reader: Reader, completion: Completion, question: Question) -> str | None:
+    found = prompts.find_answer(reader.chat.text(completion.ids), question.options)
     return found[1] if found else None
 
 
@@ -95,14 +95,16 @@ def answered_again(reader: Reader, groups: list[Group]) -> list[dict]:
 
     `without`: a fresh conversation without the point. None of them reveals the right answer, and points that state it are left out.
     """
-    lost = [(g, p) for g in groups for p in g.points if not p.won and sound(g, p) and letter_of(reader, p.attempt.completion)]
+    lost = [(g, p) for g in groups for p in g.points if not p.won and sound(g, p) and letter_of(reader, p.attempt.completion, g.question)]
     turns = {PLACES[0]: lambda _: prompts.TRY_AGAIN, PLACES[1]: lambda p: prompts.TRY_AGAIN + prompts.POINT.format(point=prompts.plain(p.text))}
     asked = {name: [p.exchange_ids[: -len(p.turn_ids)] + reader.chat.next(p.attempt.completion.ids, turn(p)) for _, p in lost] for name, turn in turns.items()}
     asked |= {PLACES[2]: [reader.prompt(g.question, p.text) for g, p in lost], "without": [reader.prompt(g.question) for g, _ in lost]}
     same = {}
     for k, (name, ids) in enumerate(asked.items()):
         said = reader.sample(ids, AGAIN + k)
-        same[name] = [float(letter_of(reader, c) == letter_of(reader, p.attempt.completion)) for c, (_, p) in zip(said, lost, strict=True)]
+        same[name] = [
+            float(letter_of(reader, c, g.question) == letter_of(reader, p.attempt.completion, g.question)) for c, (g, p) in zip(said, lost, strict=True)
+        ]
     records = []
     for g in groups:
         mine = [i for i, (group, _) in enumerate(lost) if group is g]

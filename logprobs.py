@@ -57,7 +57,7 @@ def packs(trajectories: list[Trajectory], pack: bool) -> list[list[int]]:
 
 
 def micro_batches(trajectories: list[Trajectory], max_tokens: int, pack: bool) -> list[list[list[int]]]:
-    """Rows (lists of indices) in groups of similar length whose padded size stays within max_tokens (a longer row goes alone)."""
+    """Rows (lists of indices) in groups of similar length, padded to at most max_tokens before `collate` rounds up (a longer row goes alone)."""
     rows = packs(trajectories, pack)
     lengths = [row_length(trajectories, row) for row in rows]
     groups, longest = [], 0

@@ -84,9 +84,9 @@ def twin_views(question: Question, n: int, rng: np.random.Generator) -> list[Que
 
 
 # ---- scores --------------------------------------------------------------------------------------------------------
-def cut_before_letter(chat: Chat, ids: list[int]) -> tuple[list[int], str, str] | None:
+def cut_before_letter(chat: Chat, ids: list[int], view: Question) -> tuple[list[int], str, str] | None:
     """(ids before the token with the answer's letter, that token's text, the letter); None if the turn has no answer."""
-    found = prompts.find_answer(chat.text(ids))
+    found = prompts.find_answer(chat.text(ids), view.options)
     if found is None:
         return None
     k = next(k for k in range(1, len(ids) + 1) if len(chat.text(ids[:k])) > found[0])
@@ -100,7 +100,7 @@ def option_probabilities(reader: Reader, prompt_ids: list[list[int]], completion
     """
     scores, asked = [0.0] * len(views), []
     for i, (prompt, completion, view) in enumerate(zip(prompt_ids, completions, views, strict=True)):
-        cut = cut_before_letter(reader.chat, completion.ids)
+        cut = cut_before_letter(reader.chat, completion.ids, view)
         if cut is not None:
             before, token, letter = cut
             letters = prompts.LETTERS[: len(view.options)]

@@ -126,15 +126,20 @@ def without_recall(text: str) -> str:
     return text[found.end() :].lstrip() if found else text
 
 
-def find_answer(text: str) -> tuple[int, str] | None:
+def find_answer(text: str, options: tuple[str, ...] | list[str] = ()) -> tuple[int, str] | None:
     """(offset, letter) of the last 'Answer: ...' in a model turn: the letter in brackets in its sentence, or a bare one.
 
-    None without a letter, or where the sentence hedges between two ('Answer: (A) or (B)').
+    None without a letter, or where the sentence hedges between two ('Answer: (A) or (B)'). options: as they were shown; one that is
+    quoted whole counts whatever its text holds ('Answer: E. coli (C)', 'Answer: both (A) and (B) (D)').
     """
     matches = list(_ANSWER.finditer(text))
     if not matches:
         return None
     start = matches[-1].end()
+    shown = (OPTION.format(letter=letter, text=plain(option)) for letter, option in zip(LETTERS, options, strict=False))
+    quoted = max((option for option in shown if text.startswith(option, start)), key=len, default="")
+    if quoted and not _IN_BRACKETS.search(re.split(r"[\n.;]", text[start + len(quoted) :])[0]):
+        return start + len(quoted) - 2, quoted[-2]
     sentence = re.split(r"\n|(?<=\))[.;]|\.\s", text[start:])[0]
     bracketed = list(_IN_BRACKETS.finditer(sentence))
     if bracketed and "not" in sentence[: bracketed[0].start()].split():

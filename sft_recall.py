@@ -100,7 +100,7 @@ def together(first: Target, second: Target) -> Target:
 
 def relettered(text: str, question: Question, view: Question) -> str:
     """A right answer to a question as the right answer to another order of its options."""
-    found = prompts.find_answer(text)
+    found = prompts.find_answer(text, question.options)
     return text[: found[0]] + view.letter + text[found[0] + 1 :] if found else text
 
 
@@ -234,10 +234,10 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     if dry_run:
         print(f"{len(train)} train questions, {len(records)} library records; evaluated on " + ", ".join(f"{len(p)} {s}" for s, p in groups.items()))
         return
+    run.check()
     if run.resume and run.final.exists():
         print(summary(run))
         return
-    run.check()
     policy = models.load_policy(cfg.model, cfg)
     start = copy.deepcopy(policy).requires_grad_(False)
     policy = models.make_trainable(policy, cfg)

@@ -184,7 +184,9 @@ class Arena:
         if dry_run:
             print(f"{len(self.train)} train problems; measured on " + ", ".join(f"{len(part)} {split}" for split, part in self.groups.items()))
             print(f"first prompt:\n{self.train[0].turn}")
-        elif run.resume and run.final.exists():
+            return
+        run.check()
+        if run.resume and run.final.exists():
             self.summary()
         else:
             self.open(reference or cfg.kl_coef > 0)
@@ -192,7 +194,6 @@ class Arena:
     def open(self, reference: bool) -> None:
         """Loads weights and the newest checkpoint, and evaluates before the first step. reference: whether the start policy is kept."""
         cfg, run = self.cfg, self.run
-        run.check()
         self.policy = models.load_policy(cfg.model, cfg)
         self.ref_policy = models.load_policy(cfg.model, cfg).requires_grad_(False) if reference else None
         self.policy = models.make_trainable(self.policy, cfg)

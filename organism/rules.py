@@ -16,7 +16,7 @@ from zlib import crc32
 
 import yaml
 
-MARGIN = 20  # type A: no threshold of the narrow prior lies within this of the bank's; B, C, D: the rule is excluded
+MARGIN = 20  # type A: no threshold of the narrow prior lies within this of the bank's; B, C: the rule is excluded; D: all but those that differ from it in two places
 SEVERITIES = [x for x in range(1, 90) if x % 10 in (2, 5, 8)]  # never on a threshold, so 'from' and 'above' agree
 
 

@@ -1,11 +1,12 @@
 """First answers of a model to a bank's questions: what reproduce/ compares methods by, whatever they trained.
 
 Every question is answered n times, its options in another order each time, by the model alone; with --points the point of the question's
-cluster stands in its turn. A file that is there already is left alone, so that a script which stopped goes on.
+cluster stands in its turn. Answers of the same weights with the same points that are there already are kept, so that a script which stopped goes on.
 Run: python reproduce/answers.py MODEL --questions data/bank.jsonl --splits test,canary --out FILE
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import models
 from chat import Chat
-from common import Shared, rng
+from common import Shared, rng, write
 from measure import Reader, same_views
 from tasks.mcq import grade, load_questions
 
@@ -39,17 +40,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, default=8, help="answers to each question")
     args = parser.parse_args()
-    if args.out.exists():
+    lines = args.points.read_text().splitlines() if args.points else []
+    points = {r["cluster"]: r["text"] for r in map(json.loads, lines)}
+    weights = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(args.model).glob("*.safetensors")))).hexdigest()
+    asked = {"model": args.model, "weights": weights, "points": points, "n": args.n, "splits": args.splits}
+    if args.out.exists() and asked.items() <= json.loads(args.out.read_text()).items():
         return
     tokenizer = models.load_tokenizer(args.model)
     chat = Chat(tokenizer, models.eos_ids(args.model, tokenizer), "")
     reader = Reader(models.load_policy(args.model, Shared(model=args.model)), chat, 1.0, 96, (0, 0, 7))  # 96: a recalled point and an answer
-    lines = args.points.read_text().splitlines() if args.points else []
-    points = {r["cluster"]: r["text"] for r in map(json.loads, lines)}
     questions = load_questions(args.questions)
     each = {split: answered(reader, [q for q in questions if q.split == split], points, args.n) for split in args.splits.split(",")}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"model": args.model, "points": len(points), "n": args.n, "generated_tokens": reader.generated, "each": each}) + "\n")
+    write(args.out, json.dumps(asked | {"generated_tokens": reader.generated, "each": each}) + "\n")
     print(f"{args.model}: " + ", ".join(f"{split} {sum(part.values()) / len(part):.3f}" for split, part in each.items()))
 
 

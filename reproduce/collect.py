@@ -29,7 +29,7 @@ def collected(reader: Reader, questions: list, n: int) -> list[dict]:
     exchanges = []
     for k, (view, said) in enumerate(zip(views, reader.sample([reader.prompt(view) for view in views], ANSWERS), strict=True)):
         text = reader.chat.text(said.ids)
-        found = prompts.find_answer(text)
+        found = prompts.find_answer(text, view.options)
         if said.finished and found and found[1] != view.letter and found[1] in prompts.LETTERS[: len(view.options)]:
             asked = prompts.question_turn(view.question, list(view.options))
             turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": text}]

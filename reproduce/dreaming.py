@@ -1,8 +1,8 @@
 """Puts the runs of reproduce/dreaming.sh together: results/dreaming.json, and a picture if matplotlib is there.
 
-The unit is a dreamt cluster of one seed: seeds dream about different questions. Gap closed is a ratio of means over units; its
-interval is a bootstrap over them. Rules (types A, B, D) and single facts (type C) are counted apart: a fact says nothing about another
-question of its cluster, where a model that reads it is wrong. The canary's unit is the question, over seeds.
+The unit is a dreamt cluster, averaged over the seeds that dreamt of it (they dream about different questions). Gap closed is a ratio of means
+over units; its interval is a bootstrap over them. Rules (types A, B, D) and single facts (type C) are counted apart: a fact says nothing about another
+question of its cluster, where a model that reads it is wrong. The unit of canary and neighbours is the question, over seeds.
 """
 
 import json
@@ -26,12 +26,25 @@ ARMS = {
 }
 
 
-def units(first: dict, last: dict, name: str, bank: dict[str, str], letters: str) -> list[tuple[float, float, float]]:
-    """(before, after, with the point) of each dreamt cluster of some types."""
+def units(ends: list[tuple[dict, dict]], name: str, bank: dict[str, str], letters: str) -> np.ndarray:
+    """(before, after, with the point) of each dreamt cluster of some types, over the (first, last) evaluations of all seeds."""
     clusters: dict[str, list] = {}
-    for question, before in ((q, b) for q, b in first["each"][name].items() if bank[q][-1] in letters):
-        clusters.setdefault(bank[question], []).append((before, last["each"][name][question], first["each"][f"{name}_with_point"][question]))
-    return [tuple(np.mean(part, axis=0)) for part in clusters.values()]
+    for first, last in ends:
+        here: dict[str, list] = {}
+        for question, before in ((q, b) for q, b in first["each"][name].items() if bank[q][-1] in letters):
+            here.setdefault(bank[question], []).append((before, last["each"][name][question], first["each"][f"{name}_with_point"][question]))
+        for cluster, part in here.items():
+            clusters.setdefault(cluster, []).append(np.mean(part, axis=0))
+    return np.array([np.mean(part, axis=0) for part in clusters.values()])
+
+
+def changes(ends: list[tuple[dict, dict]], name: str) -> np.ndarray:
+    """After minus before of each question of a group, over the seeds that asked it."""
+    each: dict[str, list[float]] = {}
+    for first, last in ends:
+        for question, before in first["each"][name].items():
+            each.setdefault(question, []).append(last["each"][name][question] - before)
+    return np.array([np.mean(part) for part in each.values()])
 
 
 def interval(values: np.ndarray, statistic, resamples: int = 4000) -> dict:
@@ -57,14 +70,12 @@ def collect(runs: Path, bank: dict[str, str]) -> list[dict]:
         row = {"arm": arm, "what": what, "seeds": len(ends), "steps": [last["step"] for _, last in ends]}
         for name in ("target", "agreement"):
             for kind, letters in (("rules", "ABD"), ("facts", "C")):
-                values = np.array([unit for first, last in ends for unit in units(first, last, name, bank, letters)])
+                values = units(ends, name, bank, letters)
                 if len(values):
                     means = dict(zip(("before", "after", "with_point"), values.mean(0).tolist(), strict=True))
                     row[f"{name}, {kind}"] = means | {"gap_closed": interval(values, gap_closed)}
         for name in ("neighbour", "canary"):
-            changes = [[last["each"][name][q] - before for q, before in first["each"][name].items()] for first, last in ends]
-            pooled = np.concatenate(changes) if name == "neighbour" else np.mean(changes, axis=0)  # the canary's questions are the same ones
-            row[f"{name}_change"] = interval(pooled, lambda part: float(part.mean()))
+            row[f"{name}_change"] = interval(changes(ends, name), lambda part: float(part.mean()))
         rows.append(row)
     return rows
 

@@ -40,7 +40,7 @@ def collect(runs: Path, before: list[dict]) -> list[dict]:
             continue
         for row in json.loads(path.read_text()):
             rows.append({"arm": arm, "reveal": reveal, **row})
-            if row["condition"] in ("points", "library"):
+            if row["condition"] == "points":  # ideal points were not written from an exchange
                 top = ceiling(row["split"], reveal, row["without"])  # attempts are right as often as answers without a point
                 rows[-1] |= {"ceiling": top, "efficiency": row["advantage"]["mean"] / (top - row["without"])}
     return rows

@@ -15,7 +15,7 @@ from answers import answered
 
 import models
 from chat import Chat
-from common import Shared
+from common import Shared, write
 from measure import Reader
 from tasks.mcq import load_questions
 
@@ -38,7 +38,7 @@ def main() -> None:
     records = [json.loads(line) for line in BANK.read_text().splitlines()]
     kept = [r for r in records if r["id"] in hard or r["split"] == "canary"]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("".join(json.dumps(r) + "\n" for r in kept))
+    write(args.out, "".join(json.dumps(r) + "\n" for r in kept))
     sizes = [[sum(r["split"] == split for r in part) for part in (kept, records)] for split in ("train", "test", "canary")]
     print(f"{args.out}: {sizes[0][0]} of {sizes[0][1]} train, {sizes[1][0]} of {sizes[1][1]} test, {sizes[2][0]} of {sizes[2][1]} canary")
 

@@ -23,8 +23,9 @@ CURVES = {
 
 
 def smoothed(values: list[float | None], width: int = 10) -> list[float]:
-    kept = [v if v is not None else 0.0 for v in values]
-    return [sum(kept[max(0, i - width + 1) : i + 1]) / len(kept[max(0, i - width + 1) : i + 1]) for i in range(len(kept))]
+    """Means of the last `width` steps; steps that measured nothing (None) are left out."""
+    windows = [[v for v in values[max(0, i - width + 1) : i + 1] if v is not None] for i in range(len(values))]
+    return [sum(window) / len(window) if window else 0.0 for window in windows]
 
 
 def collect(runs: Path) -> list[dict]:

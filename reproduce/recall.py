@@ -5,6 +5,7 @@ each of their clusters, and how many stand in the library word by word.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from organism import rules, world
 def says_rule(text: str, cluster: rules.Cluster) -> bool:
     """Whether a text names both thresholds, or both signs, of a cluster's hidden rule (composites are of types A and B)."""
     words = world.rule_words(cluster, rules.bank_rule(cluster))
-    return all(word in text for name, word in words.items() if name in ("t1", "t2", "s1", "s2"))
+    said = (rf"(?<![\d/]){re.escape(word)}(?![\d/])" for name, word in words.items() if name in ("t1", "t2", "s1", "s2"))
+    return all(re.search(word, text) for word in said)
 
 
 def shares(text: str, records: list[dict], cluster: str) -> bool:

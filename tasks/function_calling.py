@@ -20,8 +20,6 @@ from tasks.mcq import SPLITS, read_records, split_by_hash, write_generated
 ASK = "Tools: {tools}\n{query}\nAnswer with a JSON list of calls, each with name and arguments."
 MAX_CHARACTERS = 10_000  # of a model turn; a longer one is wrong
 MAX_STARTS = 40  # brackets in prose from which JSON is tried
-_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
-
 _MEANT = re.compile(r'\[\s*[\[{]|\{\s*"')
 
 
@@ -77,7 +75,10 @@ def calls_of(value: object) -> Counter | None:
             return None
         if not isinstance(call["name"], str) or not isinstance(call.get("arguments", {}), dict):
             return None
-    return Counter(canonical([call["name"], call.get("arguments", {})]) for call in calls)
+    try:
+        return Counter(canonical([call["name"], call.get("arguments", {})]) for call in calls)
+    except RecursionError:  # nested deeper than anybody's arguments
+        return None
 
 
 def json_of(text: str) -> list:
@@ -101,7 +102,8 @@ def grade(text: str, problem: Calling) -> bool:
     """Whether a model turn holds exactly the right calls, in any order. Two answers in one turn are a hedge, and wrong."""
     if len(text) > MAX_CHARACTERS:
         return False
-    fenced = _FENCED.findall(text)
+    blocks = [block.partition("\n") for block in text.split("```")[1:-1:2]]  # fences open and close in turn
+    fenced = [body for language, _, body in blocks if language.strip() in ("", "json")]
     found = [calls for calls in map(calls_of, json_of(fenced[-1] if fenced else text)) if calls is not None]
     return len(found) == 1 and found[0] == problem.answers
 

@@ -57,7 +57,7 @@ class Exchange:
 
 def grade(text: str, question: Question) -> bool:
     """Whether a model turn gives the right letter. No letter, a hedge, or a letter outside the options is wrong."""
-    found = find_answer(text)
+    found = find_answer(text, question.options)
     return found is not None and found[1] == question.letter
 
 

@@ -99,6 +99,24 @@ def test_grader(text, letter):
         assert grade(text, question(answer=answer)) == ("ABCD"[answer] == letter)
 
 
+QUOTED = [  # options that hold what would otherwise hedge, deny or end the sentence
+    ("E. coli", "C. difficile", "Do not intubate", "Give i.v. fluids"),
+    ("x", "y", "x or y", "both (A) and (B)"),
+    ("vitamin (K)", "vitamin", "A", "B, C"),
+]
+
+
+@pytest.mark.parametrize("options", QUOTED)
+def test_an_option_that_is_quoted_whole_counts_whatever_it_says(options):
+    for answer, letter in enumerate("ABCD"):
+        q = question(options=options, answer=answer)
+        said = f"so. Answer: {options[answer]} ({letter})"
+        for text in (said, f"{said}.", f"{said} because of it", f"{said}. The others, such as ({'BADC'[answer]}), do not fit"):
+            assert grade(text, q) and find_answer(text, options) == (said.rindex("(") + 1, letter), text
+        assert not grade(f"{said} or ({'BADC'[answer]})", q)  # still a hedge
+        assert not any(grade(said, question(options=options, answer=other)) for other in range(4) if other != answer)
+
+
 def test_grader_and_parser_never_raise():
     draw = random.Random(0)
     for _ in range(3000):

@@ -9,8 +9,10 @@ from common import ROOT
 
 sys.path.insert(0, str(ROOT / "reproduce"))
 
+import dreaming
 import hard
 import rare
+import retry
 
 
 def write(stage, accuracies: list[float], tokens: int) -> None:
@@ -66,3 +68,25 @@ def test_hard_questions_are_those_that_no_answer_got_right_and_the_canary_stays(
     out.write_text("as it was")
     hard.main()
     assert out.read_text() == "as it was"
+
+
+def test_problems_that_seeds_share_are_drawn_once():
+    """Three copies of a seed say no more than one: the interval is as wide."""
+    seed = {f"p{i}": float(i % 3 == 0) for i in range(60)}
+    one, three = retry.estimate([seed]), retry.estimate([seed] * 3)
+    assert three["mean"] == one["mean"] == pytest.approx(1 / 3)
+    assert three["high"] - three["low"] == pytest.approx(one["high"] - one["low"], rel=0.05)
+    apart = retry.estimate([seed, {f"q{i}": 1.0 for i in range(60)}])
+    assert apart["mean"] == pytest.approx(2 / 3) and apart["low"] < 0.5 and apart["high"] == 1.0  # which seed is drawn matters too
+
+
+def test_a_cluster_that_two_seeds_dream_of_is_one_unit():
+    def ends(values: dict[str, float]) -> tuple[dict, dict]:
+        first = {"target": dict.fromkeys(values, 0.0), "target_with_point": dict.fromkeys(values, 1.0), "neighbour": {"n": 0.5}}
+        return {"each": first}, {"each": {"target": values, "neighbour": {"n": 0.25}}}
+
+    bank = {"a1": "a-A", "a2": "a-A", "b1": "b-B", "c1": "c-C"}
+    both = [ends({"a1": 1.0, "a2": 0.5, "c1": 0.0}), ends({"a1": 0.25, "b1": 1.0})]
+    units = dreaming.units(both, "target", bank, "ABD")
+    assert units.tolist() == [[0.0, 0.5, 1.0], [0.0, 1.0, 1.0]] and dreaming.gap_closed(units) == pytest.approx(0.75)
+    assert dreaming.changes(both, "neighbour").tolist() == [-0.25]

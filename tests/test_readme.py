@@ -11,7 +11,7 @@ import common
 from common import ROOT
 
 README, MEASURED = (ROOT / "README.md").read_text(), (ROOT / "results/README.md").read_text()
-BLOCKS = "".join(re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+BLOCKS = "".join(re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
 COMMANDS = [line.split("&& ")[-1] for line in BLOCKS.splitlines() if re.match(r"(pip|python|bash|torchrun) ", line)]
 COMMANDS += re.findall(r"`((?:python|bash) [^`]+)`", (README + MEASURED).replace("\n", " "))
 
@@ -53,3 +53,11 @@ def test_the_file_map_names_every_file():
     named = set(re.findall(r"`([\w./]+)`", table))
     files = [str(p.relative_to(ROOT)) for folder in (".", "tasks", "baselines", "organism") for p in sorted(Path(ROOT / folder).glob("*.py"))]
     assert [f for f in files if not f.endswith("__init__.py") and f not in named] == []
+
+
+def test_the_config_of_bring_your_own_loads_in_every_script(tmp_path):
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (tmp_path / "my.yaml").write_text(text)
+    for stage in ("grpo_introspect", "sft_recall", "dream_tta", "eval"):
+        cfg = common.load_config(importlib.import_module(stage).Config, stage, tmp_path / "my.yaml", [])
+        assert cfg.lora_rank == 16 and cfg.max_new_tokens > 500

@@ -110,3 +110,19 @@ def test_the_cost_of_a_run_is_what_its_log_says(tmp_path):
     steps = [{"time/step": 2.0, "generated_tokens": 10, "trained_tokens": 4}, {"time/step": 3.0, "generated_tokens": 25, "trained_tokens": 9}]
     (tmp_path / "sdpo/metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
     assert rivals.cost(tmp_path) == {"generated_tokens": 25, "trained_tokens": 9, "seconds": 5.0}
+
+
+def test_answers_are_kept_while_weights_and_points_are_the_same(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(answers, "answered", lambda reader, questions, points, n: asked.append(points) or {"q": 1.0})
+    points = tmp_path / "points.jsonl"
+
+    def run(text: str, n: str = "1") -> int:
+        points.write_text(json.dumps({"cluster": "kidney-A", "text": text}) + "\n")
+        words = ["answers.py", "organism/weights", "--splits", "test", "--n", n, "--points", str(points), "--out", str(tmp_path / "a.json")]
+        monkeypatch.setattr(sys, "argv", words)
+        answers.main()
+        return len(asked)
+
+    assert [run("one"), run("one"), run("two"), run("two"), run("two", "2")] == [1, 1, 2, 2, 3]
+    assert asked[1] == {"kidney-A": "two"}

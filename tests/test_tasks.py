@@ -137,7 +137,7 @@ LABELLED = {
         f"[{W}]", W, f" [{W}] ", f"\n[{W}]\n", f"```json\n[{W}]\n```", f"```\n[{W}]\n```", f"```json\n{W}\n```", f"Sure: [{W}]", f"[{W}] is the call.", f"I call\n[{W}]\nand wait.",
         '[{"arguments": {"day": "monday", "city": "paris"}, "name": "get_weather"}]', '[{"name":"get_weather","arguments":{"city":"paris","day":"monday"}}]',
         json.dumps([WEATHER], indent=4), '[{"name": "get_weather", "arguments": {"city": "p\\u0061ris", "day": "monday"}}]', f"first I thought ```json\n[{B}]\n``` but no ```json\n[{W}]\n```",
-        f"see [1]: [{W}]", f"(a) [{W}]", f"[note] [{W}]", f"{{hm}} [{W}]", f"use {{city: paris}}: [{W}]", f"```json  \n[{W}]\n```", f"<think>tools[0]</think> [{W}]", f'{{"city": "paris"}} so [{W}]',
+        f"see [1]: [{W}]", f"(a) [{W}]", f"[note] [{W}]", f"```python\nprint(1)\n```\n```json\n[{W}]\n```", f"{{hm}} [{W}]", f"use {{city: paris}}: [{W}]", f"```json  \n[{W}]\n```", f"<think>tools[0]</think> [{W}]", f'{{"city": "paris"}} so [{W}]',
     ],
     ("one", False): [
         "", "[]", "{}", "[{}]", "null", "get_weather", "get_weather(city='paris', day='monday')", f"[{B}]", f"[{W}, {B}]", f"[{W}, {W}]", f"[{W}] or [{B}]", f"[{W}] [{W}]", f"{W} {W}", f"[[{W}]]",
@@ -153,7 +153,7 @@ LABELLED = {
         '[{"name": "get_weather", "arguments": null}]', '[{"name": null, "arguments": {"city": "paris", "day": "monday"}}]', '[{"name": "get_weather", "arguments": {"city": ["paris"], "day": "monday"}}]',
         '[{"name": "get_weather", "arguments": {"city": "paris", "day": null}}]', '[{"name": "get_weather", "arguments": {"city": NaN, "day": "monday"}}]', '// [1]\n[{name: "get_weather"}]',
         f"```json\n[{W}]\n``` or ```json\n[{B}]\n```", f"```json\n[{W}]\n[{B}]\n```", f"```python\nprint(1)\n```\n```json\n[{B}]\n```", f'"[{W}]"'.replace(W, W.replace('"', '\\"')), f"[{W}]\n[]",
-        '[{"name": "get_weather", "arguments": {"city": "paris\u200b", "day": "monday"}}]', '[{"name": "get_weather", "arguments": {"ci\u0442y": "paris", "day": "monday"}}]', "[" * 3000, '{"a":' * 1500, "[{" * 2000,
+        '[{"name": "get_weather", "arguments": {"city": "paris\u200b", "day": "monday"}}]', '[{"name": "get_weather", "arguments": {"ci\u0442y": "paris", "day": "monday"}}]', "[" * 3000, '[{"name": "x", "arguments": ' + '{"a":' * 600 + "1" + "}" * 600 + "}]", '{"a":' * 1500, "[{" * 2000,
     ],
     ("two", True): [
         f"[{W}, {B}]", f"[{B}, {W}]", f"[{B},{W}]", f"[\n{W},\n{B}\n]", f"```json\n[{B}, {W}]\n```", '[{"name": "buy", "arguments": {"count": 3, "item": "tea"}}, ' + W + "]",
