@@ -47,7 +47,6 @@ class Config(Shared):
     needed_gain: float = 0.2  # gain of the chosen point, on answers that did not choose it, from which recall is needed
     not_needed_accuracy: float = 0.9  # accuracy without a point from which it is not
     loss_on: Literal["recall", "recall+answer"] = "recall"  # what is taught: the point, or a right answer too (paper: both)
-    joined: float = 0.0  # share of the targets that become two questions in one turn, with the points of both (ours: recalled points do not compose)
     held_out: float = 0.15  # share of the targets whose loss decides when to stop
     epochs: int = 30  # passes over the targets, at most
     patience: int = 3  # epochs without a better held-out loss after which training stops
@@ -64,8 +63,6 @@ class Config(Shared):
         for name in ("candidates", "n_measure", "epochs", "patience", "batch_size", "max_new_tokens", "eval_questions"):
             if getattr(self, name) < 1:
                 raise UserError(f"sft_recall.{name}: expected at least 1, got {getattr(self, name)}")
-        if not 0 <= self.joined <= 1:
-            raise UserError(f"sft_recall.joined: expected a share from 0 to 1, got {self.joined}")
         if not 0 < self.held_out < 1:
             raise UserError(f"sft_recall.held_out: expected a share between 0 and 1, got {self.held_out}")
 
@@ -89,13 +86,6 @@ class Target:
         block = chat.content_ids(prompts.RECALL.format(point=point)) if self.recall is not None else []
         answer = chat.content_ids(relettered(self.said, self.question, view)) + chat.between[:1] if self.said else []
         return Trajectory(reader.prompt(view), [(block, True), (answer, True)]), Trajectory(reader.prompt(view, self.recall), [(answer, True)])
-
-
-def together(first: Target, second: Target) -> Target:
-    """Both questions in one turn, under the options of the first; what is recalled is what either of them needs."""
-    points = [t.recall for t in (first, second) if t.recall is not None]
-    both = replace(first.question, question=f"{first.question.question} {second.question.question}")
-    return Target(both, ". ".join(points) or None, first.said)
 
 
 def relettered(text: str, question: Question, view: Question) -> str:
@@ -155,16 +145,12 @@ def make_targets(cfg: Config, reader: Reader, questions: list[Question], records
 
 # ---- training ------------------------------------------------------------------------------------------------------
 def epoch_of(cfg: Config, reader: Reader, targets: list[Target], epoch: int) -> list[list[tuple[Trajectory, Trajectory]]]:
-    """The batches of an epoch: the smaller class repeated until both are equally many, some joined, shuffled, options in a new order."""
+    """The batches of an epoch: the smaller class repeated until both are equally many, shuffled, options in a new order."""
     draw = rng(cfg.seed, ORDER, epoch)
     classes = [[t for t in targets if t.recall is not None], [t for t in targets if t.recall is None]]
     most = max(map(len, classes))
     drawn = [part[i % len(part)] for part in classes if part for i in range(most)]
     drawn = [drawn[i] for i in draw.permutation(len(drawn))]
-    for i, target in enumerate(drawn if cfg.joined else ()):
-        others = [t for t in targets if t.question.cluster != target.question.cluster]
-        if others and draw.random() < cfg.joined:
-            drawn[i] = together(target, others[draw.integers(len(others))])
     pairs = [t.conversations(reader, same_views(t.question, 1, draw)[0]) for t in drawn]
     return [pairs[i : i + cfg.batch_size] for i in range(0, len(pairs), cfg.batch_size)]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import library
-import measure
 from organism import rules, world
 
 
@@ -48,44 +47,13 @@ def novelty(units: list[dict], records: list[dict]) -> dict:
     return counts | {"examples": [{"clusters": "+".join(both), "text": text} for text, both in texts[:10]]}
 
 
-def by_cluster(unit: dict) -> dict[str, dict[str, float]]:
-    """What the recalled text is worth to a question beyond no point, by cluster and question."""
-    found: dict[str, dict[str, float]] = {}
-    for r in unit["questions"]:
-        found.setdefault(r["cluster"], {})[r["question_id"]] = r["with"] - r["without"]
-    return found
-
-
-def changes(plain: list[dict], joined: list[dict]) -> list[dict]:
-    """What joined targets change, by split and reader: gain of recalled texts, question by question, seeds paired in their order."""
-    rows = []
-    for split in dict.fromkeys(u["split"] for u in joined):
-        for reader in ("start", "own"):
-            sides = []
-            for units in (plain, joined):
-                sides.append(
-                    [by_cluster(u) for u in units if (u["split"], u["condition"]) == (split, "recalled") and (u["reader"] == "start") == (reader == "start")]
-                )
-            seeds = [{c: [b[c][q] - a[c][q] for q in part] for c, part in a.items()} for a, b in zip(*sides, strict=True)]
-            rows.append({"split": split, "reader": reader} | measure.estimate(seeds, split))
-    return rows
-
-
-def evaluated(folder: Path, records: list[dict]) -> tuple[list[dict], dict]:
-    """(units, what results/recall.json says of them) of a run of eval.py."""
-    units = [json.loads(line) for line in (folder / "eval/results.jsonl").read_text().splitlines()]
-    read = {name: json.loads((folder / f"eval/{name}.json").read_text()) for name in ("summary", "table")}
-    return units, {"summary": read["summary"], "novelty": novelty(units, records), "table": read["table"]}
-
-
 if __name__ == "__main__":
     runs, out = Path(sys.argv[1]), Path(sys.argv[2])
-    records = library.load_library(runs / "library.jsonl")
-    (plain, result), (joined, other) = (evaluated(folder, records) for folder in (runs, runs / "joined"))
-    result["joined"] = other | {"changes": changes(plain, joined)}
+    units = [json.loads(line) for line in (runs / "eval/results.jsonl").read_text().splitlines()]
+    result = {
+        "summary": json.loads((runs / "eval/summary.json").read_text()), "novelty": novelty(units, library.load_library(runs / "library.jsonl")),
+        "table": json.loads((runs / "eval/table.json").read_text()),
+    }  # fmt: skip
     (out / "recall.json").write_text(json.dumps(result, indent=1) + "\n")
-    for name, folder in (("recall_table", runs), ("recall_joined", runs / "joined")):
-        (out / f"{name}.md").write_text((folder / "eval/table.md").read_text())
-    for c in result["joined"]["changes"]:
-        print(f"joined minus not, gain of recalled texts on {c['split']}, {c['reader']} reader: {c['mean']:+.3f} [{c['low']:+.3f}, {c['high']:+.3f}]")
-    print(f"wrote {out}/recall.json, recall_table.md, recall_joined.md")
+    (out / "recall_table.md").write_text((runs / "eval/table.md").read_text())
+    print(f"wrote {out}/recall.json, {out}/recall_table.md")

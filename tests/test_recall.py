@@ -142,21 +142,6 @@ def test_epochs_are_balanced_and_reorder_the_options(reader):
     assert epoch_of(cfg, reader, targets, 1)[0][0][0].ids == first[0][0][0].ids
 
 
-def test_joined_targets_ask_both_questions_and_recall_what_either_needs(reader):
-    first, second = (next(q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "train" and q.cluster == name) for name in ("kidney-A", "heart-B"))
-    a, b, none = Target(first, "one", f"Answer: {first.options[first.answer]} ({first.letter})"), Target(second, "two", None), Target(second, None, None)
-    both = sft_recall.together(a, b)
-    assert both.recall == "one. two" and both.question.question == f"{first.question} {second.question}" and both.question.options == first.options
-    assert sft_recall.together(a, none).recall == sft_recall.together(none, a).recall == "one" and sft_recall.together(none, none).recall is None
-    targets = [a] * 20 + [b] * 20
-    for share, least, most in ((0.0, 0, 0), (0.5, 8, 32), (1.0, 40, 40)):
-        pairs = [pair for batch in epoch_of(settings(f"joined={share}"), reader, targets, 1) for pair in batch]
-        joined = [second.question in (text := reader.chat.text(t.ids)) and first.question in text for t, _ in pairs]
-        assert len(pairs) == 40 and least <= sum(joined) <= most
-    alone = [t for batch in epoch_of(settings("joined=1"), reader, [a] * 4, 1) for t, _ in batch]
-    assert not any(second.question in reader.chat.text(t.ids) for t in alone)  # nothing of another cluster to join
-
-
 def test_held_out_loss_is_the_mean_over_targets(reader):
     cfg = settings()
     said = [f"Answer: {q.options[q.answer]} ({q.letter})" for q in QUESTIONS]
@@ -207,7 +192,6 @@ def test_a_library_of_other_clusters_is_an_error(tmp_path):
     [
         ("held_out=1.0", "between 0 and 1"),
         ("epochs=0", "at least 1"),
-        ("joined=2", "from 0 to 1"),
         ("eval_questions=0", "at least 1"),
         ("loss_on=answer", "expected one of"),
     ],
