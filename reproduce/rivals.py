@@ -26,6 +26,7 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "start": ("start model", "nothing", False),
     "ssd": ("SSD", "nothing", False),
     "grpo": ("GRPO", "right or wrong", False),
+    "grpo-long": ("GRPO, 600 steps instead of 120", "right or wrong", False),
     "dr-grpo": ("Dr. GRPO", "right or wrong", False),
     "composer": ("Composer 2's chain", "right or wrong", False),
     "retry": ("Reflect, Retry, Reward", "right or wrong", False),
@@ -178,31 +179,23 @@ def markdown(rows: list[dict]) -> str:
         splits = list(at["bank", "start"]["splits"])
         asked = max(len(e["seeds"]) for (k, _), r in at.items() if k == "bank" for e in r["splits"].values())
         out += ["", f"The bank: all 16 exchanges of each of its 20 train clusters ({asked} seed{'s' * (asked > 1)})", ""]
-        out += ["| revealed | method | " + " | ".join(splits) + " | tokens of the last stage generated, trained; seconds |", "|" + "---|" * (len(splits) + 3)]
+        out += ["| revealed | method | " + " | ".join(splits) + " | sampled by the last stage; seconds |", "|" + "---|" * (len(splits) + 3)]
         for arm, (what, revealed, context) in ARMS.items():
             if ("bank", arm) in at:
                 spent = at["bank", arm]["cost"]
-                kilo = [np.mean([c[name] for c in spent]) / 1000 if all(name in c for c in spent) else None for name in ("generated_tokens", "trained_tokens")]
-                told = ", ".join("-" if x is None else f"{x:,.0f} k" for x in kilo) + (
-                    f"; {np.mean([c['seconds'] for c in spent]):.0f}" if all("seconds" in c for c in spent) else ""
-                )
+                known = {name: np.mean([c[name] for c in spent]) for name in ("generated_tokens", "seconds") if all(name in c for c in spent)}
+                told = f"{known['generated_tokens'] / 1000:,.0f} k" if "generated_tokens" in known else "-"
+                told += f"; {known['seconds']:.0f}" if "seconds" in known else ""
                 out.append(f"| {revealed}{', text in context' * context} | {what} | " + " | ".join(shown(of("bank", arm, s)) for s in splits) + f" | {told} |")
-    for k in [*ks, "bank"]:
-        for rival in ("sdpo", "grpo"):
-            e = (of(k, PRIMARY[2], "test") or {}).get(f"against {rival}")
-            if e:
-                name = "Primary contrast, " * ((k, "test", PRIMARY[2], rival) == PRIMARY)
-                out.append(
-                    f"\n{name}k = {k}: ours dreamt minus {ARMS[rival][0]}, {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}"
-                    + " (Holm)" * ("p_holm" in e)
-                )
+    for k, arm, rival in ((k, arm, rival) for k in [*ks, "bank"] for arm in ("dreamt", "recalled") for rival in ("sdpo", "grpo")):
+        e = (of(k, arm, "test") or {}).get(f"against {rival}")
+        if e:
+            name, corrected = "Primary contrast, " * ((k, "test", arm, rival) == PRIMARY), " (Holm)" * ("p_holm" in e)
+            difference = f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}{corrected}"
+            out.append(f"\n{name}k = {k}: ours {arm} minus {ARMS[rival][0]}, {difference}")
     seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
-    return "\n".join(
-        [
-            *out,
-            f"\nMeans over clusters and {seeds} seeds unless said otherwise, 95 % intervals over both and questions. The start model is asked once, and so is a context that all seeds share.",
-        ]
-    )
+    means = f"Means over clusters and {seeds} seeds unless said otherwise, 95 % intervals over both and questions."
+    return "\n".join([*out, f"\n{means} The start model is asked once, and so is a context that all seeds share."])
 
 
 def picture(rows: list[dict], path: Path) -> None:
