@@ -84,7 +84,7 @@ def picture(rows: list[dict], path: Path) -> None:
     plt = pyplot()
     if plt is None:
         return
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), sharey=True, layout="constrained")
     for axis, (name, title) in zip(
         axes, (("target, rules", "accuracy without the point"), ("agreement, rules", "agreement with the start model that reads the point")), strict=True
     ):
@@ -97,7 +97,8 @@ def picture(rows: list[dict], path: Path) -> None:
         axis.set_yticks(range(len(rows)), [f"{row['what']}\n(seeds: {row['seeds']})" for row in rows[::-1]], fontsize=7)
         axis.set_ylim(-0.6, len(rows) - 0.4)
         axis.set_title(f"{title}\n(rules, questions that were not dreamt)", fontsize=8)
-    axes[0].legend(fontsize=7, loc="lower right")
+        axis.tick_params(axis="y", length=0, pad=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="outside lower right", ncols=3)
     figure.savefig(path, metadata={"Date": None})
 
 
