@@ -44,6 +44,7 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "written": ("ours: stage 1, its best point in context", "explanation", True),
 }
 PRIMARY = ("4", "test", "dreamt", "sdpo")
+AGAINST = ("sdpo", "grpo", "grpo-long")  # every other arm is compared with these
 SHOWN = {  # in the picture: colour, label
     "grpo": (figures.GREY, "GRPO"), "sft-explanation": (figures.PURPLE, "SFT, told explanations"), "sdpo": (figures.ORANGE, "SDPO, told explanations"),
     "resd": (figures.GREEN, "Resd, told explanations"), "dreamt": (figures.BLUE, "ours: stage 3, dreamt"), "written": ("#d64570", "ours: stage 1, in context"),
@@ -121,8 +122,8 @@ def collect(runs: Path) -> list[dict]:
                 row["splits"][split] = measured(part, split)
                 if arm != "start":
                     row["splits"][split]["against start"] = measured(differences(part, [found["start"][0][split]] * len(part)), split)
-                for rival in ("sdpo", "grpo"):
-                    if len(part) == len(found.get(rival, [])) and arm not in ("start", "sdpo", "grpo"):
+                for rival in AGAINST:
+                    if len(part) == len(found.get(rival, [])) and arm not in ("start", *AGAINST):
                         row["splits"][split][f"against {rival}"] = measured(differences(part, [s[split] for s in found[rival]]), split)
             rows.append(row)
     return rows
@@ -132,8 +133,7 @@ def together(rows: list[dict], earlier: list[dict]) -> list[dict]:
     """`rows`, and those of numbers of exchanges that were measured earlier (runs may be gone, tables stay); p corrected over all."""
     rows = [r for r in earlier if r["exchanges"] not in {r["exchanges"] for r in rows}] + rows
     rows.sort(key=lambda r: (r["exchanges"] == "bank", r["exchanges"].zfill(4)))
-    names = ("sdpo", "grpo")
-    against = [r["splits"]["test"].get(f"against {n}") for r in rows for n in names if (r["exchanges"], "test", r["arm"], n) != PRIMARY]
+    against = [r["splits"]["test"].get(f"against {n}") for r in rows for n in AGAINST if (r["exchanges"], "test", r["arm"], n) != PRIMARY]
     against = [a for a in against if a]
     for part, p in zip(against, holm([a["p"] for a in against]), strict=True):
         part["p_holm"] = p
@@ -187,7 +187,7 @@ def markdown(rows: list[dict]) -> str:
                 told = f"{known['generated_tokens'] / 1000:,.0f} k" if "generated_tokens" in known else "-"
                 told += f"; {known['seconds']:.0f}" if "seconds" in known else ""
                 out.append(f"| {revealed}{', text in context' * context} | {what} | " + " | ".join(shown(of("bank", arm, s)) for s in splits) + f" | {told} |")
-    for k, arm, rival in ((k, arm, rival) for k in [*ks, "bank"] for arm in ("dreamt", "recalled") for rival in ("sdpo", "grpo")):
+    for k, arm, rival in ((k, arm, rival) for k in [*ks, "bank"] for arm in ("dreamt", "recalled") for rival in AGAINST):
         e = (of(k, arm, "test") or {}).get(f"against {rival}")
         if e:
             name, corrected = "Primary contrast, " * ((k, "test", arm, rival) == PRIMARY), " (Holm)" * ("p_holm" in e)
