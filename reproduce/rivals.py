@@ -203,9 +203,11 @@ def picture(rows: list[dict], path: Path) -> None:
     ks = sorted({int(r["exchanges"]) for r in rows if r["exchanges"] != "bank"})
     if plt is None or not ks:
         return
-    last = str(ks[-1])
-    best = max((arm for arm in SHOWN if (last, arm) in at and not ARMS[arm][2]), key=lambda arm: at[last, arm]["mean"])
-    title = f"With nothing in context {ARMS[best][0]} learns most from {last} exchanges of a new cluster: {at[last, 'start']['mean']:.2f} to {at[last, best]['mean']:.2f}"
+    last, ends = str(ks[-1]), []
+    for k in map(str, dict.fromkeys((ks[0], ks[-1]))):
+        best = max((arm for arm in SHOWN if (k, arm) in at and not ARMS[arm][2]), key=lambda arm, k=k: at[k, arm]["mean"])
+        ends.append(f"from {k} exchange{'s' * (k != '1')} {at[k, 'start']['mean']:.2f} to {at[k, best]['mean']:.2f} ({ARMS[best][0]})")
+    title = f"New clusters, best with nothing in context: {', '.join(ends)}"
     start = at[last, "start"]
     seeds = max(len(e["seeds"]) for e in at.values())
     note = f"{seeds} seeds, {start['clusters']} clusters, {start['questions']} questions; bars: 95 % intervals; dashed: a text in context; grey, dotted: start model; finely dotted: a Bayesian who sees the answers alone"
