@@ -64,10 +64,8 @@ class Config(Shared):
     save_every: int = 20  # steps between checkpoints
 
     def check(self) -> None:
-        for name in ("dream_questions", "variants", "n_label", "steps", "variants_per_step", "eval_every", "n_eval", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"dream_tta.{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("eval_questions", "max_new_tokens", "max_question_tokens"):
+        counts = ("dream_questions", "variants", "n_label", "steps", "variants_per_step", "eval_every", "eval_questions", "n_eval", "save_every")
+        for name in (*counts, "max_new_tokens", "max_question_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"dream_tta.{name}: expected at least 1, got {getattr(self, name)}")
         if self.temperature == 0:
