@@ -20,6 +20,7 @@ def dots(axis, rows: list[tuple]) -> None:
     axis.axvline(0, color=GREY, linewidth=0.6)
     axis.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(label, 38)) for label, _ in rows[::-1]], fontsize=7)
     axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.locator_params(axis="x", nbins=6)  # more numbers would run into each other where changes are small
     if seen - {None}:
         legend(axis, 3)
 

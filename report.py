@@ -72,6 +72,8 @@ def read_stages(paths: list[Path]) -> list[Stage]:
             config = common.parse_yaml((folder / "config.yaml").read_text(), str(folder / "config.yaml"))
             table = folder / "table.json"
             logs = {name: read_log(folder / f"{name}.jsonl") for name in LOGS}
+            if folder.name not in STAGES[:4]:
+                logs["rollouts"] = []  # a rival's are no learning points
             stages[folder] = Stage(folder, config, logs, json.loads(table.read_text()) if table.exists() else [])
     return sorted(stages.values(), key=lambda stage: STAGES.index(stage.kind))
 

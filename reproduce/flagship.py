@@ -9,7 +9,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from eval import by_cluster, shared
 from figures import pyplot
+from measure import estimate
 from organism import rules
 
 TITLES = {"test_clusters": "skill: clusters that were never rewarded", "test": "memory and skill: new questions of rewarded clusters"}
@@ -17,7 +19,9 @@ ARMS = {
     "explanation": "losers see the explanation",
     "answer": "losers see the answer alone",
     "losers": "losers see the explanation, and only their points are trained",
+    "ssd": "the same, from what SSD leaves of the start model",
 }
+AGAINST = {"ssd - losers": ("ssd", "losers")}  # what the first step is worth: the trained writers' points, read by the start model
 
 
 def ceiling(split: str, reveal: str, won: float) -> float:
@@ -43,7 +47,21 @@ def collect(runs: Path, before: list[dict]) -> list[dict]:
             if row["condition"] == "points":  # ideal points were not written from an exchange
                 top = ceiling(row["split"], reveal, row["without"])  # attempts are right as often as answers without a point
                 rows[-1] |= {"ceiling": top, "efficiency": row["advantage"]["mean"] / (top - row["without"])}
+    for name, arms in AGAINST.items():
+        logs = [runs / arm / "eval/results.jsonl" for arm in arms]
+        rows += [against(name, logs)] if all(log.exists() for log in logs) else [row for row in before if row["arm"] == name]
     return rows
+
+
+def against(name: str, logs: list[Path]) -> dict:
+    """The gains of one arm's points minus those of another's, question by question and seed by seed."""
+    units = [[json.loads(line) for line in log.read_text().splitlines()] for log in logs]
+    asked = {"split": "test_clusters", "condition": "points", "reader": "start"}
+    parts = [[u["questions"] for u in part if u["writer"] != "start" and asked.items() <= u.items()] for part in units]
+    questions = shared([*parts[0], *parts[1]])
+    plus, minus = ([by_cluster(q) for q in half] for half in (questions[: len(parts[0])], questions[len(parts[0]) :]))
+    seeds = [{c: [a - b for a, b in zip(values, m[c], strict=True)] for c, values in p.items()} for p, m in zip(plus, minus, strict=True)]
+    return {"arm": name, **asked, "writer": "trained", "seeds": len(seeds), "questions": len(questions[0]), "advantage": estimate(seeds, asked["split"])}
 
 
 def label(row: dict) -> str:
@@ -55,7 +73,7 @@ def picture(rows: list[dict], path: Path) -> None:
     plt = pyplot()
     if plt is None:
         return
-    figure, axes = plt.subplots(len(ARMS), 2, figsize=(11, 9.5), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(len(ARMS), 2, figsize=(11, 3.2 * len(ARMS)), sharex=True, layout="constrained")
     for i, (arm, what) in enumerate(ARMS.items()):
         for j, (split, title) in enumerate(TITLES.items()):
             axis, part = axes[i][j], [r for r in rows if (r["arm"], r["split"]) == (arm, split) and not r["condition"].startswith("points -")][::-1]
