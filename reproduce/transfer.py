@@ -1,9 +1,13 @@
-"""Puts table transfer of reproduce/points.sh together (T5): where the points of one question help, and the map of it.
+"""Puts table transfer of reproduce/points.sh together (T5): where the points of one question help, the map of it, and whether rules show in it (T15).
 
     python reproduce/transfer.py runs/points/transfer/eval results        # transfer.json, transfer.md, transfer.svg
 
 A point is read on its own question, on others of its cluster, on other clusters of its type (A: two thresholds, B: two signs, the last
 letter of a cluster's name) and on clusters of the other type. The unit is the cluster of the point, averaged over writers.
+
+T15, in part: questions are grouped by where their points help (correlation of the gains on all questions, average linkage, as many groups as
+there are clusters), and the groups are held against the hidden clusters (adjusted Rand index: 0 by chance, 1 the same partition; p: labels
+permuted). Beside it the same by the words of the questions, which need no point.
 """
 
 import json
@@ -14,10 +18,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import common
 from comparisons import heat_map
 from conditions import label_test
 from figures import pyplot
 from measure import cluster_means, estimate
+from tasks.mcq import load_questions
 
 WHERE = ("its own question", "others of its cluster", "other clusters of its type", "the other type")
 
@@ -29,6 +35,10 @@ def place(record: dict) -> str:
     if record["cluster"] == record["on_cluster"]:
         return WHERE[1]
     return WHERE[2 if record["cluster"][-1] == record["on_cluster"][-1] else 3]
+
+
+def writer_name(unit: dict) -> str:
+    return "start" if unit["writer"] == "start" else Path(unit["writer"]).parent.parent.name
 
 
 def gains(records: list[dict], kind: str) -> dict[str, list[float]]:
@@ -57,7 +67,57 @@ def rows(units: list[dict]) -> list[dict]:
     return made
 
 
-def markdown(table: list[dict], tests: dict[str, tuple[float, float]]) -> str:
+# ---- groups (T15) --------------------------------------------------------------------------------------------------
+def rand_index(a: np.ndarray, b: np.ndarray) -> float:
+    """Adjusted Rand index of two partitions, given as labels (Hubert and Arabie 1985)."""
+    table = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(table, (a, b), 1)
+    together, in_a, in_b = ((counts * (counts - 1) / 2).sum() for counts in (table, table.sum(1), table.sum(0)))
+    chance = in_a * in_b / (len(a) * (len(a) - 1) / 2)
+    return float((together - chance) / ((in_a + in_b) / 2 - chance))
+
+
+def grouped(profiles: np.ndarray, k: int) -> np.ndarray:
+    """Labels of k groups of the rows: the two groups whose rows correlate most are joined until k are left (average linkage)."""
+    with np.errstate(invalid="ignore"):
+        similar = np.nan_to_num(np.corrcoef(profiles))  # a row without any spread is like no other
+    groups = [[i] for i in range(len(profiles))]
+    while len(groups) > k:
+        i, j = max(((i, j) for j in range(len(groups)) for i in range(j)), key=lambda ij: similar[np.ix_(groups[ij[0]], groups[ij[1]])].mean())
+        groups[i] += groups.pop(j)
+    labels = np.empty(len(profiles), dtype=int)
+    for label, members in enumerate(groups):
+        labels[members] = label
+    return labels
+
+
+def structure(units: list[dict], questions: dict[str, str], permutations: int = 2000) -> list[dict]:
+    """Whether questions whose points help alike share a hidden rule, for each writer, and by the questions' words."""
+    cluster_of = {r["question_id"]: r["cluster"] for r in units[0]["questions"]}
+    names = list(cluster_of)
+    place_of = {name: i for i, name in enumerate(names)}
+    profiles = {}
+    for u in units:
+        gains_QQ = np.zeros((len(names), len(names)))
+        for r in u["questions"]:
+            gains_QQ[place_of[r["question_id"]], place_of[r["on"]]] = r["with"] - r["without"]
+        profiles[f"where points of writer {writer_name(u)} help"] = gains_QQ
+    words = sorted({word for name in names for word in questions[name].split()})
+    profiles["words of the questions"] = np.array([[questions[name].split().count(word) for word in words] for name in names], dtype=float)
+    draw, found = np.random.default_rng(0), []
+    for name, profile in profiles.items():
+        row = {"by": name}
+        for what, labels in (("clusters", list(cluster_of.values())), ("types", [c[-1] for c in cluster_of.values()])):
+            true = np.unique(labels, return_inverse=True)[1]
+            made = grouped(profile, true.max() + 1)
+            drawn = [rand_index(made, draw.permutation(true)) for _ in range(permutations)]
+            index = rand_index(made, true)
+            row[what] = {"rand_index": index, "p": (1 + sum(d >= index for d in drawn)) / (1 + permutations)}
+        found.append(row)
+    return found
+
+
+def markdown(table: list[dict], tests: dict[str, tuple[float, float]], groups: list[dict]) -> str:
     kinds = {"all": "all clusters", "A": "two thresholds", "B": "two signs"}
     lines = ["| writer | the point is read on | " + " | ".join(kinds.values()) + " |", "|---|---|---|---|---|"]
     at = {(r["writer"], r["where"], r["type"]): r for r in table}
@@ -68,6 +128,11 @@ def markdown(table: list[dict], tests: dict[str, tuple[float, float]]) -> str:
             lines.append(f"| {writer} | {where} | " + " | ".join(cells) + " |")
     lines.append("")
     lines += [f"- {name}: its cluster minus other clusters {value:+.3f}, p {p:.4f} (cluster labels permuted)" for name, (value, p) in tests.items()]
+    lines += ["", "Groups of questions against the hidden clusters, and two groups against the two types: adjusted Rand index (p, labels permuted)", ""]
+    lines += ["| grouped by | clusters | types |", "|---|---|---|"]
+    for row in groups:
+        cells = [f"{row[what]['rand_index']:.2f} ({row[what]['p']:.4f})" for what in ("clusters", "types")]
+        lines.append(f"| {row['by']} | " + " | ".join(cells) + " |")
     seeds, clusters = len(at["trained", WHERE[0], "all"]["seeds"]), at["start", WHERE[0], "all"]["clusters"]
     return "\n".join(
         [
@@ -96,12 +161,14 @@ def picture(units: list[dict], path: Path) -> None:
 def main() -> None:
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     units = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    tests = {"start" if u["writer"] == "start" else Path(u["writer"]).parent.parent.name: label_test(u["questions"]) for u in units}
-    table = rows(units)
-    (out / "transfer.json").write_text(json.dumps({"rows": table, "label tests": tests}, indent=1) + "\n")
-    (out / "transfer.md").write_text(markdown(table, tests) + "\n")
+    tests = {writer_name(u): label_test(u["questions"]) for u in units}
+    bank = common.parse_yaml((folder / "config.yaml").read_text(), str(folder / "config.yaml"))["questions"]
+    table, groups = rows(units), structure(units, {q.id: q.question for q in load_questions(common.ROOT / bank)})
+    text = markdown(table, tests, groups)
+    (out / "transfer.json").write_text(json.dumps({"rows": table, "label tests": tests, "groups": groups}, indent=1) + "\n")
+    (out / "transfer.md").write_text(text + "\n")
     picture(units, out / "transfer.svg")
-    print(markdown(table, tests) + f"\n\nwrote {out}/transfer.json, transfer.md, transfer.svg")
+    print(text + f"\n\nwrote {out}/transfer.json, transfer.md, transfer.svg")
 
 
 if __name__ == "__main__":
