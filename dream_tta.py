@@ -4,7 +4,7 @@
      `vary_with: task`, its counterfactual twins are taken; options come in new orders
   2. each variant gets a label: the answer that the start model gives most often with the point in context (or the gold answer)
   3. GRPO on answers *without* the point in context (`context: with` is the paper's consumption training), rewarded for the label
-  4. it stops when accuracy on the stopping canary falls; the canary that is reported is another one
+  4. it stops when accuracy on the stopping canary falls by more than `stop_drop`; the canary that is reported is another one
 Gap closed = (after - before) / (with the point before dreaming - before), without the point, on questions that were not dreamt.
 
 Inputs:  points (a library), a question bank, the policy (shared.model)
@@ -42,10 +42,12 @@ class Config(Shared):
     library: str = ""  # whose points are dreamt, JSONL (README 'Library'); empty: what stage 1 wrote in this run directory
     dream_split: Literal["train", "val", "composite"] = "train"  # questions to dream about (val: tuning); a composite gets both points
     dream_questions: int = 8  # how many of them
-    vary_with: Literal["task", "model"] = "model"  # who varies a question: its record (orders, twins) or the model
+    vary_with: Literal["task", "model"] = "model"  # who varies a question: its record (orders, twins) or the model (nothing usable written: orders)
     variants: int = 48  # variants of each question
     n_label: int = 8  # answers with the point that vote on the label of a variant
-    reward: Literal["majority", "gold", "log_ratio"] = "majority"  # the label; the gold answer; log p(answer | point) - log p(answer)
+    reward: Literal["majority", "gold", "log_ratio"] = (
+        "majority"  # the label; the gold answer; log p(answer | point) - log p(answer) per token, of the answer sampled
+    )
     context: Literal["without", "with"] = "without"  # whether the dreaming model sees the point (with: consumption training)
     steps: int = 120  # optimiser steps, at most
     variants_per_step: int = 8  # variants answered in one step
@@ -138,7 +140,7 @@ def dreamt(cfg: Config, reader: Reader, targets: list[dict]) -> tuple[list[Traje
         rewards = [float(f is not None and f[1] == targets[k // cfg.group_size][key]) for k, f in enumerate(found)]
     groups = torch.tensor(rewards, dtype=torch.float64).split(cfg.group_size)
     valid = torch.ones(cfg.group_size, dtype=torch.bool)
-    advantages = torch.cat([clip_advantages(centred_advantages(group, valid), "zero", group, 0.0) for group in groups])
+    advantages = torch.cat([clip_advantages(centred_advantages(group, valid), "zero") for group in groups])
     metrics = {"reward": sum(rewards) / len(rewards), "frac_reward_zero_std": sum(float(g.max() == g.min()) for g in groups) / len(groups)}
     return trajectories, advantages.tolist(), metrics
 
@@ -153,7 +155,7 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], lab
         each[name] = {q.id: sum(grade(t, q) for t in said) / cfg.n_eval for q, said in parts}
         if name == "target":
             found = {q.id: [prompts.find_answer(t, q.options) for t in said] for q, said in parts}
-            each["agreement"] = {name: sum(f is not None and f[1] == labels[name] for f in answers) / cfg.n_eval for name, answers in found.items()}
+            each["agreement"] = {q: sum(f is not None and f[1] == labels[q] for f in answers) / cfg.n_eval for q, answers in found.items()}
     return {"step": step} | {name: mean(part) for name, part in each.items()} | {"each": each}
 
 

@@ -15,7 +15,7 @@ beside the best point, BM25's choice and one point of each cluster in context.
 `table: invariance`. Whether a point stands for its exchange, and how often a wrong answer comes back.
 
 Inputs:  a question bank, the start model, folders of trained models (one per training seed of one method)
-Outputs: runs/<config>/eval/ with results.jsonl (each question), table.json, table.md, report.html (with the writers' runs)
+Outputs: runs/<config>/eval/ with results.jsonl (each condition, question by question), table.json, table.md, report.html (with the writers' runs)
 Run:     python eval.py --config configs/bank.yaml
 """
 

@@ -273,7 +273,8 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     done, checkpoint = run.rewind()
     if checkpoint:
         models.restore(policy, updater, checkpoint)
-    skipped = sum(record["skipped_steps"] for record in run.read("metrics.jsonl")[-1:])  # cumulative
+    before = run.read("metrics.jsonl")
+    skipped = before[-1]["skipped_steps"] if before else 0
     reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, done, 0))
     print(f"{cfg.model}: {len(train)} train questions, {len(held_out)} {cfg.eval_split} questions, run in {run.path}")
     if done == 0:

@@ -109,7 +109,7 @@ def views_of(question: Question, pool: list[Question], verify_on: str, n_verify:
 
 
 def rollout_1(
-    reader: Reader, questions: list[Question | Exchange], pool: list[Question], *, group_size: int, verify_on: str, n_verify: int,
+    writer: Reader, questions: list[Question | Exchange], pool: list[Question], *, group_size: int, verify_on: str, n_verify: int,
     transfer_pool: str = "cluster", correction_turns: int = 0, numbers: list[int] | None = None,
 ) -> list[Group]:  # fmt: skip
     """G attempts on each question, and the views on which its points will be verified.
@@ -124,46 +124,46 @@ def rollout_1(
     for i, asked in zip(numbers or range(len(questions)), questions, strict=True):
         q = asked.question if isinstance(asked, Exchange) else asked
         others = pool if transfer_pool == "bank" else [p for p in pool if p.cluster == q.cluster]
-        views, kinds = views_of(q, others, verify_on, n_verify, rng(*reader.key, VIEWS, i))
-        groups.append(Group(i, q, reader.prompt(q), [], views, kinds))
-    fresh_groups = [g for g, q in zip(groups, questions, strict=True) if isinstance(q, Question)]
-    completions = iter(reader.sample([g.prompt_ids for g in fresh_groups], ATTEMPTS, group_size, numbers=[(g.number,) for g in fresh_groups]))
+        views, kinds = views_of(q, others, verify_on, n_verify, rng(*writer.key, VIEWS, i))
+        groups.append(Group(i, q, writer.prompt(q), [], views, kinds))
+    sampled_groups = [g for g, q in zip(groups, questions, strict=True) if isinstance(q, Question)]
+    completions = iter(writer.sample([g.prompt_ids for g in sampled_groups], ATTEMPTS, group_size, numbers=[(g.number,) for g in sampled_groups]))
     for group, asked in zip(groups, questions, strict=True):
         if isinstance(asked, Exchange):
-            collected(reader, group, asked, group_size)
+            collected(writer, group, asked, group_size)
         else:
             sampled = [next(completions) for _ in range(group_size)]
-            group.attempts_G = [Attempt(c, grade(reader.chat.text(c.ids), group.question)) for c in sampled]
+            group.attempts_G = [Attempt(c, grade(writer.chat.text(c.ids), group.question)) for c in sampled]
     for turn in range(correction_turns):
-        try_again(reader, [(g, i) for g in groups for i, a in enumerate(g.attempts_G) if not a.won], CORRECTIONS + turn)
+        try_again(writer, [(g, i) for g in groups for i, a in enumerate(g.attempts_G) if not a.won], CORRECTIONS + turn)
     return groups
 
 
-def collected(reader: Reader, group: Group, exchange: Exchange, group_size: int) -> None:
+def collected(writer: Reader, group: Group, exchange: Exchange, group_size: int) -> None:
     """Puts a given conversation in the place of rollout 1. Its model turns were sampled by nobody here: no log-probabilities."""
     first, *turns = exchange.turns
-    group.prompt_ids, group.exchange_id = reader.chat.first(first), exchange.id
-    end = [reader.chat.between[0]]
+    group.prompt_ids, group.exchange_id = writer.chat.first(first), exchange.id
+    end = [writer.chat.between[0]]
     before = []
     for said, asked in zip(turns[::2], turns[1::2], strict=False):
-        ids = reader.chat.content_ids(said) + end
-        before += [(ids, False), (reader.chat.next(ids, asked), False)]
-    last = Completion(reader.chat.content_ids(turns[-1]) + end, [], True)
+        ids = writer.chat.content_ids(said) + end
+        before += [(ids, False), (writer.chat.next(ids, asked), False)]
+    last = Completion(writer.chat.content_ids(turns[-1]) + end, [], True)
     group.attempts_G = [Attempt(last, exchange.won, before) for _ in range(group_size)]
 
 
-def try_again(reader: Reader, lost: list[tuple[Group, int]], phase: int) -> None:
+def try_again(writer: Reader, lost: list[tuple[Group, int]], phase: int) -> None:
     """One more attempt in the same conversation, for each of the wrong ones (group, number of the attempt)."""
     attempts = [group.attempts_G[i] for group, i in lost]
-    turns = [reader.chat.next(a.completion.ids, prompts.TRY_AGAIN) for a in attempts]
+    turns = [writer.chat.next(a.completion.ids, prompts.TRY_AGAIN) for a in attempts]
     histories = [g.prompt_ids + [token for ids, _ in a.segments for token in ids] + turn for (g, _), a, turn in zip(lost, attempts, turns, strict=True)]
-    completions = reader.sample(histories, phase, numbers=[(g.number, i) for g, i in lost])
+    completions = writer.sample(histories, phase, numbers=[(g.number, i) for g, i in lost])
     for (group, _), attempt, turn, completion in zip(lost, attempts, turns, completions, strict=True):
         attempt.before = [*attempt.segments, (turn, False)]
-        attempt.completion, attempt.won = completion, grade(reader.chat.text(completion.ids), group.question)
+        attempt.completion, attempt.won = completion, grade(writer.chat.text(completion.ids), group.question)
 
 
-def feedback(reader: Reader, group: Group, attempt: Attempt, reveal: str, optional: bool, draw) -> str:
+def feedback(writer: Reader, group: Group, attempt: Attempt, reveal: str, optional: bool, draw) -> str:
     """The user turn after an attempt. A peer is a winner of the same group (paper, 'Cross-learning between rollouts').
 
     Blind writers are told nothing, not even whether they were right, or a wrong answer without an explanation, whatever they said:
@@ -174,17 +174,17 @@ def feedback(reader: Reader, group: Group, attempt: Attempt, reveal: str, option
         return prompts.reflection_turn(False, None, None, "", optional)
     if reveal == "swapped":
         wrong = [i for i in range(len(q.options)) if i != q.answer]
-        said = prompts.find_answer(reader.chat.text(attempt.completion.ids), q.options)
+        said = prompts.find_answer(writer.chat.text(attempt.completion.ids), q.options)
         wrong = [i for i in wrong if said is None or prompts.LETTERS[i] != said[1]] or wrong
         told = wrong[int(draw.integers(len(wrong)))]
         return prompts.reflection_turn(False, prompts.LETTERS[told], q.options[told], "", optional)
     peers = [a for a in group.attempts_G if a.won] if reveal == "peer" else []
-    peer = reader.chat.text(peers[int(draw.integers(len(peers)))].completion.ids) if peers and not attempt.won else None
+    peer = writer.chat.text(peers[int(draw.integers(len(peers)))].completion.ids) if peers and not attempt.won else None
     shown = prompts.told(q.explanation if reveal == "explanation" else None, peer)
     return prompts.reflection_turn(attempt.won, q.letter, q.options[q.answer], shown, optional)
 
 
-def rollout_2(reader: Reader, groups: list[Group], *, contributors: str, reveal: str, max_point_tokens: int, introspect: str = "prompted") -> None:
+def rollout_2(writer: Reader, groups: list[Group], *, contributors: str, reveal: str, max_point_tokens: int, introspect: str = "prompted") -> None:
     """Each attempt's conversation goes on, by token ids, to one learning point; fills `group.points`.
 
     reveal: what losers see beside the verdict: answer | explanation | peer, or nothing | swapped (blind writers). introspect: 'optional'
@@ -192,19 +192,19 @@ def rollout_2(reader: Reader, groups: list[Group], *, contributors: str, reveal:
     """
     optional = introspect == "optional"
     for group in groups:
-        draw = rng(*reader.key, POINTS, group.number)
+        draw = rng(*writer.key, POINTS, group.number)
         for attempt in group.attempts_G:
             if contributors != "both" and attempt.won != (contributors == "winners"):
                 continue
-            turn_ids = reader.chat.next(attempt.completion.ids, feedback(reader, group, attempt, reveal, optional, draw))
+            turn_ids = writer.chat.next(attempt.completion.ids, feedback(writer, group, attempt, reveal, optional, draw))
             unmeasured = torch.full((len(group.views_V),), float("nan"))
             group.points.append(Point(group.prompt_ids, attempt, turn_ids, unmeasured, unmeasured.clone()))
     points = [point for group in groups for point in group.points]
     numbers = [(group.number, i) for group in groups for i in range(len(group.points))]
-    completions = reader.sample([p.exchange_ids for p in points], POINTS, 1, max_point_tokens, numbers)
+    completions = writer.sample([p.exchange_ids for p in points], POINTS, 1, max_point_tokens, numbers)
     for point, completion in zip(points, completions, strict=True):
         point.completion = completion
-        point.text = prompts.parse_point(reader.chat.text(completion.ids), optional)
+        point.text = prompts.parse_point(writer.chat.text(completion.ids), optional)
 
 
 def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str) -> None:

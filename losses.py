@@ -45,7 +45,7 @@ def standard_errors(scores: torch.Tensor, valid: torch.Tensor, weights: torch.Te
     return (weights.square() * variance).sum().sqrt().expand(scores.shape[0])
 
 
-def clip_advantages(advantages: torch.Tensor, mode: str, errors: torch.Tensor, z: float) -> torch.Tensor:
+def clip_advantages(advantages: torch.Tensor, mode: str, errors: torch.Tensor | float = 0.0, z: float = 0.0) -> torch.Tensor:
     """zero: max(A, 0) (paper, cause 2); lcb: max(A - z SE, 0), so that luck alone earns nothing; none: A as it is;
     positive: 1 where A > 0, which makes the policy gradient supervised fine-tuning on the points that helped (a null)."""
     if mode == "none":
@@ -74,7 +74,7 @@ def kl_k3(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
 
 
 def group_advantages(rewards: torch.Tensor, scale: bool, eps: float = 1e-4) -> torch.Tensor:
-    """A = r - mean of the group, over its unbiased standard deviation with `scale` (GRPO); Dr. GRPO does not divide (methods.md 2.1).
+    """A = r - mean of the group, over its unbiased standard deviation with `scale` (GRPO); Dr. GRPO does not divide (arXiv 2402.03300, 2503.20783).
 
     rewards: (Q, G). A group without spread gets exactly 0.
     """
@@ -84,7 +84,7 @@ def group_advantages(rewards: torch.Tensor, scale: bool, eps: float = 1e-4) -> t
 
 
 def reduced(advantages: torch.Tensor, lengths: torch.Tensor, reduction: str, rollouts: int, max_length: int) -> torch.Tensor:
-    """Weights (N,) with which `policy_gradient`, normalised by all sum(lengths) tokens, is the named reduction (methods.md 2.2).
+    """Weights (N,) with which `policy_gradient`, normalised by all sum(lengths) tokens, is the named reduction.
 
     sequence: mean over sequences of their mean over tokens (GRPO); token: mean over tokens (DAPO); constant: sum over tokens by
     rollouts x max_length (Dr. GRPO; Composer 2, whose rollouts are chains of several sequences). advantages, lengths: (N,).
@@ -96,13 +96,13 @@ def reduced(advantages: torch.Tensor, lengths: torch.Tensor, reduction: str, rol
 
 
 def with_tail(logprobs: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (N, k) of some tokens and, as the last of k + 1, of all others together (SDPO's tail bucket, methods.md 3.2)."""
+    """Log-probabilities (N, k) of some tokens and, as the last of k + 1, of all others together (the tail bucket of SDPO, arXiv 2601.20802)."""
     inside = logprobs.logsumexp(-1, keepdim=True).clamp(max=-1e-7)  # rounding may put it at 0, whose tail would be log 0
     return torch.cat([logprobs, torch.log(-torch.expm1(inside))], dim=-1)
 
 
 def divergence(student: torch.Tensor, teacher: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Generalised Jensen-Shannon divergence (N,) of log-probabilities (N, K) (methods.md 3.2).
+    """Generalised Jensen-Shannon divergence (N,) of log-probabilities (N, K) (SDPO, as above).
 
     alpha 0: KL(teacher || student); 1: KL(student || teacher); between: (1 - alpha) KL(S || M) + alpha KL(T || M) with the mixture
     M = (1 - alpha) S + alpha T, at most log 2 for 1/2. The ends are no limits of the middle, which vanishes there.

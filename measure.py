@@ -144,7 +144,7 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0, resamples: int = 4000) -> 
 
 
 def bootstrap_clusters(seeds: list[dict[str, list[float]]], resamples: int = 2000) -> np.ndarray:
-    """Means (resamples,) of a bootstrap that draws seeds, then clusters, then questions (DESIGN: cluster as the unit).
+    """Means (resamples,) of a bootstrap that draws seeds, then clusters, then questions (the cluster is the unit).
 
     seeds: for each training seed, the values of each cluster's questions; every seed has the same questions, in the same order.
     A cluster counts once, however many questions it has. Clusters and questions are crossed with seeds: a draw takes the same

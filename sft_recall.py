@@ -35,14 +35,14 @@ from rollout import Trajectory
 from tasks.mcq import Question, grade, load_questions
 from update import Teacher, Updater
 
-BASE, CANDIDATES, ORDER, EVALUATE = range(20, 24)  # phases, part of every noise key
+BASE, CANDIDATES, ORDER, EVALUATE, AGAIN = *range(20, 24), 31  # phases, part of every noise key
 LIKELIEST = 32  # tokens at which an answer is compared with the start model's; all others count as one more
 
 
 @dataclass
 class Config(Shared):
     library: str = ""  # learning points, JSONL (README 'Library'); empty: what stage 1 wrote in this run directory
-    candidates: int = 2  # points tried on each question: the best of its own and its cluster's, by the library's lower bounds
+    candidates: int = 2  # points tried on each question: the best of its cluster, by the library's lower bounds
     n_measure: int = 8  # answers to a question without a point, and with each candidate to choose it, and again to measure it
     needed_gain: float = 0.2  # gain of the chosen point, on answers that did not choose it, from which recall is needed
     not_needed_accuracy: float = 0.9  # accuracy without a point from which it is not
@@ -112,7 +112,7 @@ def answers(reader: Reader, asked: list[tuple[Question, str | None]], phase: int
 
 
 def candidates_of(question: Question, records: list[dict], n: int) -> list[str]:
-    """The n most promising points for a question: its own or its cluster's, by lower bound, each wording once."""
+    """The n most promising points of a question's cluster, by lower bound, each wording once."""
     fitting = [r for r in records if r["text"] and not r["leak"] and r["cluster"] == question.cluster]
     fitting.sort(key=lambda r: -(r["ci95"][0] if r["ci95"] else -1.0))
     best: dict[str, str] = {}
@@ -129,7 +129,7 @@ def make_targets(cfg: Config, reader: Reader, questions: list[Question], records
     for (question, text), (accuracy, _) in zip(tried, answers(reader, tried, CANDIDATES, cfg.n_measure), strict=True):
         chosen[question.id] = max(chosen.get(question.id, (-1.0, "")), (accuracy, text))
     again = [(q, chosen[q.id][1]) for q in questions if q.id in chosen]
-    with_point = dict(zip((q.id for q, _ in again), answers(reader, again, CANDIDATES + 10, cfg.n_measure), strict=True))
+    with_point = dict(zip((q.id for q, _ in again), answers(reader, again, AGAIN, cfg.n_measure), strict=True))
     made = []
     for question, (without, said) in zip(questions, base, strict=True):
         accuracy, said_with = with_point.get(question.id, (None, None))
@@ -158,9 +158,9 @@ def epoch_of(cfg: Config, reader: Reader, targets: list[Target], epoch: int) -> 
 def lesson(cfg: Config, start, pairs: list[tuple[Trajectory, Trajectory]]) -> Teacher:
     """KL(what a token shall be || policy): a token of the target where it is taught, what the start model says where it is held."""
     # Departure from paper: with `loss_on: recall` answers are held, not trained.
-    answers, settings = [told for _, told in pairs], (1.0, cfg.max_tokens_per_micro_batch)
-    held_T = likeliest(start, answers, LIKELIEST, *settings)
-    said_T = logprobs_at(start, answers, held_T, *settings)
+    told, settings = [read for _, read in pairs], (1.0, cfg.max_tokens_per_micro_batch)
+    held_T = likeliest(start, told, LIKELIEST, *settings)
+    said_T = logprobs_at(start, told, held_T, *settings)
     ids_T, logprobs_T = [], []
     for (trajectory, _), held, said in zip(pairs, held_T, said_T, strict=True):  # held, said: (T, k)
         (block, _), (answer, _) = trajectory.segments
@@ -168,9 +168,9 @@ def lesson(cfg: Config, start, pairs: list[tuple[Trajectory, Trajectory]]) -> Te
         k, vocabulary = held.shape[1], start.get_output_embeddings().weight.shape[0]
         certain = torch.full((len(taught), k), -1e4, device=held.device)  # next to nothing, where minus infinity times nothing would be NaN
         certain[:, 0] = 0.0
-        rest = len(taught) - len(block)  # of the answer, too
-        ids_T.append(torch.cat([(taught[:, None] + torch.arange(k, device=held.device)) % vocabulary, held[rest:]]))
-        logprobs_T.append(torch.cat([certain, said[rest:]]))
+        taught_answer = len(taught) - len(block)
+        ids_T.append(torch.cat([(taught[:, None] + torch.arange(k, device=held.device)) % vocabulary, held[taught_answer:]]))
+        logprobs_T.append(torch.cat([certain, said[taught_answer:]]))
     return Teacher(ids_T, logprobs_T, lambda student, teacher: divergence(with_tail(student), with_tail(teacher), 0.0))
 
 

@@ -1,4 +1,6 @@
-"""GRPO and its kin: the task's reward, group-relative, on the answer itself; nothing is introspected (methods.md 2 and 7).
+"""GRPO and its kin: the task's reward, group-relative, on the answer itself; nothing is introspected.
+
+Sources: GRPO arXiv 2402.03300, DAPO 2503.14476, Dr. GRPO 2503.20783, Composer 2 2603.24477 (section 4.1).
 
   advantage   r - mean of the group; `scale_rewards` divides by the group's standard deviation (GRPO, DAPO; not Dr. GRPO)
   loss        grpo      mean over answers of the mean over their tokens

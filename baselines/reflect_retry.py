@@ -1,4 +1,4 @@
-"""Reflect, Retry, Reward: reinforcement of reflections that lead to a right second try (reflect_retry_reward.txt; methods.md 5).
+"""Reflect, Retry, Reward: reinforcement of reflections that lead to a right second try (arXiv 2505.24726).
 
   1. before training, train problems are attempted `collect` times and wrong attempts that ended are kept (rejection sampling): the
      policy that is trained never changes them, so they go stale as it improves

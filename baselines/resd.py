@@ -1,4 +1,4 @@
-"""Resd: SDPO for rare success. The policy reflects on its failures, keeps a playbook, and its teacher reads both (resd.txt; methods.md 4).
+"""Resd: SDPO for rare success. The policy reflects on its failures, keeps a playbook, and its teacher reads both (arXiv 2605.12741).
 
 Problems come in a stream, each batch once, with K inner updates; an update (one step here) is
   1. one new answer to each problem of the batch, graded

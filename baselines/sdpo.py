@@ -1,4 +1,4 @@
-"""SDPO: the policy, shown feedback or a peer's solution, teaches itself to say the same without them (arXiv 2601.20802; methods.md 3).
+"""SDPO: the policy, shown feedback or a peer's solution, teaches itself to say the same without them (arXiv 2601.20802).
 
   1. G answers to each problem, graded
   2. a teacher, the moving average of the policy, reads the problem and what helps with it: the first right answer of the group, other

@@ -1,4 +1,4 @@
-"""SSD, simple self-distillation: fine-tuning on the model's own unverified answers (arXiv 2604.01193; methods.md 6).
+"""SSD, simple self-distillation: fine-tuning on the model's own unverified answers (arXiv 2604.01193).
 
   1. one answer to each train problem at `train_temperature`, truncated to `top_k` and `top_p`; nobody looks whether it is right
   2. supervised fine-tuning on these answers; only empty and cut ones are left out

@@ -36,9 +36,17 @@ ARMS = {
     "sft": "SFT on this round's corrections",
     "sft-kept": "SFT, old questions kept",
     "grpo": "GRPO",
+    "grpo-kept": "GRPO, old questions kept",
     "resd": "Resd",
 }
-PAIRS = [("ours", "sft"), ("ours", "grpo"), ("ours", "resd"), ("ours-kept", "sft-kept"), ("ours-dreamt", "sft")]  # the first: primary, on backward transfer
+PAIRS = [
+    ("ours", "sft"),
+    ("ours", "grpo"),
+    ("ours", "resd"),
+    ("ours-kept", "sft-kept"),
+    ("ours-kept", "grpo-kept"),
+    ("ours-dreamt", "sft"),
+]  # the first: primary, on backward transfer
 WORSE = -0.05
 
 

@@ -3,14 +3,14 @@
 # A round of ours: deploy and collect wrong answers, stage 1 on them, merge its library with the earlier ones, stage 2; each stage starts
 # from the weights of the one before, so that writing and recalling both go on. What stage 2 leaves is deployed, measured, and collects next
 # (ours-dreamt: what stage 3 leaves, after dreaming of the best point of each of the round's clusters, single facts left out).
-# Points need questions to be recalled on: ours and sft have this round's alone and never see an old one again; in ours-kept and sft-kept
-# the current model is asked all questions so far (stage 2 with the merged library, SFT on what it gets wrong now), for the same number of
-# optimiser steps. From round 2 on a question counts as not needing a point if the model that recalls already answers it.
+# Points need questions to be recalled on: ours, sft and grpo have this round's alone and never see an old one again; in ours-kept, sft-kept and
+# grpo-kept the current model is asked all questions so far (stage 2 with the merged library, SFT on what it gets wrong now), for the same
+# number of optimiser steps. From round 2 on a question counts as not needing a point if the model that recalls already answers it.
 # bash reproduce/cycle.sh [--quick] [arm...]; arms are below, default all. Three seeds, two to three hours on one core; everything resumes.
 # --quick: one seed, two rounds, tiny numbers, about six minutes of one core, most of it to load and start (an argument names fewer arms).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seeds="0 1 2" rounds="1 2 3 4" runs=runs/cycle out=results arms="ours sft grpo resd ours-kept sft-kept ours-dreamt" most=0
+seeds="0 1 2" rounds="1 2 3 4" runs=runs/cycle out=results arms="ours sft grpo resd ours-kept sft-kept grpo-kept ours-dreamt" most=0
 attempts=4 n=8                                                          # answers to each question of a round (a wrong one is a correction), to each test question
 writing=(--set steps=10 --set group_size=8 --set eval_every=0 --set eval_questions=8 --set show_every=0)    # stage 1
 epochs=12 recalling=(--set n_measure=4 --set eval_split=val --set eval_questions=8)                         # stage 2; epochs / round in ours-kept

@@ -1,7 +1,7 @@
 """FiNER: name the XBRL tags of the numbers in a financial report, in order; the file of ACE and Resd, and the one grader.
 
 Records are `context` (the instruction with the list of tags, the sentences) and `target` (the right tags, commas between them), one JSON
-object a line; `split` is optional. The data is not bundled (ace-agent/ace, arXiv 2510.04618; methods.md 9.3). The published grader
+object a line; `split` is optional. The data is not bundled (ace-agent/ace, arXiv 2510.04618). The published grader
 evaluates both answers as Python; here a number is read as a number and everything else stays text.
 """
 

@@ -3,7 +3,7 @@
     python -m tasks.manufactoria --out runs/manufactoria.jsonl --count 600
 
 Records are those of the published sets (`messages`, and the tests as `ground_truth`, plain or as JSON inside a string), as one JSON list
-or one object a line; `solution` and `split` are optional. The language is DELTA's (sunblaze-ucb/delta-code, methods.md 9.1), the feedback
+or one object a line; `solution` and `split` are optional. The language is DELTA's (sunblaze-ucb/delta-code), the feedback
 follows Resd (arXiv 2605.12741). Programs are parsed and walked through here, never executed; no expected output reaches `re`.
 """
 

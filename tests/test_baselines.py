@@ -97,7 +97,7 @@ def test_reductions_are_those_of_trl(reduction, loss_type):
 
 
 def test_k1_teaches_in_the_reward_and_not_in_the_loss():
-    """Exact expectations over a policy on four tokens (methods.md 2.3): grad E[k1 as a loss] = 0, k1 as a reward gives grad KL."""
+    """Exact expectations over a policy on four tokens: grad E[k1 as a loss] = 0, k1 as a reward gives grad KL."""
     theta = torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     ref = torch.log_softmax(torch.tensor([0.3, -1.0, 0.5, 0.1], dtype=torch.float64), 0)
     logp = torch.log_softmax(theta, 0)

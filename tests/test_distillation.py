@@ -51,7 +51,7 @@ def test_the_tail_is_what_is_left():
 
 
 def test_resd_equation_1():
-    """pi f(clip(tau)) with tau = teacher / student, for the three named f (methods.md 4.1)."""
+    """pi f(clip(tau)) with tau = teacher / student, for the three named f (Resd, Eq. 1)."""
     student, teacher = pair()
     tau = (teacher - student).exp()
     for low, high in ((0.0, 0.0), (0.2, 0.0), (0.2, 5.0)):
@@ -88,7 +88,7 @@ def test_the_sampled_form_is_the_reverse_kl_gradient_in_expectation():
 
 
 def test_trl_computes_the_same():
-    """On the same tensors all forms agree; TRL's defaults differ from the source's (methods.md 3.5)."""
+    """On the same tensors all forms agree; TRL's defaults differ from the source's."""
     pytest.importorskip("trl", reason="requirements-dev.txt")
     loss = pytest.importorskip("trl.experimental.sdpo.loss_utils")
     student, teacher = pair()

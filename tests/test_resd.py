@@ -75,7 +75,7 @@ def test_without_a_clip_it_is_what_trl_computes(tmp_path):
 
 
 def test_what_a_clip_does_to_the_sign():
-    """methods.md 4.1: Jensen-Shannon stays above 0 whatever the clip, the reverse form up to a lower bound of 1/e, the forward form does not."""
+    """Resd, Eq. 1: Jensen-Shannon stays above 0 whatever the clip, the reverse form up to a lower bound of 1/e, the forward form does not."""
     student, teacher = pair(20000, 6)
     assert (divergence(student, bounded(student, teacher, 0.5, 2.0), 0.5) >= 0).all()
     assert (divergence(student, bounded(student, teacher, 0.2, 0.0), 1.0) >= 0).all()
