@@ -1,6 +1,6 @@
 """Stage 2: supervised fine-tuning for recall (paper, 'SFT for recall').
 
-  1. every train question, its twins too, is answered without a point and with the best points that the library has for its cluster
+  1. every train question is answered without a point and with the best points that the library has for its cluster
   2. needed: the best point gains `needed_gain` or more on answers that did not choose it; target: <recall>point</recall>
      not needed: right without a point `not_needed_accuracy` of the time; target: no recall
      in between: left out, and counted
@@ -48,7 +48,8 @@ class Config(Shared):
     not_needed_accuracy: float = 0.9  # accuracy without a point from which it is not
     loss_on: Literal["recall", "recall+answer"] = "recall"  # what is taught: the point, or a right answer too (paper: both)
     held_out: float = 0.15  # share of the targets whose loss decides when to stop
-    epochs: int = 30  # passes over the targets, at most
+    twins: bool = False  # whether a train question's twins are asked too: more targets, but answers that no exchange revealed
+    epochs: int = 60  # passes over the targets, at most
     patience: int = 3  # epochs without a better held-out loss after which training stops
     batch_size: int = 32  # targets of an optimiser step
     lr: float = 4e-4  # AdamW
@@ -196,10 +197,12 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epo
 
 # ---- main ----------------------------------------------------------------------------------------------------------
 def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Question]]]:
-    """(train questions with their twins, library records, questions of the evaluations)."""
+    """(train questions, library records, questions of the evaluations). A twin that is another split's question word for word is left out."""
     questions = load_questions(common.ROOT / cfg.questions, cfg.cluster)
     records = library.merge(library.load_library(common.ROOT / cfg.library))  # samples of a wording that came up often are pooled
-    train = [view for q in questions if q.split == "train" for view in (q, *q.variants)]
+    elsewhere = {q.question for q in questions if q.split != "train"}
+    asked = [q for q in questions if q.split == "train"]
+    train = [view for q in asked for view in (q, *q.variants) if view is q or (cfg.twins and view.question not in elsewhere)]
     if not {r["cluster"] for r in records} & {q.cluster for q in train}:
         raise UserError(f"sft_recall.library: {cfg.library} has no point for any cluster of the train questions in {cfg.questions}")
     groups = {}
@@ -232,7 +235,8 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
     done, checkpoint = run.rewind()
     if checkpoint:
         models.restore(policy, updater, checkpoint)
-    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1))
+    before = run.read("metrics.jsonl")
+    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1), before[-1]["generated_tokens"] if before else 0)
     if done == 0:
         print(f"{cfg.model}: measuring {len(train)} train questions with and without points")
         for record in make_targets(cfg, reader, train, records):
@@ -262,6 +266,7 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         metrics = {
             "epoch": epoch, "step": step + len(steps), "held_out_loss": loss, "grad_norm": max(norms, default=None),
             "update_ratio": min(ratios, default=None), "skipped_steps": skipped + sum(s["skipped_steps"] for s in steps),
+            "generated_tokens": reader.generated,  # to measure what needs a point; nothing is sampled later
         }  # fmt: skip
         run.log("metrics.jsonl", metrics)
         bar.write(f"epoch {epoch}: held-out loss {loss:.4f}" + (" (best)" if loss < min(losses, default=float("inf")) else ""))

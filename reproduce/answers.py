@@ -1,7 +1,7 @@
 """First answers of a model to a bank's questions: what reproduce/ compares methods by, whatever they trained.
 
 Every question is answered n times, its options in another order each time, by the model alone; with --points the point of the question's
-cluster stands in its turn. Answers of the same weights with the same points that are there already are kept, so that a script which stopped goes on.
+cluster stands in its turn. Answers of the same weights to the same questions with the same points that are there already are kept, so that a script which stopped goes on.
 Run: python reproduce/answers.py MODEL --questions data/bank.jsonl --splits test,canary --out FILE
 """
 
@@ -43,13 +43,14 @@ def main() -> None:
     lines = args.points.read_text().splitlines() if args.points else []
     points = {r["cluster"]: r["text"] for r in map(json.loads, lines)}
     weights = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(args.model).glob("*.safetensors")))).hexdigest()
-    asked = {"model": args.model, "weights": weights, "points": points, "n": args.n, "splits": args.splits}
+    questions = [q for q in load_questions(args.questions) if q.split in args.splits.split(",")]
+    bank = hashlib.sha256(repr([(q.id, q.question, q.options, q.answer) for q in questions]).encode()).hexdigest()
+    asked = {"model": args.model, "weights": weights, "points": points, "n": args.n, "splits": args.splits, "bank": bank}
     if args.out.exists() and asked.items() <= json.loads(args.out.read_text()).items():
         return
     tokenizer = models.load_tokenizer(args.model)
     chat = Chat(tokenizer, models.eos_ids(args.model, tokenizer), "")
     reader = Reader(models.load_policy(args.model, Shared(model=args.model)), chat, 1.0, 96, (0, 0, 7))  # 96: a recalled point and an answer
-    questions = load_questions(args.questions)
     each = {split: answered(reader, [q for q in questions if q.split == split], points, args.n) for split in args.splits.split(",")}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write(args.out, json.dumps(asked | {"generated_tokens": reader.generated, "each": each}) + "\n")

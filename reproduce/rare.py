@@ -1,6 +1,7 @@
 """Puts the runs of reproduce/rare.sh together: results/rare.json, rare.md and rare.svg (table T14).
 
-The unit is the problem; all seeds are measured on the same ones. mean@4 and best@4: of four answers to each problem of the split test.
+The unit is the problem on Countdown and the cluster on the bank, whose questions share their clusters' rules; all seeds are measured on the
+same problems. mean@4 and best@4: of four answers to each problem of the split test.
 At equal tokens: each problem's accuracy where a run has generated as many tokens as the thriftier of the two had at its end, by
 straight lines between evaluations.
 """
@@ -13,9 +14,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from retry import estimate
+import retry
+from rivals import by_cluster, lines
 
 import figures
+import measure
 
 TASKS = {
     "bank": ("questions that the start model never answers right", "explanation"),
@@ -27,7 +30,8 @@ ARMS = {  # whether a wrong answer is told more than that it is wrong; method
     "resd-nothing": (False, "Resd, G = 1"),
     "sdpo-8": (True, "SDPO, G = 8"),
     "sdpo-1": (True, "SDPO, G = 1"),
-    "sdpo-1-context": (True, "SDPO, G = 1, with reflection and playbook"),
+    "sdpo-1-stream": (True, "SDPO, G = 1, in Resd's stream"),
+    "sdpo-1-context": (True, "Resd, G = 1, with the objective and the moving average of SDPO"),
     "resd": (True, "Resd, G = 1"),
     "resd-no-reflection": (True, "Resd without reflection"),
     "resd-no-playbook": (True, "Resd without playbook"),
@@ -35,27 +39,32 @@ ARMS = {  # whether a wrong answer is told more than that it is wrong; method
     "resd-then-grpo": (True, "Resd for half of the updates, then GRPO"),
 }
 CONTRASTS = [  # the first two are those that were named before the runs
-    ("resd", "sdpo-1"), ("sdpo-8", "grpo"), ("sdpo-8-nothing", "grpo"), ("resd-nothing", "grpo"), ("sdpo-1-context", "sdpo-1"), ("resd", "sdpo-8"),
+    ("resd", "sdpo-1"), ("sdpo-8", "grpo"), ("sdpo-8-nothing", "grpo"), ("resd-nothing", "grpo"), ("resd", "sdpo-1-stream"), ("resd", "sdpo-1-context"), ("resd", "sdpo-8"),
     ("resd", "resd-no-reflection"), ("resd", "resd-no-playbook"), ("resd", "resd-no-buffer"), ("resd-then-grpo", "grpo"), ("resd-then-grpo", "resd"),
 ]  # fmt: skip
 
 
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def estimate(seeds: list[dict[str, float]], cluster_of: dict[str, str] | None) -> dict:
+    """Mean, interval and p of each problem's value, by seed; by cluster where there are clusters."""
+    if cluster_of is None:
+        return retry.estimate(seeds)
+    found = measure.estimate([by_cluster(seed, cluster_of) for seed in seeds], "test")
+    return {name: found[name] for name in ("mean", "low", "high", "p")} | {"problems": len(seeds[0]), "seeds": len(seeds)}
 
 
 def curve_of(run: Path) -> dict:
     """A run's evaluations by generated tokens, its stages one after the other: tokens (E,), each [{split: {problem: accuracy}}], cost."""
-    tokens, each, cost = [], [], {"generated_tokens": 0, "trained_tokens": 0, "seconds": []}
+    tokens, each, cost = [], [], {"generated_tokens": 0, "trained_tokens": 0, "seconds": [], "tagged": 0}
     for stage in [run / name for name in ("resd", "sdpo", "grpo") if (run / name).exists()]:
-        steps = {r["step"]: r for r in read(stage / "metrics.jsonl")}
-        for r in read(stage / "eval.jsonl"):
+        steps = {r["step"]: r for r in lines(stage / "metrics.jsonl")}
+        for r in lines(stage / "eval.jsonl"):
             if r["step"] or not tokens:  # a second stage starts where the first one ended
                 tokens.append(cost["generated_tokens"] + (steps[r["step"]]["generated_tokens"] if r["step"] else 0))
                 each.append(r["each"])
         last = steps[max(steps)]
         seconds = cost["seconds"] + [r["time/step"] for r in steps.values()]
-        cost = {name: cost[name] + last[name] for name in ("generated_tokens", "trained_tokens")} | {"seconds": seconds}
+        tagged = cost["tagged"] + sum(r.get("playbook/tagged") or 0 for r in steps.values())  # entries that a reflection called helpful or harmful
+        cost = {name: cost[name] + last[name] for name in ("generated_tokens", "trained_tokens")} | {"seconds": seconds, "tagged": tagged}
     return {"tokens": tokens, "each": each, **cost}
 
 
@@ -68,16 +77,19 @@ def less(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
     return {p: a[p] - b[p] for p in a}
 
 
-def row_of(arm: str, curves: list[dict]) -> dict:
+def row_of(arm: str, curves: list[dict], cluster_of: dict[str, str] | None) -> dict:
     row = {"arm": arm, "what": ARMS[arm][1]}
     row |= {name: [c[name] for c in curves] for name in ("generated_tokens", "trained_tokens")}
     row["seconds a step"] = [float(np.median(c["seconds"])) for c in curves]
     for name, split, value in (("mean", "test", float), ("best", "test", lambda v: float(v > 0)), ("canary", "canary", float)):
         ends = [[{p: value(v) for p, v in c["each"][k][split].items()} for c in curves] for k in (0, -1)]
-        row[name] = {"before": estimate(ends[0]), "after": estimate(ends[1]), "change": estimate([less(b, a) for a, b in zip(*ends, strict=True)])}
+        changes = [less(b, a) for a, b in zip(*ends, strict=True)]
+        row[name] = {what: estimate(part, cluster_of) for what, part in (("before", ends[0]), ("after", ends[1]), ("change", changes))}
     for name, value in (("none of four right", 0), ("all four right", 1)):
         row[name] = [float(np.mean([v == value for c in curves for v in c["each"][k]["test"].values()])) for k in (0, -1)]
-    row["curve"] = [[t, float(np.mean(list(e["test"].values())))] for c in curves for t, e in zip(c["tokens"], c["each"], strict=True)]
+    parts = [[list(e["test"].values())] if cluster_of is None else by_cluster(e["test"], cluster_of).values() for c in curves for e in c["each"]]
+    row["curve"] = [[t, float(np.mean([np.mean(p) for p in part]))] for t, part in zip([t for c in curves for t in c["tokens"]], parts, strict=True)]
+    row["tagged"] = [c["tagged"] for c in curves]
     return row
 
 
@@ -87,13 +99,14 @@ def collect(runs: Path) -> dict:
     for task in TASKS:
         curves = {arm: [curve_of(path) for path in sorted((runs / task).glob(f"{arm}-[0-9]"))] for arm in ARMS}
         curves = {arm: part for arm, part in curves.items() if part}
+        cluster_of = {r["id"]: r["cluster"] for r in lines(runs / "bank.jsonl")} if task == "bank" else None
         contrasts = []
         for a, b in (names for names in CONTRASTS if set(names) <= set(curves)):
             pairs = list(zip(curves[a], curves[b], strict=True))
             last, budget = [less(x["each"][-1]["test"], y["each"][-1]["test"]) for x, y in pairs], [min(x["tokens"][-1], y["tokens"][-1]) for x, y in pairs]
             same = [less(at(x, t), at(y, t)) for (x, y), t in zip(pairs, budget, strict=True)]
-            contrasts.append({"of": a, "minus": b, "at the end": estimate(last), "at equal tokens": estimate(same), "tokens": budget})
-        record[task] = {"rows": [row_of(arm, part) for arm, part in curves.items()], "contrasts": contrasts}
+            contrasts.append({"of": a, "minus": b, "at the end": estimate(last, cluster_of), "at equal tokens": estimate(same, cluster_of), "tokens": budget})
+        record[task] = {"rows": [row_of(arm, part, cluster_of) for arm, part in curves.items()], "contrasts": contrasts}
     return record
 
 
@@ -120,7 +133,7 @@ def markdown(record: dict) -> str:
             cells = [f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e['p']:.3f}" for e in (c["at the end"], c["at equal tokens"])]
             lines.append(f"| {names} | {cells[0]} | {cells[1]} (at {np.mean(c['tokens']) / 1000:,.0f} k) |")
         lines.append("")
-    return "\n".join([*lines, "95 % intervals over seeds and problems; p by problem, not corrected. Seconds: one thread, medians."])
+    return "\n".join([*lines, "95 % intervals over seeds and clusters (Countdown: problems), and p by these, not corrected. Seconds: one thread, medians."])
 
 
 def picture(record: dict, path: Path) -> None:

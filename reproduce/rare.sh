@@ -3,11 +3,12 @@
 #   bank       the bank's questions that the start model practically never answers right (reproduce/hard.py); wrong answers are told the explanation
 #   countdown  Countdown targets that only a product reaches; wrong answers are told a right one. The model of the puzzles was never taught to
 #              write reflections in blocks: none of Resd's parses there, so arms that differ in reflections or the playbook run on the bank alone
-# All arms of a task have equally many updates of 8 problems, as many as Resd's single pass has with 4 updates a batch. Eleven ways and seven x
+# All arms of a task have equally many updates of 8 problems, as many as Resd's single pass has with 4 updates a batch. Twelve ways and eight x
 # three seeds, about a minute of one core each; everything resumes. Learning rates were tuned on val (LOG.md). --quick: a few steps, one seed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds="0 1 2" runs=runs/rare out=results
+sdpo=(--set ratio_low=0 --set rebalance=false --set own_success=false --set solution_buffer=false --set ema=0.05)  # its objective and its teacher
 if [ "${1:-}" = "--quick" ]; then seeds="0" runs=runs/rare_quick out=runs/rare_quick; fi
 python reproduce/hard.py --out "$runs/bank.jsonl"
 run() { # arm, module, settings
@@ -25,6 +26,7 @@ for seed in $seeds; do
         # a wrong answer is told more
         run sdpo-8 sdpo "${told[@]}"
         run sdpo-1 sdpo "${told[@]}" --set group_size=1
+        run sdpo-1-stream resd "${told[@]}" "${sdpo[@]}" --set reflect=false --set playbook=false --set previous_trial=false # each batch once, 4 updates on it, as Resd
         run resd resd "${told[@]}"
         run resd-no-buffer resd "${told[@]}" --set solution_buffer=false
         run resd-then-grpo resd "${told[@]}" --set "steps=$half"
@@ -32,7 +34,7 @@ for seed in $seeds; do
         if [ "$task" = bank ]; then
             run resd-no-reflection resd "${told[@]}" --set reflect=false
             run resd-no-playbook resd "${told[@]}" --set playbook=false
-            run sdpo-1-context resd "${told[@]}" --set ratio_low=0 --set rebalance=false --set solution_buffer=false --set own_success=false --set ema=0.05  # SDPO's teacher and objective
+            run sdpo-1-context resd "${told[@]}" "${sdpo[@]}"
             run resd-nothing resd --set reveal=nothing
         fi
     done

@@ -35,7 +35,14 @@ def runs(tmp_path):
             else:
                 name = arm.split("-")[0]
                 write(home / ("resd" if arm == "sdpo-1-context" else name), [0.0, 0.25, 0.5], {"resd": 10, "sdpo": 40, "grpo": 80}[name])
+    (tmp_path / "bank.jsonl").write_text("".join(json.dumps({"id": name, "cluster": "x" if name in "abc" else "y"}) + "\n" for name in "abcd"))
     return tmp_path
+
+
+def test_on_the_bank_a_cluster_counts_once():
+    each = dict(zip("abcd", (0.0, 0.0, 0.3, 0.9), strict=True))
+    assert rare.estimate([each], {"a": "x", "b": "x", "c": "x", "d": "y"})["mean"] == pytest.approx(0.5)
+    assert rare.estimate([each], None)["mean"] == pytest.approx(0.3)
 
 
 def test_a_second_stage_goes_on_where_the_first_one_ended(runs):

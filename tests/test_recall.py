@@ -151,8 +151,19 @@ def test_held_out_loss_is_the_mean_over_targets(reader):
     assert held_out_loss(cfg, reader, reader.model, [Target(QUESTIONS[0], None, said[0])]) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_questions_are_held_out_with_their_twins():
+def test_twins_are_asked_only_where_that_is_wanted_and_never_if_they_are_a_test_question():
     train, _, _ = sft_recall.load_data(settings())
+    assert len(train) == 16 and not any("~" in q.id for q in train)
+    with_twins, _, _ = sft_recall.load_data(settings("twins=true", "shared.cluster=preeclampsia-D"))
+    bank = load_questions(ROOT / "data/bank.jsonl", "preeclampsia-D")
+    twins = [v.question for q in bank if q.split == "train" for v in q.variants]
+    tested = {q.question for q in bank if q.split == "test"}
+    assert set(twins) & tested  # the bank has such a twin
+    assert len(with_twins) == 16 + sum(twin not in tested for twin in twins) and not {q.question for q in with_twins} & tested
+
+
+def test_questions_are_held_out_with_their_twins():
+    train, _, _ = sft_recall.load_data(settings("twins=true"))
     families = {Target(q, None, None).family for q in train}
     assert len(families) == 16 and len(train) > 2 * len(families) and all("~" not in name for name in families)
 
