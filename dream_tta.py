@@ -45,9 +45,7 @@ class Config(Shared):
     vary_with: Literal["task", "model"] = "model"  # who varies a question: its record (orders, twins) or the model (nothing usable written: orders)
     variants: int = 48  # variants of each question
     n_label: int = 8  # answers with the point that vote on the label of a variant
-    reward: Literal["majority", "gold", "log_ratio"] = (
-        "majority"  # the label; the gold answer; log p(answer | point) - log p(answer) per token, of the answer sampled
-    )
+    reward: Literal["majority", "gold", "log_ratio"] = "majority"  # the label; the gold answer; mean over its tokens of log p(told) - log p(not)
     context: Literal["without", "with"] = "without"  # whether the dreaming model sees the point (with: consumption training)
     steps: int = 120  # optimiser steps, at most
     variants_per_step: int = 8  # variants answered in one step
