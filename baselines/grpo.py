@@ -11,7 +11,7 @@ Sources: GRPO arXiv 2402.03300, DAPO 2503.14476, Dr. GRPO 2503.20783, Composer 2
               question and the summary; the final reward is given to every token of the chain, summaries included (Composer 2)
   reward_kl   beta of k1 = log pi - log ref, summed over the chain and taken off the reward: as a loss k1 has no expected gradient
 
-Composer 2 is `scale_rewards: false`, `loss: dr_grpo`, `reward_kl` above 0 and a `context_limit`. Advantages are signed.
+Composer 2 is `scale_rewards: false`, `loss: dr_grpo`, `reward_kl` above 0 and a `context_limit`. Advantages are signed. The default loss is DAPO's.
 
 Inputs:  problems with a grader (a question bank, Countdown, function calling), a causal language model with a chat template
 Outputs: runs/<config>/grpo/ with metrics.jsonl, eval.jsonl (first answers before and after), final/ weights

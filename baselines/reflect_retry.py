@@ -7,7 +7,8 @@
   4. GRPO on the tokens of the reflection only: 1 where the second try is right; answers are never rewarded themselves
 `reflect: false` is the control: 'try again' at once, and the second answer's own tokens are trained.
 
-Reconstructed (no public code): the group is G reflections after one failed attempt; wordings in prompts.py. `kl_coef` is 0 (source: 0.001).
+Reconstructed (no public code): the group is G reflections after one failed attempt; wordings in prompts.py. `kl_coef` is 0 (source: 0.001), a
+step takes 8 failures (256), the learning rate is constant.
 
 Inputs:  problems with a grader, a causal language model with a chat template
 Outputs: runs/<config>/reflect_retry/ with targets.jsonl (failures), metrics.jsonl, eval.jsonl (first and second tries), final/ weights

@@ -18,7 +18,8 @@ curator too (code); the order of update and EMA makes no difference; a step divi
 Other than the source's code: reflector and curator go on in the answer's conversation and write blocks and lines instead of JSON, in
 words that the bundled model can read (prompts.py); what does not parse changes nothing and is counted; an entry that is there already
 is not added; a solution is shown only under the very options that it answered; the teacher reads the lessons without their counts, at
-most 4, and then the reflection, which may say the same; no top-p, no warm-up, no choice among checkpoints. The settings of the paper's tasks stand in Config's comments.
+most 4, and then the reflection, which may say the same, before the wrong answer and the feedback; the reflector sees what was thought; 8
+problems a batch (32); no top-p, no warm-up, no choice among checkpoints. The settings of the paper's tasks stand in Config's comments.
 
 Inputs:  problems with a grader, a causal language model with a chat template
 Outputs: runs/<config>/resd/ with metrics.jsonl, rollouts.jsonl (answers, reflections, what was added, what the teacher read),

@@ -11,7 +11,8 @@ An answer with nothing to show its teacher is not trained. `own_success: true` i
 Rewards are never maximised: they decide whose answers are shown to whom.
 
 Other than the source's code: our own wording of what the teacher reads (prompts.py; one that the bundled model can read, without a
-closing instruction or a limit of length), and one mean over all taught tokens of a step instead of one for each micro-batch.
+closing instruction or a limit of length), one mean over all taught tokens of a step instead of one for each micro-batch; beside a right
+peer to a multiple-choice question the teacher is told the letter too, which the peer names.
 
 Inputs:  problems with a grader, a causal language model with a chat template
 Outputs: runs/<config>/sdpo/ with metrics.jsonl, eval.jsonl (first answers before and after), final/ weights
