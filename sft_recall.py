@@ -50,7 +50,7 @@ class Config(Shared):
     held_out: float = 0.15  # share of the targets whose loss decides when to stop
     twins: bool = False  # whether a train question's twins are asked too: more targets, but answers that no exchange revealed
     epochs: int = 60  # passes over the targets, at most
-    patience: int = 3  # epochs without a better held-out loss after which training stops
+    patience: int = 9  # epochs without a better held-out loss after which training stops
     batch_size: int = 32  # targets of an optimiser step
     lr: float = 4e-4  # AdamW
     max_grad_norm: float = 1.0  # gradient clipping
