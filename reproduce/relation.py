@@ -84,7 +84,7 @@ def markdown(rows: list[dict]) -> str:
         "tokens of an exchange -> of its artefact",
         "on new questions: artefact in context",
         "in the weights, taught clusters; others",
-        "same answer as after the exchange (two exchanges)",
+        "same answer as after the exchange, on other questions (two exchanges)",
         "tokens in the loss for each sampled one",
     ]
     out = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]

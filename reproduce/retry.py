@@ -112,11 +112,12 @@ def markdown(rows: list[dict]) -> str:
             lines.append(
                 f"\n{TASKS[r['task']]}: second try after a reflection, trained, minus second try of the trained control: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e['p']:.4f}"
             )
-    sizes = rows[0]["first"]["change"]
+    sizes = {TASKS[r["task"]]: r["first"]["change"] for r in rows}
+    asked = ", ".join(f"{name} {e['seeds']} seeds and {e['problems']} problems of each" for name, e in sizes.items())
     return "\n".join(
         [
             *lines,
-            f"\nMeans over {sizes['seeds']} seeds and {sizes['problems']} problems of each (test), 95 % intervals over both; a problem that is right at the first try counts as right at the second, so contrasts of second tries contain those of first tries.",
+            f"\nMeans over seeds and problems of the split test ({asked}), 95 % intervals over both; a problem that is right at the first try counts as right at the second, so contrasts of second tries contain those of first tries.",
         ]
     )
 
