@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 seeds="0 1 2" rounds="1 2 3 4" runs=runs/cycle out=results arms="ours sft grpo resd ours-kept sft-kept grpo-kept ours-dreamt" most=0
 attempts=4 n=8                                                          # answers to each question of a round (a wrong one is a correction), to each test question
 writing=(--set steps=10 --set group_size=8 --set eval_every=0 --set eval_questions=8 --set show_every=0)    # stage 1
-epochs=36 recalling=(--set n_measure=4 --set eval_split=val --set eval_questions=8)                         # stage 2; epochs / round in ours-kept
+epochs=36 recalling=(--set n_measure=4 --set eval_split=val --set eval_questions=8)                         # stage 2; epochs / round in arms kept
 dreaming=(--set steps=120 --set eval_every=40 --set eval_questions=24 --set n_eval=2)                       # stage 3
 steps=40                                                                # of sft (32 corrections a step), grpo (8 questions, 16 answers: four passes) and resd (10 batches of 8, 4 steps on each: one pass)
 if [ "${1:-}" = "--quick" ]; then

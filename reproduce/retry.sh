@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rebuilds results/retry.json and retry.md: Reflect, Retry, Reward, its control and other rivals on Countdown and function calling (table T13).
-# Five ways x two tasks x three seeds, about 30 minutes on 2 cores; everything resumes. Each has the best of the same three learning rates,
-# tried on val of each task (LOG.md).
+# Five ways x two tasks x three seeds, about 40 minutes on 2 cores; everything resumes. On Countdown each has the best of the same three learning
+# rates on val; on calls reflect and its control have, the others their default (LOG.md).
 # --quick: two steps, one seed, a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
