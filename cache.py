@@ -73,3 +73,13 @@ def rows_of(cache: Cache, rows: torch.Tensor) -> Cache:
         else:
             layer.batch_select_indices(rows)
     return taken
+
+
+def hole_filling(open_rows: list[int]) -> list[int]:
+    """The open rows (ascending), those of the front in their places and the holes between them filled with rows from the end."""
+    n = len(open_rows)
+    behind = [row for row in open_rows if row >= n]
+    order = list(range(n))
+    for hole in sorted(set(order) - set(open_rows)):
+        order[hole] = behind.pop()
+    return order

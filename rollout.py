@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from transformers import Cache
 
-from cache import growing_cache, rows_of
+from cache import growing_cache, hole_filling, rows_of
 from common import rng
+from replay import Replay, replayable
 
 MIN_PART, MAX_PADDING = 128, 1.05  # rows that are sampled together are at least that many, or padded by no more than that
 COMPACT_AT = 7 / 8  # finished rows are dropped when an eighth has finished; more often gains nothing measurable
@@ -65,8 +66,9 @@ def inverse_cdf(logits: torch.Tensor, uniform: torch.Tensor, temperature: float,
     number: unbiased, reproducible whatever the batch, and cheaper than multinomial or Gumbel noise at V = 262,144.
     """
     tokens, logprobs = [], []
-    elements = 2**24 if logits.is_cuda else 2**21  # bounds the float64 copy; on a CPU 64 rows of V = 262,144 at once take three times as long
-    size = max(1, min(64, elements // logits.shape[-1]))
+    # Bounds the float64 copy. On a CPU 64 rows of V = 262,144 at once take three times as long; a GPU sums 256 rows as fast as 32.
+    most, elements = (1024, 2**26) if logits.is_cuda else (64, 2**21)
+    size = max(1, min(most, elements // logits.shape[-1]))
     for part, u in zip(logits.split(size), uniform.split(size), strict=True):
         part = part if part.dtype == torch.float64 else part.float()
         logp = torch.log_softmax(part / (temperature or 1.0), dim=-1)  # (size, V)
@@ -106,12 +108,18 @@ def shared_prefixes(prompts: list[list[int]]) -> tuple[list[list[int]], list[int
 def may_share(model, prefixes: list[list[int]], suffixes: list[list[int]], new_tokens: int) -> bool:
     """Sharing pads between prefix and suffix, and pads take up a sliding window: exact only while all of it fits inside."""
     window = getattr(model.config.get_text_config(), "sliding_window", None)
-    return window is None or max(map(len, prefixes)) + max(map(len, suffixes)) + new_tokens <= window
+    return window is None or padded(prefixes, model.device) + padded(suffixes, model.device) + new_tokens <= window
 
 
-def left_pad(rows: list[list[int]], device) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids (rows, T) padded on the left with 0, and their mask (rows, T) int64, from lengths."""
+def padded(rows: list[list[int]], device: torch.device) -> int:
+    """What the rows are padded to. Where one key-value head serves all (Gemma 4), CUDA's attention is silently wrong at T = 65."""
     width = max(map(len, rows))
+    return -(-width // 8) * 8 if device.type == "cuda" else width
+
+
+def left_pad(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids (rows, T) padded on the left with 0, and their mask (rows, T) int64, from lengths."""
+    width = padded(rows, device)
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
@@ -248,16 +256,6 @@ def distinct(rows: list[list[int]]) -> tuple[list[list[int]], list[int]]:
     return [list(prompt) for prompt in numbers], prompt_of
 
 
-def hole_filling(open_rows: list[int]) -> list[int]:
-    """The open rows (ascending), those of the front in their places and the holes between them filled with rows from the end."""
-    n = len(open_rows)
-    behind = [row for row in open_rows if row >= n]
-    order = list(range(n))
-    for hole in sorted(set(order) - set(open_rows)):
-        order[hole] = behind.pop()
-    return order
-
-
 def decode(model, rows, noise_keys, max_new_tokens, temperature, eos_ids, top, shared) -> list[Completion]:
     """The decoding loop: prefill each distinct prompt once, repeat its cache, drop finished rows as it goes."""
     device = model.device
@@ -269,6 +267,8 @@ def decode(model, rows, noise_keys, max_new_tokens, temperature, eos_ids, top, s
     completions = [Completion([], [], False) for _ in rows]
     live = list(range(len(rows)))  # which completion each row of the batch belongs to
     uniform = noise(noise_keys, max_new_tokens).to(device)
+    replays, step = replayable(cache, mask, max_new_tokens), None
+    compact_at = 1 / 2 if replays else COMPACT_AT  # a new capture costs more than a few idle rows
     for t in range(max_new_tokens):
         tokens, logprobs = inverse_cdf(logits, uniform[live, t], temperature, top)
         for row, token, logprob in zip(live, tokens.tolist(), logprobs.tolist(), strict=True):
@@ -280,11 +280,18 @@ def decode(model, rows, noise_keys, max_new_tokens, temperature, eos_ids, top, s
         open_rows = [i for i, row in enumerate(live) if not completions[row].finished]
         if not open_rows or t + 1 == max_new_tokens:
             return completions
-        if len(open_rows) <= COMPACT_AT * len(live):
+        if len(open_rows) <= compact_at * len(live):
             order = hole_filling(open_rows)
             keep = torch.tensor(order, device=device)
             cache.batch_select_indices(keep)
             tokens, mask, live = tokens[keep], mask[keep], [live[i] for i in order]
+            step = None
         mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
-        logits = forward(model, tokens[:, None], mask, cache)
+        if not replays:
+            logits = forward(model, tokens[:, None], mask, cache)
+            continue
+        if step is None or not step.room:
+            step = None  # frees its memory
+            step = Replay(model, cache, mask)
+        logits = step(tokens)
     return completions

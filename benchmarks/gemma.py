@@ -86,6 +86,20 @@ def rollouts(model, device: str, prompt: int, length: int, most: int) -> list[di
     return rows
 
 
+def generated(model, device: str, prompt: int, length: int, most: int) -> list[dict]:
+    """The same rollouts by `generate(num_return_sequences=n)`, for 32 and the most; after a warm-up."""
+    ids, clock, rows = torch.randint(200, 20_000, (1, prompt), device=device), Clock(device), []
+
+    def run(n: int, length: int):
+        return model.generate(ids, do_sample=True, top_k=0, num_return_sequences=n, max_new_tokens=length, min_new_tokens=length)
+
+    run(1, 8)
+    for n in (32, most):
+        assert clock.time("generate", lambda n=n: run(n, length)).shape == (n, prompt + length)
+        rows.append({"rollouts": n, "seconds": clock.seconds["generate"], "tokens_per_second": n * length / clock.seconds["generate"]})
+    return rows
+
+
 def weights_read(model) -> int:
     """Bytes of weights that one decoding step has to read: all but the embedding tables, and the head."""
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
@@ -135,11 +149,23 @@ def main() -> None:
     model = random_gemma(FULL if gpu else SMALL, device, dtype)
     size, rate = sum(p.numel() for p in model.parameters()), memory_rate(device)
     print(f"{'full' if gpu else 'REDUCED'} size: {size / 1e9:.2f} B parameters, {dtype}, {device}")
-    scaling = rollouts(model, device, lengths[0], lengths[1], most)
-    floor = weights_read(model) / rate * lengths[1]
+    record = {"parameters": size, "sizes": FULL if gpu else SMALL, "lengths": lengths, "memory_rate": rate}
+
+    def keep(**measured):  # part by part: a step that fails takes no figure with it
+        record.update(measured)
+        if args.save:
+            save("gemma_gpu" if gpu else "gemma_cpu", record)
+
+    scaling, floor = rollouts(model, device, lengths[0], lengths[1], most), weights_read(model) / rate * lengths[1]
     print(
         f"reading the weights once a token takes {floor:.2f} s: 1 rollout takes {scaling[0]['seconds'] / floor:.1f}x that, {most} take {scaling[-1]['seconds'] / floor:.1f}x"
     )
+    keep(scaling=scaling, weights_floor=floor, peak_memory_rollouts_gib=models.peak_memory_gib())
+    rivals = generated(model, device, lengths[0], lengths[1], most)
+    for rival in rivals:
+        ours = next(row["seconds"] for row in scaling if row["rollouts"] == rival["rollouts"])
+        print(f"{rival['rollouts']:5d} by generate(): {rival['seconds']:8.2f} s, {rival['seconds'] / ours:.1f} times ours")
+    keep(generate=rivals)
     shared = Shared(lora_rank=16, freeze_embeddings=True, gradient_checkpointing=True)
     try:
         model = models.make_trainable(model, shared)
@@ -152,9 +178,7 @@ def main() -> None:
     peak = models.peak_memory_gib()
     print(f"a step of 32 rollouts: {sum(parts.values()):.1f} s (" + ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items()) + ")")
     print(f"peak memory {peak:.1f} GiB (the paper's card has 48)" if gpu else "peak GPU memory: not run")
-    if args.save:
-        record = {"parameters": size, "sizes": FULL if gpu else SMALL, "lengths": lengths, "scaling": scaling, "weights_floor": floor, "memory_rate": rate}
-        save("gemma_gpu" if gpu else "gemma_cpu", record | {"step": runs, "peak_memory_gib": peak})
+    keep(step=runs, peak_memory_gib=peak, reserved_gib=torch.cuda.max_memory_reserved() / 2**30 if gpu else None)
 
 
 if __name__ == "__main__":

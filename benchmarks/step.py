@@ -18,7 +18,7 @@ import prompts
 from benchmarks.common import ROOT, save, spread
 from chat import Chat
 from common import Shared, load_config, rng
-from grpo_introspect import Config, introspection_advantage, load_data, questions_of_step, training_batch
+from grpo_introspect import Config, load_data, questions_of_step, set_advantages, training_batch
 from introspection import rollout_1, rollout_2, rollout_3
 from losses import centred_advantages
 from measure import Reader
@@ -82,7 +82,7 @@ def trl_steps(half: bool, steps: int) -> list[float]:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         settings = GRPOConfig(
-            output_dir=folder, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], disable_tqdm=True, logging_steps=10**6,
+            output_dir=folder, use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False, report_to=[], disable_tqdm=True, logging_steps=10**6,
             save_strategy="no", per_device_train_batch_size=PROMPTS * GROUP, num_generations=GROUP, max_completion_length=LENGTH,
             temperature=1.0, top_k=0, top_p=1.0, learning_rate=1e-6, beta=0.0, max_steps=steps, shuffle_dataset=False,
         )  # fmt: skip
@@ -108,7 +108,7 @@ def stage_1_steps(steps: int) -> list[float]:
         rollout_2(reader, groups, contributors="both", reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens)
         rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward="sampled")
         for group in groups:
-            introspection_advantage(cfg, group)
+            set_advantages(cfg, group)
         updater.step(*training_batch(cfg, groups))
         times.append(time.perf_counter() - start)
     return times
@@ -117,7 +117,7 @@ def stage_1_steps(steps: int) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--save", action="store_true", help="write results/step.json")
+    parser.add_argument("--save", action="store_true", help="write results/step.json, or step_gpu.json")
     args = parser.parse_args()
     record = {}
     for name, half in (("all groups have advantages", False), ("half of the groups have none", True)):
@@ -129,7 +129,7 @@ def main() -> None:
     print(f"a whole stage 1 step ({PROMPTS} x {GROUP}, V = 4): {spread(whole)}")
     record["stage 1"] = whole
     if args.save:
-        save("step", record)
+        save("step_gpu" if torch.cuda.is_available() else "step", record)
 
 
 if __name__ == "__main__":

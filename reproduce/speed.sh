@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rebuilds results/rollouts.json, step.json, memory.json, precision.json, gemma_cpu.json (gemma_gpu.json on a GPU) and rollouts.svg (table T7).
+# Rebuilds results/rollouts.json, step.json, memory.json, precision.json, gemma_cpu.json (on a GPU gemma_gpu.json, step_gpu.json) and rollouts.svg (table T7).
 # About an hour on 2 cores, on which nothing else should run, half of it generate() with the larger model; needs requirements-dev.txt (TRL, peft).
 set -euo pipefail
 cd "$(dirname "$0")/.."

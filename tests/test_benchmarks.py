@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import EOS
 
-from benchmarks import gemma, memory, rollouts
+from benchmarks import gemma, memory, rollouts, step
 from benchmarks.common import random_llama
 
 ASKED = [[4, 5, 6, 7, 8, 9], [4, 5, 6, 7, 8, 12, 13], [4, 5, 6, 7, 8, 14]]
@@ -52,3 +52,9 @@ def test_a_step_at_the_shapes_of_gemma(monkeypatch):
     trainable = gemma.models.make_trainable(model, gemma.Shared(lora_rank=2, freeze_embeddings=True, gradient_checkpointing=True))
     seconds = gemma.step(trainable, "cpu", (12, 6, 4, 3), questions=2, group=2)
     assert set(seconds) == {"rollout1", "rollout2", "rollout3", "update"}
+
+
+def test_our_side_of_the_step_benchmark_runs(monkeypatch):
+    monkeypatch.setattr(step, "PROMPTS", 2)
+    monkeypatch.setattr(step, "GROUP", 2)
+    assert len(step.our_steps(half=False, steps=1)) == len(step.stage_1_steps(1)) == 1

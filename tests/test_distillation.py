@@ -117,7 +117,7 @@ def logprobs_of(model, trajectory: Trajectory) -> torch.Tensor:
     """(T, V) at the trained places, without packing or chunks."""
     ids, mask = trajectory.ids, trajectory.loss_mask
     places = [k - 1 for k in range(len(ids)) if mask[k]]
-    return torch.log_softmax(model(torch.tensor([ids])).logits[0, places].float(), -1)
+    return torch.log_softmax(model(torch.tensor([ids], device=model.device)).logits[0, places].float(), -1)
 
 
 def test_what_models_say_at_trained_places(model):

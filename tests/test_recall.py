@@ -68,7 +68,10 @@ def test_taught_tokens_follow_the_target_and_held_ones_the_start_model(reader):
     both, recall = losses(settings("loss_on=recall+answer"), pair), losses(settings(), pair)
     assert torch.allclose(both, -own, atol=1e-4) and torch.allclose(recall[:block], -own[:block], atol=1e-4)
     # The answer's first token, from full distributions: what the head says after each of the two prompts.
-    p, q = (torch.log_softmax(reader.model(input_ids=torch.tensor([t.ids[: -len(told)]])).logits[0, -1].float(), -1) for t in reversed(pair))
+    p, q = (
+        torch.log_softmax(reader.model(input_ids=torch.tensor([t.ids[: -len(told)]], device=reader.model.device)).logits[0, -1].float(), -1)
+        for t in reversed(pair)
+    )
     assert recall[block].item() == pytest.approx((p.exp() * (p - q)).sum().item(), rel=0.05) and recall[block] > 0.01
     kept = Target(question, None, said).conversations(reader, question)
     assert losses(settings(), kept).abs().max() < 1e-5
@@ -80,7 +83,7 @@ def test_taught_tokens_follow_the_target_and_held_ones_the_start_model(reader):
 
 def own_logprobs(model, trajectory) -> torch.Tensor:
     """Log-probabilities of a trajectory's own trained tokens, from full logits."""
-    ids = torch.tensor([trajectory.ids])
+    ids = torch.tensor([trajectory.ids], device=model.device)
     with torch.no_grad():
         logp = torch.log_softmax(model(input_ids=ids).logits.float(), -1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
     return logp[torch.tensor(trajectory.loss_mask[1:], dtype=torch.bool)]

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import EOS, tiny_llama
+from families import tiny_gemma4
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import cache
+import replay
 import rollout
 from rollout import Trajectory, inverse_cdf, next_logprobs, noise, sample, shared_prefixes
 
@@ -46,6 +48,26 @@ def test_equals_one_row_at_a_time_without_a_cache(model64, monkeypatch, temperat
             assert completion.finished == (completion.ids[-1] == EOS)
             assert len(completion.logprobs) == len(completion.ids)
     assert len({len(c.ids) for c in completions}) > 2 or temperature == 0  # rows really finish at different times
+
+
+@pytest.mark.parametrize("room", [1, 6, 256])
+@pytest.mark.parametrize("window, shared", [(None, 0), (5, 3), (40, 3), (12, 0)])
+@torch.no_grad()
+def test_steps_on_fixed_storage_change_nothing(monkeypatch, room, window, shared):
+    """What a GPU captures, run here kernel by kernel: full and sliding layers, shared ones, new storage, dropped rows (float64)."""
+    model = tiny_gemma4(window=window, shared=shared) if window else tiny_llama(dtype=torch.float64)
+    ends = [EOS, *range(20, 28)]
+    expected, steps, step = sample(model, PROMPTS, 3, 15, 1.0, ends, keys(12)), [], replay.Replay.__call__
+    monkeypatch.setattr(replay, "ROOM", room)
+    monkeypatch.setattr(rollout, "replayable", lambda *_: True)
+    monkeypatch.setattr(replay.Replay, "__call__", lambda self, tokens: steps.append(len(tokens)) or step(self, tokens))
+    found = sample(model, PROMPTS, 3, 15, 1.0, ends, keys(12))
+    assert [c.ids for c in found] == [c.ids for c in expected]
+    assert len(steps) == max(len(c.ids) for c in found) - 1 and min(steps) < max(steps)
+
+
+def test_only_rollouts_on_a_gpu_are_captured(model64):
+    assert not replay.replayable(cache.growing_cache(model64.config), torch.ones(1, 4), 100)
 
 
 def test_tokens_do_not_depend_on_the_batch(model64):

@@ -125,10 +125,11 @@ BAD = {
     "missing model": (["--set", "shared.model=organism/nowhere"], "no such folder 'organism/nowhere'"),
     "empty model folder": (["--set", "shared.model=EMPTY"], "holds no config.json"),
     "nothing to evaluate on": (["--set", "eval_split=val"], "eval_questions"),
-    "no such device": (["--set", "shared.device=cuda"], "no CUDA device"),
     "missing bank": (["--set", "shared.questions=data/nowhere.jsonl"], "no such file"),
     "empty cluster": (["--set", "shared.cluster=heart"], "there are"),
 }
+if not torch.cuda.is_available():
+    BAD["no such device"] = (["--set", "shared.device=cuda"], "no CUDA device")
 
 
 @pytest.mark.slow
