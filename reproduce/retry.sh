@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rebuilds results/retry.json and retry.md: Reflect, Retry, Reward, its control and other rivals on Countdown and function calling (table T13).
-# Five ways x two tasks x three seeds, about 40 minutes on 2 cores; everything resumes. On Countdown each has the best of the same three learning
-# rates on val; on calls reflect and its control have, the others their default (LOG.md).
+# Five ways x two tasks x three seeds, about 40 minutes on 2 cores; everything resumes. Each has the best of the same three learning
+# rates on val of each task (LOG.md).
 # --quick: two steps, one seed, a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ if [ "${1:-}" = "--quick" ]; then
 fi
 declare -A lr=(
     [countdown-reflect]=1e-4 [countdown-control]=2e-4 [countdown-grpo]=2e-4 [countdown-ssd]=2e-4 [countdown-sft]=4e-4
-    [calls-reflect]=1e-4 [calls-control]=2e-4 [calls-grpo]=2e-4 [calls-ssd]=2e-4 [calls-sft]=2e-4
+    [calls-reflect]=1e-4 [calls-control]=2e-4 [calls-grpo]=1e-4 [calls-ssd]=2e-4 [calls-sft]=4e-4
 )
 for seed in $seeds; do
     for task in countdown calls; do
