@@ -16,6 +16,7 @@ from common import rng
 from replay import Replay, replayable
 
 MIN_PART, MAX_PADDING = 128, 1.05  # rows that are sampled together are at least that many, or padded by no more than that
+FREE_ROWS = 64  # on a GPU so many rows take hardly longer than one, and dropping rows means a new capture
 COMPACT_AT = 7 / 8  # finished rows are dropped when an eighth has finished; more often gains nothing measurable
 
 
@@ -66,7 +67,7 @@ def inverse_cdf(logits: torch.Tensor, uniform: torch.Tensor, temperature: float,
     number: unbiased, reproducible whatever the batch, and cheaper than multinomial or Gumbel noise at V = 262,144.
     """
     tokens, logprobs = [], []
-    # Bounds the float64 copy. On a CPU 64 rows of V = 262,144 at once take three times as long; a GPU sums 256 rows as fast as 32.
+    # Bounds the float64 copy. On a CPU 64 rows of V = 262,144 at once take three times as long; a GPU's cumsum takes 64 rows as fast as 32.
     most, elements = (1024, 2**26) if logits.is_cuda else (64, 2**21)
     size = max(1, min(most, elements // logits.shape[-1]))
     for part, u in zip(logits.split(size), uniform.split(size), strict=True):
@@ -108,10 +109,10 @@ def shared_prefixes(prompts: list[list[int]]) -> tuple[list[list[int]], list[int
 def may_share(model, prefixes: list[list[int]], suffixes: list[list[int]], new_tokens: int) -> bool:
     """Sharing pads between prefix and suffix, and pads take up a sliding window: exact only while all of it fits inside."""
     window = getattr(model.config.get_text_config(), "sliding_window", None)
-    return window is None or padded(prefixes, model.device) + padded(suffixes, model.device) + new_tokens <= window
+    return window is None or padded_width(prefixes, model.device) + padded_width(suffixes, model.device) + new_tokens <= window
 
 
-def padded(rows: list[list[int]], device: torch.device) -> int:
+def padded_width(rows: list[list[int]], device: torch.device) -> int:
     """What the rows are padded to. Where one key-value head serves all (Gemma 4), CUDA's attention is silently wrong at T = 65."""
     width = max(map(len, rows))
     return -(-width // 8) * 8 if device.type == "cuda" else width
@@ -119,7 +120,7 @@ def padded(rows: list[list[int]], device: torch.device) -> int:
 
 def left_pad(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """ids (rows, T) padded on the left with 0, and their mask (rows, T) int64, from lengths."""
-    width = padded(rows, device)
+    width = padded_width(rows, device)
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
@@ -241,11 +242,12 @@ def in_parts(look, rows: list, size: int) -> list:
         try:
             found.append(look(rows[start : start + size]))
             start += size
+            continue
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
-            size //= 2
-            torch.cuda.empty_cache()
+        size //= 2
+        torch.cuda.empty_cache()  # here, because the exception holds what the attempt had allocated
     return found
 
 
@@ -267,8 +269,7 @@ def decode(model, rows, noise_keys, max_new_tokens, temperature, eos_ids, top, s
     completions = [Completion([], [], False) for _ in rows]
     live = list(range(len(rows)))  # which completion each row of the batch belongs to
     uniform = noise(noise_keys, max_new_tokens).to(device)
-    replays, step = replayable(cache, mask, max_new_tokens), None
-    compact_at = 1 / 2 if replays else COMPACT_AT  # a new capture costs more than a few idle rows
+    replays, step = replayable(model, cache, max_new_tokens), None
     for t in range(max_new_tokens):
         tokens, logprobs = inverse_cdf(logits, uniform[live, t], temperature, top)
         for row, token, logprob in zip(live, tokens.tolist(), logprobs.tolist(), strict=True):
@@ -280,18 +281,19 @@ def decode(model, rows, noise_keys, max_new_tokens, temperature, eos_ids, top, s
         open_rows = [i for i, row in enumerate(live) if not completions[row].finished]
         if not open_rows or t + 1 == max_new_tokens:
             return completions
-        if len(open_rows) <= compact_at * len(live):
+        compact = 2 * len(open_rows) <= len(live) > FREE_ROWS if replays else len(open_rows) <= COMPACT_AT * len(live)
+        if compact:
+            step = logits = None  # frees the graph's memory
             order = hole_filling(open_rows)
             keep = torch.tensor(order, device=device)
             cache.batch_select_indices(keep)
             tokens, mask, live = tokens[keep], mask[keep], [live[i] for i in order]
-            step = None
         mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
-        if not replays:
+        if replays:
+            if step is None or not step.steps_left:
+                step = logits = None
+                step = Replay(model, cache, mask)
+            logits = step(tokens)
+        else:
             logits = forward(model, tokens[:, None], mask, cache)
-            continue
-        if step is None or not step.room:
-            step = None  # frees its memory
-            step = Replay(model, cache, mask)
-        logits = step(tokens)
     return completions

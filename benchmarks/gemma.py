@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, Gemma4Config, Gemma4TextConfig
 import models
 from benchmarks.common import save
 from common import Shared, UserError
+from replay import MIN_REPLAYED
 from rollout import Completion, Trajectory, sample
 from update import Updater
 
@@ -76,7 +77,7 @@ def rollouts(model, device: str, prompt: int, length: int, most: int) -> list[di
     """1, 2, 4 ... rollouts of one prompt, `length` tokens each; after a warm-up."""
     ids, clock, rows = torch.randint(200, 20_000, (prompt,)).tolist(), Clock(device), []
     n = 1
-    sample(model, [ids], 1, 8, 1.0, [1], [(9, 0)])
+    sample(model, [ids], 1, 2 * MIN_REPLAYED, 1.0, [1], [(9, 0)])
     while n <= most:
         clock.time("rollouts", lambda n=n: sample(model, [ids], n, length, 1.0, [1], [(0, i) for i in range(n)]))
         seconds = clock.seconds["rollouts"]
@@ -160,7 +161,7 @@ def main() -> None:
     print(
         f"reading the weights once a token takes {floor:.2f} s: 1 rollout takes {scaling[0]['seconds'] / floor:.1f}x that, {most} take {scaling[-1]['seconds'] / floor:.1f}x"
     )
-    keep(scaling=scaling, weights_floor=floor, peak_memory_rollouts_gib=models.peak_memory_gib())
+    keep(scaling=scaling, weights_floor=floor, peak_memory_rollouts_gib=models.peak_memory_gib())  # allocated
     rivals = generated(model, device, lengths[0], lengths[1], most)
     for rival in rivals:
         ours = next(row["seconds"] for row in scaling if row["rollouts"] == rival["rollouts"])
@@ -172,6 +173,7 @@ def main() -> None:
     except UserError as error:
         raise SystemExit(str(error)) from error
     if gpu:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     runs = [step(model, device, lengths) for _ in range(3)]
     parts = {name: statistics.median(run[name] for run in runs) for name in runs[0]}

@@ -58,8 +58,9 @@ def test_steps_on_fixed_storage_change_nothing(monkeypatch, room, window, shared
     model = tiny_gemma4(window=window, shared=shared) if window else tiny_llama(dtype=torch.float64)
     ends = [EOS, *range(20, 28)]
     expected, steps, step = sample(model, PROMPTS, 3, 15, 1.0, ends, keys(12)), [], replay.Replay.__call__
-    monkeypatch.setattr(replay, "ROOM", room)
+    monkeypatch.setattr(replay, "GROWTH", room)
     monkeypatch.setattr(rollout, "replayable", lambda *_: True)
+    monkeypatch.setattr(rollout, "FREE_ROWS", 1)
     monkeypatch.setattr(replay.Replay, "__call__", lambda self, tokens: steps.append(len(tokens)) or step(self, tokens))
     found = sample(model, PROMPTS, 3, 15, 1.0, ends, keys(12))
     assert [c.ids for c in found] == [c.ids for c in expected]
@@ -67,7 +68,7 @@ def test_steps_on_fixed_storage_change_nothing(monkeypatch, room, window, shared
 
 
 def test_only_rollouts_on_a_gpu_are_captured(model64):
-    assert not replay.replayable(cache.growing_cache(model64.config), torch.ones(1, 4), 100)
+    assert not replay.replayable(model64, cache.growing_cache(model64.config), 100)
 
 
 def test_tokens_do_not_depend_on_the_batch(model64):
