@@ -73,21 +73,21 @@ def picture(rows: list[dict], path: Path) -> None:
     plt = pyplot()
     if plt is None:
         return
-    figure, axes = plt.subplots(len(ARMS), 2, figsize=(11, 3.2 * len(ARMS)), sharex=True, layout="constrained")
-    for i, (arm, what) in enumerate(ARMS.items()):
-        for j, (split, title) in enumerate(TITLES.items()):
-            axis, part = axes[i][j], [r for r in rows if (r["arm"], r["split"]) == (arm, split) and not r["condition"].startswith("points -")][::-1]
-            if not part:
-                axis.set_axis_off()
-                continue
-            for y, r in enumerate(part):
-                e = r["advantage"]
-                color = "tab:blue" if r["writer"] == "trained" else "gray"
-                axis.errorbar(e["mean"], y, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=color, capsize=3)
-            axis.set_yticks(range(len(part)), [label(r) for r in part], fontsize=7)
-            axis.axvline(0, color="black", linewidth=0.6)
-            axis.set_title(f"{title}\n{what} ({max(r['seeds'] for r in part)} seeds)", fontsize=8)
-            axis.set_xlabel("introspection advantage (accuracy with the point - without)", fontsize=7)
+    panels = [(arm, split) for arm in ARMS for split in TITLES if any((r["arm"], r["split"]) == (arm, split) for r in rows)]
+    lines = -(-len(panels) // 2)
+    figure, axes = plt.subplots(lines, 2, figsize=(11, 3.2 * lines), sharex=True, layout="constrained")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (arm, split) in zip(axes.flat, panels, strict=False):
+        part = [r for r in rows if (r["arm"], r["split"]) == (arm, split) and not r["condition"].startswith("points -")][::-1]
+        for y, r in enumerate(part):
+            e = r["advantage"]
+            color = "tab:blue" if r["writer"] == "trained" else "gray"
+            axis.errorbar(e["mean"], y, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=color, capsize=3)
+        axis.set_yticks(range(len(part)), [label(r) for r in part], fontsize=7)
+        axis.axvline(0, color="black", linewidth=0.6)
+        axis.set_title(f"{TITLES[split]}\n{ARMS[arm]} ({max(r['seeds'] for r in part)} seeds)", fontsize=8)
+        axis.set_xlabel("introspection advantage (accuracy with the point - without)", fontsize=7)
     figure.savefig(path, metadata={"Date": None})
 
 
