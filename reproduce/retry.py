@@ -30,6 +30,10 @@ COLUMNS = {
 }
 
 
+def chance(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"= {p:.4f}"
+
+
 def estimate(seeds: list[dict[str, float]], resamples: int = 4000) -> dict:
     """Mean over seeds of the mean over their problems, its 95 % interval, and p of 'the mean is 0' (problems, over the seeds that drew them).
 
@@ -110,7 +114,7 @@ def markdown(rows: list[dict]) -> str:
         if "second try against the control's" in r:
             e = r["second try against the control's"]
             lines.append(
-                f"\n{TASKS[r['task']]}: second try after a reflection, trained, minus second try of the trained control: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e['p']:.4f}"
+                f"\n{TASKS[r['task']]}: second try after a reflection, trained, minus second try of the trained control: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p {chance(e['p'])}"
             )
     sizes = {TASKS[r["task"]]: r["first"]["change"] for r in rows}
     asked = ", ".join(f"{name} {e['seeds']} seeds and {e['problems']} problems of each" for name, e in sizes.items())
