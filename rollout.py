@@ -281,8 +281,8 @@ def decode(model, rows, noise_keys, max_new_tokens, temperature, eos_ids, top, s
         open_rows = [i for i, row in enumerate(live) if not completions[row].finished]
         if not open_rows or t + 1 == max_new_tokens:
             return completions
-        compact = 2 * len(open_rows) <= len(live) > FREE_ROWS if replays else len(open_rows) <= COMPACT_AT * len(live)
-        if compact:
+        compact_at = COMPACT_AT if not replays else 1 / 2 if len(live) > FREE_ROWS else 0
+        if len(open_rows) <= compact_at * len(live):
             step = logits = None  # frees the graph's memory
             order = hole_filling(open_rows)
             keep = torch.tensor(order, device=device)
