@@ -37,6 +37,7 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "sdpo": ("SDPO", "explanation", False),
     "sdpo-ss": ("SDPO+ss", "explanation", False),
     "sdpo-long": ("SDPO, 600 steps instead of 120", "explanation", False),
+    "sdpo-slow": ("SDPO, 600 steps at a quarter of the rate", "explanation", False),
     "resd": ("Resd", "explanation", False),
     "resd-long": ("Resd, 600 steps instead of 120", "explanation", False),
     "recalled": ("ours: stage 2, recalled", "explanation", False),
@@ -46,7 +47,7 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "written": ("ours: stage 1, its best point in context", "explanation", True),
 }
 PRIMARY = ("4", "test", "dreamt", "sdpo")
-AGAINST = ("sdpo", "grpo", "grpo-long", "sdpo-long")  # every other arm is compared with these
+AGAINST = ("sdpo", "grpo", "grpo-long")  # every other arm is compared with these
 SHOWN = {  # in the picture: colour, label
     "grpo": (figures.GREY, "GRPO"), "sft-explanation": (figures.PURPLE, "SFT, told explanations"), "sdpo": (figures.ORANGE, "SDPO, told explanations"),
     "resd": (figures.GREEN, "Resd, told explanations"), "dreamt": (figures.BLUE, "ours: stage 3, dreamt"), "written": ("#d64570", "ours: stage 1, in context"),

@@ -2,7 +2,7 @@
 # Rebuilds results/rivals.json, rivals.md, rivals.svg: ours against its rivals on the same exchanges (table T12).
 #   bash reproduce/rivals.sh [--quick] [k ...]      k: 1 2 4 8 16 32 exchanges of each of 12 clusters that nothing was trained on,
 #                                                   or `bank`: all 16 of each of the bank's 20 train clusters; default 1 4 16 bank
-# Three seeds, about ten minutes of one core a seed for each k (bank: 50), beyond reproduce/recall.sh, whose writers and libraries it uses; everything resumes. The rivals' learning
+# Three seeds, about ten minutes of one core a seed for each k (bank: 60), beyond reproduce/recall.sh, whose writers and libraries it uses; everything resumes. The rivals' learning
 # rates are the best of three or four on the clusters of split val that cost the canary at most 0.05 (LOG.md), their steps as many as a dream has (SFT: 40,
 # likewise); ours is as its own tables left it, but that `bank` dreams single facts (type C) too.
 # --quick: k 2, two steps, one seed, two to three minutes.
@@ -55,6 +55,7 @@ for k in "${few[@]}"; do
             rival composer grpo --set scale_rewards=false --set loss=dr_grpo --set reward_kl=0.02 --set context_limit=150 --set lr=4e-4
             rival grpo-long grpo --set lr=4e-4 --set steps=600 # about as many sampled tokens as one of our writers
             rival sdpo-long sdpo --set reveal=explanation --set lr=4e-4 --set steps=600
+            rival sdpo-slow sdpo --set reveal=explanation --set lr=1e-4 --set steps=600
             rival resd-long resd --set reveal=explanation --set single_pass=false --set lr=4e-4 --set steps=600
             rival ssd ssd
             rival retry reflect_retry
