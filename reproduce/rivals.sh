@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rebuilds results/rivals.json, rivals.md, rivals.svg: ours against its rivals on the same exchanges (table T12).
 #   bash reproduce/rivals.sh [--quick] [k ...]      k: 1 2 4 8 16 32 exchanges of each of 12 clusters that nothing was trained on,
-#                                                   or `bank`: all 16 of each of the bank's 20 train clusters; default 1 4 16 bank
+#                                                   or `bank`: all 16 of each of the bank's 20 train clusters; default all of these
 # Three seeds, about ten minutes of one core a seed for each k (bank: 60), beyond reproduce/recall.sh, whose writers and libraries it uses; everything resumes. The rivals' learning
 # rates are the best of three or four on the clusters of split val that cost the canary at most 0.05 (LOG.md), their steps as many as a dream has (SFT: 40,
 # likewise); ours is as its own tables left it, but that `bank` dreams single facts (type C) too.
@@ -14,7 +14,7 @@ if [ "${1:-}" = "--quick" ]; then
     seeds="0" runs=runs/rivals_quick out=runs/rivals_quick n=1 more=(--set steps=2) writing=(--set steps=2) dreaming=(--set steps=2 --set variants=4 --set n_label=2)
     few=(2)
 fi
-if [ $# -gt 0 ]; then few=("$@"); elif [ ${#few[@]} -eq 0 ]; then few=(1 4 16 bank); fi
+if [ $# -gt 0 ]; then few=("$@"); elif [ ${#few[@]} -eq 0 ]; then few=(1 2 4 8 16 32 bank); fi
 
 answers() { # arm, model, more options of answers.py
     python reproduce/answers.py "$2" --questions "$bank" --splits "$splits" --n "$n" --out "$runs/$k/$1-$seed.json" "${@:3}"
