@@ -72,6 +72,7 @@ def test_reductions_are_their_definitions(reduction):
     assert torch.allclose(our_gradient(reduction, 9), logprobs.grad, atol=1e-12)
 
 
+@pytest.mark.dev
 @pytest.mark.slow
 @pytest.mark.parametrize(("reduction", "loss_type"), [("sequence", "grpo"), ("token", "dapo"), ("constant", "dr_grpo")])
 def test_reductions_are_those_of_trl(reduction, loss_type):

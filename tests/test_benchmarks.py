@@ -42,6 +42,7 @@ def test_a_measurement_holds_both_sides_and_both_floors():
     )
 
 
+@pytest.mark.dev
 def test_a_step_at_the_shapes_of_gemma(monkeypatch):
     pytest.importorskip("peft")
     monkeypatch.setattr(gemma, "VOCABULARY", 320)

@@ -87,6 +87,7 @@ def test_the_sampled_form_is_the_reverse_kl_gradient_in_expectation():
     assert torch.allclose(expected, full, atol=1e-12)
 
 
+@pytest.mark.dev
 def test_trl_computes_the_same():
     """On the same tensors all forms agree; TRL's defaults differ from the source's."""
     pytest.importorskip("trl", reason="requirements-dev.txt")

@@ -173,6 +173,7 @@ def test_frozen_embeddings_stay_and_the_rest_moves():
     assert update["update_ratio"] > 0.9  # fp32 masters
 
 
+@pytest.mark.dev
 def test_lora_trains_fp32_adapters_and_merges_into_a_plain_folder(tmp_path):
     pytest.importorskip("peft", reason="needs requirements-dev.txt")
     base = tiny_gemma4(dtype=torch.bfloat16)

@@ -12,6 +12,7 @@ from library import is_leak, is_meta_gaming  # noqa: E402
 from prompts import INTROSPECTION, find_answer, parse_point, plain, question_turn  # noqa: E402
 from tasks.mcq import Question, grade  # noqa: E402
 
+pytestmark = pytest.mark.dev
 TEXT = st.text() | st.lists(st.sampled_from(["Answer: ", "(B)", "B", " or ", "<introspection>", "</introspection>", "not", "\n", "x", "é"])).map("".join)
 
 

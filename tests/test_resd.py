@@ -61,6 +61,7 @@ def test_the_objective_is_equation_1_with_a_tail(tmp_path, alpha, low, high):
     assert torch.allclose(*grads)
 
 
+@pytest.mark.dev
 def test_without_a_clip_it_is_what_trl_computes(tmp_path):
     pytest.importorskip("trl", reason="requirements-dev.txt")
     trl = pytest.importorskip("trl.experimental.sdpo.loss_utils")

@@ -13,8 +13,9 @@ import torch
 from conftest import SMALL, config, killed, one_step, tiny_llama
 
 import library
+import models
 from chat import Chat
-from common import ROOT, Run, rng
+from common import ROOT, Run, UserError, rng
 from grpo_introspect import evaluate, load_data, point_record, questions_of_step, set_advantages, step_metrics, training_batch
 from library import KEYS
 from measure import Reader, cut_before_letter, option_probabilities, same_views, score, transfer_views, twin_views
@@ -113,11 +114,23 @@ def test_used_directory_resume_of_finished_run_and_changed_config(finished):
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     done = script("--dry-run", "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0 and "peak memory" in done.stdout
-    count, trained = map(int, re.search(r"([\d,]+) parameters, ([\d,]+) trained", done.stdout).expand(r"\1 \2").replace(",", "").split())
-    lora = script("--dry-run", "--run-dir", str(tmp_path / "run"), "--set", "shared.lora_rank=4")
-    adapters = int(re.search(r"([\d,]+) trained", lora.stdout)[1].replace(",", ""))
-    assert count == trained and 0 < adapters < trained / 10
+    count, trained = (int(number.replace(",", "")) for number in re.search(r"([\d,]+) parameters, ([\d,]+) trained", done.stdout).groups())
+    assert count == trained
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.dev
+def test_the_plan_counts_adapters(tmp_path):
+    pytest.importorskip("peft", reason="needs requirements-dev.txt")
+    lora = script("--dry-run", "--run-dir", str(tmp_path / "run"), "--set", "shared.lora_rank=4")
+    count, adapters = (int(number.replace(",", "")) for number in re.search(r"([\d,]+) parameters, ([\d,]+) trained", lora.stdout).groups())
+    assert 0 < adapters < count / 10
+
+
+def test_adapters_without_peft_are_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)  # as where only requirements.txt is installed
+    with pytest.raises(UserError, match="shared.lora_rank: .*pip install peft"):
+        models.make_trainable(torch.nn.Linear(2, 2), config(**{"shared.lora_rank": 4}))
 
 
 BAD = {
