@@ -1,31 +1,28 @@
-"""Plumbing without an opinion about the method: config, command line, seeds, run directory.
+"""What every script shares, and nothing of the method: config, command line, seeds and noise, ranks, files.
 
-A stage script ends in `launch(main, Config, "stage")`. Bad input anywhere raises UserError: one line on stderr, exit 2.
+A script ends in `launch(main, Config, "its name")`. Bad input anywhere raises UserError: one line on stderr, exit 2.
 """
 
 import argparse
 import dataclasses
 import difflib
-import json
 import math
 import os
 import re
-import shutil
-import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 import numpy as np
+import torch
+import torch.distributed as dist
 import yaml
 
-import ranks
-
 ROOT = Path(__file__).resolve().parent
-STAGES = ("grpo_introspect", "sft_recall", "dream_tta", "eval", "grpo", "reflect_retry", "ssd", "sft", "sdpo", "resd")  # sections of a config beside `shared`
-LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "targets.jsonl")
+STAGES = ("grpo_introspect", "sft_recall", "dream_tta", "eval")
+RIVALS = ("grpo", "reflect_retry", "ssd", "sft", "sdpo", "resd")
+SCRIPTS = (*STAGES, *RIVALS)  # sections of a config beside `shared`
 
 
 class UserError(Exception):
@@ -44,7 +41,9 @@ class Shared:
     dtype: Literal["float32", "bfloat16"] = "float32"  # weights of the policy; bfloat16 gets fp32 masters (update.py)
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     system: str = ""  # system prompt; goes in front of the first user turn where the chat template has no such role
-    freeze_embeddings: bool = False  # leaves embeddings (and the tied head) as they are: 2.8 of Gemma 4 E2B's 4.6 B parameters
+    freeze_embeddings: bool = (
+        False  # leaves embeddings (and the tied head) as they are: 2.8 of Gemma 4 E2B's 4.6 B parameters
+    )
     lora_rank: int = 0  # trains fp32 LoRA adapters of this rank instead of the weights (needs peft), 0: all weights
     gradient_checkpointing: bool = False  # recomputes activations in the backward pass: less memory, a third slower
 
@@ -61,13 +60,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def parse_yaml(text: str, source: str):
     try:
         return _Loader(text).get_single_data()
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # odd tags raise anything
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # odd tags raise anything
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise UserError(f"{source}:{line} {getattr(error, 'problem', None) or error}") from error
@@ -82,11 +90,13 @@ def read_sections(path: Path) -> dict[str, dict]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text") from error
     if not isinstance(sections, dict):
-        raise UserError(f"{path}: expected sections (shared:, {', '.join(s + ':' for s in STAGES)}), got {type(sections).__name__}")
+        raise UserError(
+            f"{path}: expected sections (shared:, {', '.join(s + ':' for s in SCRIPTS)}), got {type(sections).__name__}"
+        )
     base = sections.pop("base", None)
     for name, section in sections.items():
-        if name not in ("shared", *STAGES):
-            raise UserError(f"{path}: unknown section '{name}'{nearest(name, ['shared', 'base', *STAGES])}")
+        if name not in ("shared", *SCRIPTS):
+            raise UserError(f"{path}: unknown section '{name}'{nearest(name, ['shared', 'base', *SCRIPTS])}")
         if not isinstance(section, dict):
             raise UserError(f"{path}: section '{name}' must hold 'key: value' lines, got {type(section).__name__}")
     if base is None:
@@ -146,129 +156,192 @@ def load_config(config_class, stage: str, path: Path, overrides: list[str]):
     return cfg
 
 
+@dataclass
+class Options:
+    """What the command line says beside the config. run_dir: <run-dir>/<script>."""
+
+    run_dir: Path
+    resume: bool = False
+    dry_run: bool = False
+
+
 def launch(main, config_class, stage: str) -> None:
-    """Command line of every script; turns UserError into one line on stderr and exit 2."""
+    """Command line of every script: main(cfg, options). Turns UserError into one line on stderr and exit 2."""
     parser = argparse.ArgumentParser(prog=f"{stage}.py")
-    parser.add_argument("--config", type=Path, required=True, help="YAML file with sections 'shared' and one per script")
-    parser.add_argument("--set", action="append", default=[], metavar="key=value", help="override a setting (shared.key for the shared section)")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="YAML file with sections 'shared' and one per script"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="override a setting (shared.key for the shared section)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--run-dir", type=Path, help="default: runs/<config name>")
     parser.add_argument("--dry-run", action="store_true", help="check config and data, print the plan, load no weights")
     args = parser.parse_args()
-    ranks.start()
+    join_ranks()
     try:
         cfg = load_config(config_class, stage, args.config, args.set)
         run_dir = (args.run_dir or ROOT / "runs" / args.config.stem) / stage
-        main(cfg, Run(run_dir, cfg, args.resume), args.dry_run)
+        main(cfg, Options(run_dir, args.resume, args.dry_run))
     except UserError as error:
         print(f"{stage}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
 
-# ---- seeds ---------------------------------------------------------------------------------------------------------
+# ---- noise ---------------------------------------------------------------------------------------------------------
 def rng(*key: int) -> np.random.Generator:
-    """A generator that depends on its key (seed, step, phase, ...) alone, so that a resumed run needs no replay."""
+    """A generator that depends on its key (seed, step, reader, phase, ...) alone, so that a resumed run needs no replay."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-# ---- run directory -------------------------------------------------------------------------------------------------
-class Run:
-    """<run-dir>/<stage>/: config.yaml, env.json, the JSONL logs, checkpoint-<step>/, final/ (README 'Run directory')."""
-
-    def __init__(self, path: Path, cfg, resume: bool):
-        self.path, self.cfg, self.resume, self.stopped_by = path, cfg, resume, None
-        self.final, self.stage_1 = path / "final", (path.parent / "grpo_introspect").resolve()  # stage 1's own files are what later stages read
-
-    def check(self) -> None:
-        """Raises UserError on a used directory without --resume, on one of another config, and where none can be made."""
-        try:
-            used = self.path.exists() and any(self.path.iterdir())
-        except OSError as error:
-            raise UserError(f"--run-dir {self.path}: {error.strerror}") from error
-        if used and not self.resume:
-            raise UserError(f"{self.path} is not empty: go on with --resume, choose another --run-dir, or delete it")
-        if used and (self.path / "config.yaml").exists():
-            before = yaml.safe_load((self.path / "config.yaml").read_text())
-            changed = [key for key, value in dataclasses.asdict(self.cfg).items() if key != "expect" and before.get(key, value) != value]
-            if changed:
-                raise UserError(f"{self.path / 'config.yaml'}: --resume needs the settings of the first start; changed: {', '.join(changed)}")
-
-    def open(self) -> None:
-        """Creates the directory, once everything that can be wrong with the input has been looked at (by all ranks)."""
-        ranks.wait()
-        try:
-            if ranks.first():
-                self.path.mkdir(parents=True, exist_ok=True)
-                write(self.path / "config.yaml", yaml.safe_dump(dataclasses.asdict(self.cfg), sort_keys=False))
-                write(self.path / "env.json", json.dumps(environment(), indent=1))
-        except OSError as error:
-            raise UserError(f"--run-dir {self.path}: {error.strerror}") from error
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-
-    def _stop(self, number, _frame) -> None:
-        self.stopped_by = number  # the step loop checkpoints at its next safe point and calls `leave`
-
-    def leave(self) -> None:
-        print(f"stopped by signal {self.stopped_by}; go on with --resume", file=sys.stderr)
-        sys.exit(128 + self.stopped_by)
-
-    def log(self, name: str, record: dict) -> None:
-        """Appends one line to a JSONL log; numbers that are not finite become null. Only the first rank writes."""
-        if not ranks.first():
-            return
-        with open(self.path / name, "a") as file:
-            file.write(json.dumps(finite(record), allow_nan=False) + "\n")
-
-    def mend(self, name: str) -> None:
-        """Cuts a log whose writer was killed in the middle of a line back to its last whole line."""
-        path = self.path / name
-        if path.exists():
-            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-
-    def read(self, name: str) -> list[dict]:
-        path = self.path / name
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def rewind(self) -> tuple[int, Path | None]:
-        """(step, folder) of the newest checkpoint, (0, None) without one; cuts the logs back to what it had written."""
-        found = self._checkpoints()
-        step = max(found, default=0)
-        lengths = json.loads((found[step] / "logs.json").read_text()) if found else {}
-        for name in LOGS if ranks.first() else ():
-            if (self.path / name).exists():
-                os.truncate(self.path / name, lengths.get(name, 0))
-        ranks.wait()
-        return step, found.get(step)
-
-    def save(self, name: str, write_files) -> None:
-        """Writes a folder whole or not at all: `write_files(folder)` into <name>.tmp, synced, then renamed."""
-        if ranks.first():
-            self._save(name, write_files)
-        ranks.wait()  # nobody leaves while the first rank still writes
-
-    def _save(self, name: str, write_files) -> None:
-        temporary = self.path / f"{name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        write_files(temporary)
-        lengths = {log: (self.path / log).stat().st_size for log in LOGS if (self.path / log).exists()}
-        write(temporary / "logs.json", json.dumps(lengths))
-        for file in [*(f for f in temporary.rglob("*") if f.is_file()), *(self.path / log for log in lengths)]:
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
-        shutil.rmtree(self.path / name, ignore_errors=True)
-        temporary.rename(self.path / name)
-        checkpoints = self._checkpoints()
-        for step in sorted(checkpoints)[:-2]:
-            shutil.rmtree(checkpoints[step])
-
-    def _checkpoints(self) -> dict[int, Path]:
-        """Complete checkpoints by step; a folder still called .tmp was never finished."""
-        numbered = {path.name.partition("-")[2]: path for path in self.path.glob("checkpoint-*")}
-        return {int(step): path for step, path in numbered.items() if step.isdigit()}
+def walk(items: list, step: int, size: int, *key: int) -> list:
+    """The `size` items of a step (counted from 1) on an endless walk through `items`, shuffled anew every epoch by `key`."""
+    places = range((step - 1) * size, step * size)
+    return [items[rng(*key, place // len(items)).permutation(len(items))[place % len(items)]] for place in places]
 
 
+# All noise is keyed by (seed, step, reader, phase, ...), choices of questions by (seed, phase, ...). Every published number hangs on
+# these integers: they are never changed, only added to. A key shorter than four words is padded with zeros, so that (7, 50, 1) and
+# (7, 50, 1, 0) are one stream; tests/test_noise.py lists the pairs that coincide.
+class ReaderNumber:
+    """Third word of a key: who answers, by script."""
+
+    STEP, EVALUATION = 0, 1  # grpo_introspect; eval.py asks as EVALUATION
+    RECALL_MEASURE, RECALL_EVALUATION = 1, 2  # sft_recall
+    DREAM, DREAM_LABELS, DREAM_EVALUATION, DREAM_WITH_POINT = 1, 2, 3, 4  # dream_tta
+    RIVAL, RIVAL_EVALUATION, RIVAL_TRIES, RIVAL_COLLECT, RIVAL_ATTEMPTS = 5, 6, 7, 8, 9  # baselines
+    ANSWERS, COLLECT = 7, 8  # reproduce
+
+
+class RolloutPhase:
+    """introspection/rollouts.py, for stage 1 and eval.py; a turn of correction adds its number to CORRECTIONS."""
+
+    ATTEMPTS, POINTS, VERIFY, FRESH, VIEWS, CANARY, CORRECTIONS = range(7)
+
+
+class RecallPhase:
+    """sft_recall.py; each group of questions adds its place to EVALUATE."""
+
+    BASE, CANDIDATES, ORDER, EVALUATE, AGAIN = 20, 21, 22, 23, 31
+
+
+class DreamPhase:
+    """dream_tta.py; each group of questions adds its place to EVALUATE."""
+
+    VARY, LABEL, DREAM, ORDER, EVALUATE = range(30, 35)
+
+
+class TablePhase:
+    """introspection/tables; invariance adds the number of a context to AGAINST and to AGAIN."""
+
+    RECALLING, ANSWERING, UNAIDED, ELSEWHERE, AGAINST, AGAIN = 40, 41, 42, 43, 50, 60
+
+
+class RivalPhase:
+    """baselines, by rival; generation k of a chain adds 2 k to ANSWER and SUMMARY of grpo."""
+
+    ORDER, EVALUATE = 50, 51  # arena
+    ANSWER, SUMMARY = 60, 61  # grpo
+    COLLECT, REFLECTION, SECOND, TRIES = 62, 63, 64, 65  # reflect_retry
+    SDPO_ANSWER = 66
+    SSD_GENERATE, SSD_VIEW, SSD_SHUFFLE = (
+        66,
+        75,
+        76,
+    )  # (seed, 66, i): keys that sdpo's (seed, step, 5, 66, ...) cannot be
+    SFT_ATTEMPTS, SFT_SHUFFLE, SFT_VIEW = 67, 68, 69
+    RESD_ANSWER, DIAGNOSIS, TAGS, CURATION, CONCISE = 70, 71, 72, 73, 74
+
+
+class ReproducePhase:
+    """reproduce/answers.py (by hard.py too) and collect.py."""
+
+    VIEWS, ANSWERS, COLLECT_VIEWS, COLLECT_ANSWERS = 90, 91, 92, 93
+
+
+# ---- ranks -----------------------------------------------------------------------------------------------------------
+# Several processes that share a step's questions (torchrun); a single process is a world of one. Questions go round the ranks, every
+# noise key names its question by its number in the step, gradients and token counts are summed: the result does not depend on how many
+# ranks there are, rounding apart. Only the first rank writes.
+def join_ranks() -> None:
+    """Joins the world that torchrun describes in the environment, once; each rank owns the GPU of its local number."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        if not is_first_rank():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the life of the process)
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first_rank() -> bool:
+    return rank() == 0
+
+
+def share_of_rank(items: list) -> tuple[list, list[int]]:
+    """(this rank's items, their numbers in the whole list)."""
+    numbers = list(range(rank(), len(items), world_size()))
+    return [items[i] for i in numbers], numbers
+
+
+def gather_ranks(items: list) -> list:
+    """What `share_of_rank` dealt out, put together again on every rank, in order."""
+    if world_size() == 1:
+        return items
+    parts = [None] * world_size()
+    dist.all_gather_object(parts, items)
+    return [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
+
+
+def sum_over_ranks(value: float, op=dist.ReduceOp.SUM) -> float:
+    """The sum (or another reduction) of a number over all ranks."""
+    if world_size() == 1:
+        return value
+    tensor = torch.tensor(float(value), dtype=torch.float64)
+    dist.all_reduce(tensor, op)
+    return tensor.item()
+
+
+def max_over_ranks(value: float) -> float:
+    return sum_over_ranks(value, dist.ReduceOp.MAX)
+
+
+def sum_gradients(parameters: list[torch.Tensor]) -> None:
+    """Adds up `.grad` over all ranks; where any rank has a gradient, every rank has one afterwards."""
+    if world_size() == 1:
+        return
+    present = torch.tensor([float(p.grad is not None) for p in parameters])
+    dist.all_reduce(present)
+    for parameter, found in zip(parameters, present.tolist(), strict=True):
+        if found:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+
+
+def wait_for_ranks() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def check_one_process(script: str) -> None:
+    """Raises UserError under torchrun: only stage 1 shares its questions among processes."""
+    if world_size() > 1:
+        raise UserError(f"{script} runs in one process; start it with python, not torchrun")
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
 def finite(value):
     """`value` with every number that is not finite, however deep, replaced by None."""
     if isinstance(value, dict):
@@ -282,19 +355,3 @@ def write(path: Path, text: str) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(text)
     temporary.replace(path)
-
-
-def environment() -> dict:
-    """Versions, git commit with uncommitted changes, device: what a reader needs to judge a run."""
-    import torch
-    import transformers
-
-    def git(*command: str) -> str | None:
-        done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    return {
-        "python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__,
-        "numpy": np.__version__, "git_commit": git("rev-parse", "HEAD"), "git_diff": git("diff", "HEAD"), "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", "command": sys.argv,
-    }  # fmt: skip

@@ -12,7 +12,6 @@ Outputs: runs/<config>/dream_tta/ with targets.jsonl (variants and labels), metr
 Run:     python dream_tta.py --config configs/preeclampsia.yaml
 """
 
-import copy
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -21,32 +20,35 @@ import torch
 from tqdm import tqdm
 
 import common
-import library
-import models
-import prompts
-import ranks
-from chat import Chat
-from common import Run, Shared, UserError, rng
-from introspection import answer_logprobs
-from losses import centred_advantages, clip_advantages
-from measure import Reader, same_views
-from rollout import Trajectory
-from tasks.mcq import Question, grade, load_questions
-from update import Updater
-
-VARY, LABEL, DREAM, ORDER, EVALUATE = range(30, 35)  # phases, part of every noise key
+from common import DreamPhase, Options, ReaderNumber, Shared, UserError, rng
+from introspection import library, models, prompts
+from introspection.losses import centred_advantages, policy_gradient
+from introspection.reader import Reader
+from introspection.rollouts import answer_logprobs
+from introspection.rundir import Run
+from introspection.sampling import Completion, Trajectory
+from introspection.training import open_training
+from tasks.mcq import Question, grade, letter_in, load_questions, same_views
 
 
 @dataclass
 class Config(Shared):
-    library: str = ""  # whose points are dreamt, JSONL (README 'Library'); empty: what stage 1 wrote in this run directory
-    dream_split: Literal["train", "val", "composite"] = "train"  # questions to dream about (val: tuning); a composite gets both points
+    library: str = ""  # whose points are dreamt, JSONL (docs/reference.md, 'Library'); empty: what stage 1 wrote in this run directory
+    dream_split: Literal["train", "val", "composite"] = (
+        "train"  # questions to dream about (val: tuning); a composite gets both points
+    )
     dream_questions: int = 8  # how many of them
-    vary_with: Literal["task", "model"] = "model"  # who varies a question: its record (orders, twins) or the model (nothing usable written: orders)
+    vary_with: Literal["task", "model"] = (
+        "model"  # who varies a question: its record (orders, twins) or the model (nothing usable written: orders)
+    )
     variants: int = 48  # variants of each question
     n_label: int = 8  # answers with the point that vote on the label of a variant
-    reward: Literal["majority", "gold", "log_ratio"] = "majority"  # the label; the gold answer; mean over its tokens of log p(told) - log p(not)
-    context: Literal["without", "with"] = "without"  # whether the dreaming model sees the point (with: consumption training)
+    reward: Literal["majority", "gold", "log_ratio"] = (
+        "majority"  # the label; the gold answer; mean over its tokens of log p(told) - log p(not)
+    )
+    context: Literal["without", "with"] = (
+        "without"  # whether the dreaming model sees the point (with: consumption training)
+    )
     steps: int = 120  # optimiser steps, at most
     variants_per_step: int = 8  # variants answered in one step
     group_size: int = 16  # answers to each
@@ -56,7 +58,9 @@ class Config(Shared):
     max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
     temperature: float = 1.0  # of all sampling
     max_new_tokens: int = 48  # longest answer, tokens
-    max_question_tokens: int = 48  # longest question that the model writes (vary_with: model), tokens; longer ones are left out
+    max_question_tokens: int = (
+        48  # longest question that the model writes (vary_with: model), tokens; longer ones are left out
+    )
     eval_every: int = 20  # steps between evaluations
     eval_questions: int = 96  # of each group of questions, at most
     n_eval: int = 4  # answers to each question of an evaluation
@@ -64,30 +68,45 @@ class Config(Shared):
     save_every: int = 20  # steps between checkpoints
 
     def check(self) -> None:
-        counts = ("dream_questions", "variants", "n_label", "steps", "variants_per_step", "eval_every", "eval_questions", "n_eval", "save_every")
+        counts = (
+            "dream_questions",
+            "variants",
+            "n_label",
+            "steps",
+            "variants_per_step",
+            "eval_every",
+            "eval_questions",
+            "n_eval",
+            "save_every",
+        )
         for name in (*counts, "max_new_tokens", "max_question_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"dream_tta.{name}: expected at least 1, got {getattr(self, name)}")
         if self.temperature == 0:
-            raise UserError("dream_tta.temperature: equal answers have no spread to learn from; expected a number above 0")
+            raise UserError(
+                "dream_tta.temperature: equal answers have no spread to learn from; expected a number above 0"
+            )
         if self.group_size < 2:
             raise UserError("dream_tta.group_size: a group of 1 has no spread around its mean; expected at least 2")
         if self.reward == "gold" and self.vary_with == "model":
-            raise UserError("dream_tta.reward: nobody knows the right answer to a question that the model wrote; use majority or log_ratio")
+            raise UserError(
+                "dream_tta.reward: nobody knows the right answer to a question that the model wrote; use majority or log_ratio"
+            )
 
 
 # ---- variants and labels -------------------------------------------------------------------------------------------
-def varied(cfg: Config, reader: Reader, questions: list[Question]) -> list[list[Question]]:
+def vary(cfg: Config, reader: Reader, questions: list[Question]) -> list[list[Question]]:
     """The variants of each question, options in new orders; `answer` is gold, or meaningless where the model wrote the question."""
     made = []
     for i, question in enumerate(questions):
-        draw, sources = rng(*reader.key, VARY, i), [question, *question.variants]
+        draw, sources = rng(*reader.key, DreamPhase.VARY, i), [question, *question.variants]
         if cfg.vary_with == "model":
-            listed = ", ".join(prompts.OPTION.format(letter=m, text=prompts.plain(t)) for m, t in zip(prompts.LETTERS, question.options, strict=False))
+            listed = prompts.list_options(list(question.options))
             asked = reader.chat.first(prompts.SIMILAR.format(question=prompts.plain(question.question), options=listed))
-            completions = reader.sample([asked], VARY, cfg.variants, cfg.max_question_tokens, numbers=[(i,)])
+            completions = reader.sample([asked], DreamPhase.VARY, cfg.variants, cfg.max_question_tokens, numbers=[(i,)])
             texts = [" ".join(reader.chat.text(c.ids).split()) for c in completions if c.finished]
-            sources = [replace(question, question=text) for text in dict.fromkeys(texts) if text and text != question.question] or sources[:1]
+            new = [text for text in dict.fromkeys(texts) if text and text != question.question]
+            sources = [replace(question, question=text) for text in new] or [question]
         made.append([same_views(sources[k % len(sources)], 1, draw)[0] for k in range(cfg.variants)])
     return made
 
@@ -97,16 +116,17 @@ def votes(reader: Reader, views: list[Question], points: list[str | None], phase
     completions = reader.sample([reader.prompt(v, p) for v, p in zip(views, points, strict=True)], phase, n)
     counts = [Counter() for _ in views]
     for k, completion in enumerate(completions):
-        found = prompts.find_answer(reader.chat.text(completion.ids), views[k // n].options)
-        if found:
-            counts[k // n][found[1]] += 1
+        letter = letter_in(reader.chat.text(completion.ids), views[k // n].options)
+        if letter:
+            counts[k // n][letter] += 1
     return counts
 
 
 def make_targets(cfg: Config, reader: Reader, questions: list[Question], points: list[str]) -> list[dict]:
     """One record a variant (targets.jsonl); variants on which the point leaves the model without an answer are left out."""
-    views = [(q, point, view) for q, point, part in zip(questions, points, varied(cfg, reader, questions), strict=True) for view in part]
-    counted = votes(reader, [v for _, _, v in views], [p for _, p, _ in views], LABEL, cfg.n_label)
+    varied = zip(questions, points, vary(cfg, reader, questions), strict=True)
+    views = [(question, point, view) for question, point, variants in varied for view in variants]
+    counted = votes(reader, [v for _, _, v in views], [p for _, p, _ in views], DreamPhase.LABEL, cfg.n_label)
     made = []
     for (question, point, view), count in zip(views, counted, strict=True):
         if count:
@@ -119,41 +139,49 @@ def make_targets(cfg: Config, reader: Reader, questions: list[Question], points:
 
 
 # ---- one step ------------------------------------------------------------------------------------------------------
-def dreamt(cfg: Config, reader: Reader, targets: list[dict]) -> tuple[list[Trajectory], list[float], dict]:
-    """Answers to some variants, their clipped group-centred advantages, and the metrics of the step."""
-    asked = [prompts.question_turn(t["question"], t["options"], t["point"] if cfg.context == "with" else None) for t in targets]
-    prompt_ids = [reader.chat.first(turn) for turn in asked]
-    completions = reader.sample(prompt_ids, DREAM, cfg.group_size)
+def answer_variants(cfg: Config, reader: Reader, targets: list[dict]) -> tuple[list[Trajectory], list[Completion]]:
+    """G answers to each of some variants, without the point in context (or with it: consumption training)."""
+    context = [t["point"] if cfg.context == "with" else None for t in targets]
+    turns = [
+        prompts.question_turn(t["question"], t["options"], point) for t, point in zip(targets, context, strict=True)
+    ]
+    prompt_ids = [reader.chat.first(turn) for turn in turns]
+    completions = reader.sample(prompt_ids, DreamPhase.DREAM, cfg.group_size)
     trajectories = [Trajectory(prompt_ids[k // cfg.group_size], [(c.ids, True)]) for k, c in enumerate(completions)]
-    if cfg.reward == "log_ratio":
-        told = [reader.chat.first(prompts.question_turn(t["question"], t["options"], t["point"])) for t in targets]
-        plain = [reader.chat.first(prompts.question_turn(t["question"], t["options"])) for t in targets]
-        with_point, without = (
-            answer_logprobs(reader, [Trajectory(p[k // cfg.group_size], t.segments) for k, t in enumerate(trajectories)]) for p in (told, plain)
-        )
-        rewards = [(a - b) / len(t.segments[0][0]) for a, b, t in zip(with_point, without, trajectories, strict=True)]
-    else:
-        key = "gold" if cfg.reward == "gold" else "label"
-        found = [prompts.find_answer(reader.chat.text(c.ids), targets[k // cfg.group_size]["options"]) for k, c in enumerate(completions)]
-        rewards = [float(f is not None and f[1] == targets[k // cfg.group_size][key]) for k, f in enumerate(found)]
-    groups = torch.tensor(rewards, dtype=torch.float64).split(cfg.group_size)
-    valid = torch.ones(cfg.group_size, dtype=torch.bool)
-    advantages = torch.cat([clip_advantages(centred_advantages(group, valid), "zero") for group in groups])
-    metrics = {"reward": sum(rewards) / len(rewards), "frac_reward_zero_std": sum(float(g.max() == g.min()) for g in groups) / len(groups)}
-    return trajectories, advantages.tolist(), metrics
+    return trajectories, completions
+
+
+def reward_answers(
+    cfg: Config, reader: Reader, targets: list[dict], trajectories: list[Trajectory], completions: list[Completion]
+) -> list[float]:
+    """Agreement with the label or the gold answer; or how much likelier the point makes an answer, a token."""
+    asked = [targets[k // cfg.group_size] for k in range(len(completions))]
+    if cfg.reward != "log_ratio":
+        right = "gold" if cfg.reward == "gold" else "label"
+        letters = [letter_in(reader.chat.text(c.ids), t["options"]) for c, t in zip(completions, asked, strict=True)]
+        return [float(letter is not None and letter == t[right]) for letter, t in zip(letters, asked, strict=True)]
+    sums = []
+    for points in ([t["point"] for t in targets], [None for _ in targets]):
+        turns = [prompts.question_turn(t["question"], t["options"], p) for t, p in zip(targets, points, strict=True)]
+        first = [reader.chat.first(turn) for turn in turns]
+        read = [Trajectory(first[k // cfg.group_size], t.segments) for k, t in enumerate(trajectories)]
+        sums.append(answer_logprobs(reader, read))
+    return [(told - alone) / len(c.ids) for told, alone, c in zip(*sums, completions, strict=True)]
 
 
 def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], labels: dict[str, str], step: int) -> dict:
     """Accuracy without a point on each group of questions, and on the target agreement with the start model that has the point."""
-    reader, each = replace(reader, key=(cfg.seed, 0, 3)), {}
+    reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.DREAM_EVALUATION))
+    each = {}
     for k, (name, questions) in enumerate(groups.items()):
-        completions = reader.sample([reader.prompt(q) for q in questions], EVALUATE + k, cfg.n_eval)
+        completions = reader.sample([reader.prompt(q) for q in questions], DreamPhase.EVALUATE + k, cfg.n_eval)
         texts = [reader.chat.text(c.ids) for c in completions]
         parts = [(q, texts[i * cfg.n_eval : (i + 1) * cfg.n_eval]) for i, q in enumerate(questions)]
         each[name] = {q.id: sum(grade(t, q) for t in said) / cfg.n_eval for q, said in parts}
         if name == "target":
-            found = {q.id: [prompts.find_answer(t, q.options) for t in said] for q, said in parts}
-            each["agreement"] = {q: sum(f is not None and f[1] == labels[q] for f in answers) / cfg.n_eval for q, answers in found.items()}
+            letters = {q.id: [letter_in(text, q.options) for text in said] for q, said in parts}
+            agreed = {q: [letter is not None and letter == labels[q] for letter in part] for q, part in letters.items()}
+            each["agreement"] = {q: sum(part) / cfg.n_eval for q, part in agreed.items()}
     return {"step": step} | {name: mean(part) for name, part in each.items()} | {"each": each}
 
 
@@ -164,90 +192,139 @@ def mean(part: dict[str, float]) -> float:
 # ---- main ----------------------------------------------------------------------------------------------------------
 def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Question]]]:
     """(questions to dream about, their points, groups of questions for the evaluations)."""
-    questions, records = load_questions(common.ROOT / cfg.questions), library.merge(library.load_library(common.ROOT / cfg.library))
+    questions, records = (
+        load_questions(common.ROOT / cfg.questions),
+        library.merge(library.load_library(common.ROOT / cfg.library)),
+    )
     known = {r["question_id"] for r in records}
-    fitting = [q for q in questions if q.split == cfg.dream_split and q.id in known and q.cluster.startswith(cfg.cluster)]
+    fitting = [
+        q for q in questions if q.split == cfg.dream_split and q.id in known and q.cluster.startswith(cfg.cluster)
+    ]
     if not fitting:
-        raise UserError(f"dream_tta.library: {cfg.library} has no point for a {cfg.dream_split} question of a cluster '{cfg.cluster}...' in {cfg.questions}")
+        raise UserError(
+            f"dream_tta.library: {cfg.library} has no point for a {cfg.dream_split} question of a cluster '{cfg.cluster}...' in {cfg.questions}"
+        )
     chosen = [fitting[i] for i in sorted(rng(cfg.seed).permutation(len(fitting))[: cfg.dream_questions])]
     clusters, ids = {q.cluster for q in chosen}, {q.id for q in chosen}
     dreamt_of = clusters | {part for name in clusters for part in name.split("+")}  # a composite is of two clusters
     new = "test" if cfg.dream_split == "train" else cfg.dream_split
     groups = {
         "target": [q for q in questions if q.cluster in clusters and q.split == new and q.id not in ids],
-        "neighbour": [q for q in questions if q.cluster not in dreamt_of and q.split == ("val" if new == "val" else "test")],
+        "neighbour": [
+            q for q in questions if q.cluster not in dreamt_of and q.split == ("val" if new == "val" else "test")
+        ],
     }
     canary = [q for q in questions if q.split == "canary"]
     groups |= {"canary_stop": canary[::2], "canary": canary[1::2]}
     if not groups["target"]:
-        raise UserError(f"dream_tta.dream_questions: {cfg.questions} has no other {new} question in the clusters that are dreamt about")
+        raise UserError(
+            f"dream_tta.dream_questions: {cfg.questions} has no other {new} question in the clusters that are dreamt about"
+        )
     draw = rng(cfg.seed, 1)
-    groups = {name: [part[i] for i in sorted(draw.permutation(len(part))[: cfg.eval_questions])] for name, part in groups.items() if part}
+    groups = {
+        name: [part[i] for i in sorted(draw.permutation(len(part))[: cfg.eval_questions])]
+        for name, part in groups.items()
+        if part
+    }
     return chosen, [library.point_of(q.id, records) for q in chosen], groups
 
 
-def main(cfg: Config, run: Run, dry_run: bool) -> None:
+def main(cfg: Config, options: Options) -> None:
+    # Everything that can be wrong with the input is looked at before any weight is loaded.
+    run = Run(options.run_dir, cfg, options.resume)
     cfg = replace(cfg, library=cfg.library or str(run.stage_1 / "library.jsonl"))
     questions, points, groups = load_data(cfg)
-    tokenizer = models.load_tokenizer(cfg.model)
-    chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer), cfg.system)
-    if ranks.world() > 1:
-        raise UserError("dream_tta runs in one process; start it with python, not torchrun")
-    if dry_run:
-        print(f"{len(questions)} questions to dream about; evaluated on " + ", ".join(f"{len(part)} {name}" for name, part in groups.items()))
+    chat = models.load_chat(cfg.model, cfg.system)
+    common.check_one_process("dream_tta")
+    if options.dry_run:
+        evaluated = ", ".join(f"{len(part)} {name}" for name, part in groups.items())
+        print(f"{len(questions)} questions to dream about; evaluated on {evaluated}")
         return
     run.check()
-    if run.resume and run.final.exists():
+    if run.finished:
         print(summary(run))
         return
-    policy = models.load_policy(cfg.model, cfg)
-    ref_policy = copy.deepcopy(policy).requires_grad_(False) if cfg.kl_coef else None
-    policy = models.make_trainable(policy, cfg)
-    run.open()
-    settings = (cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref_policy)
-    updater = Updater(policy, "adamw", *settings)
-    done, checkpoint = run.rewind()
-    if checkpoint:
-        models.restore(policy, updater, checkpoint)
+    budget = cfg.max_tokens_per_micro_batch
+    training = open_training(
+        run, cfg, chat, lr=cfg.lr, temperature=cfg.temperature, max_tokens=budget, kl_coef=cfg.kl_coef
+    )  # fmt: skip
+    updater = training.updater
     before = run.read("metrics.jsonl")
-    generated, trained, skipped = (before[-1][name] if before else 0 for name in ("generated_tokens", "trained_tokens", "skipped_steps"))
-    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1), generated)
-    if done == 0:
+    counted = ("generated_tokens", "trained_tokens", "skipped_steps")
+    generated, trained, skipped = (before[-1][name] if before else 0 for name in counted)
+    key = (cfg.seed, 0, ReaderNumber.DREAM)
+    reader = Reader(training.policy, chat, cfg.temperature, cfg.max_new_tokens, key, generated)
+
+    # Variants, their labels, and what the start model says with and without the point: measured once, before the first step.
+    if training.done == 0:
         start_dream(cfg, run, reader, questions, points, groups)
     targets, first = run.read("targets.jsonl"), run.read("eval.jsonl")[0]
     if not targets:
-        raise UserError(f"{run.path / 'targets.jsonl'}: the model answered no variant, even with the point; nothing to dream about")
-    bar = tqdm(range(done + 1, cfg.steps + 1), initial=done, total=cfg.steps, desc="stage 3", dynamic_ncols=True, disable=None)
+        where = run.path / "targets.jsonl"
+        raise UserError(f"{where}: the model answered no variant, even with the point; nothing to dream about")
+
+    steps = range(training.done + 1, cfg.steps + 1)
+    bar = tqdm(steps, initial=training.done, total=cfg.steps, desc="stage 3", dynamic_ncols=True, disable=None)
     for step in bar:
+        # Stop when what the model knew before begins to go: the stopping canary is not the one that is reported.
         last = run.read("eval.jsonl")[-1]
         if "canary_stop" in last and last["canary_stop"] < first["canary_stop"] - cfg.stop_drop:
-            bar.write(f"stopped before step {step}: the stopping canary fell from {first['canary_stop']:.3f} to {last['canary_stop']:.3f}")
+            fall = f"from {first['canary_stop']:.3f} to {last['canary_stop']:.3f}"
+            bar.write(f"stopped before step {step}: the stopping canary fell {fall}")
             break
-        places = range((step - 1) * cfg.variants_per_step, step * cfg.variants_per_step)
-        order = [rng(cfg.seed, ORDER, place // len(targets)).permutation(len(targets))[place % len(targets)] for place in places]
-        reader = replace(reader, key=(cfg.seed, step, 1))
-        trajectories, advantages, metrics = dreamt(cfg, reader, [targets[i] for i in order])
-        update = updater.step(trajectories, advantages)
+
+        # Answer the next variants, without the point in context.
+        reader = replace(reader, key=(cfg.seed, step, ReaderNumber.DREAM))
+        variants = common.walk(targets, step, cfg.variants_per_step, cfg.seed, DreamPhase.ORDER)
+        with torch.no_grad():
+            trajectories, completions = answer_variants(cfg, reader, variants)
+            rewards = reward_answers(cfg, reader, variants, trajectories, completions)
+
+        # GRPO: each answer against its group's mean; below it nothing is pushed down (clamp at zero, as in stage 1).
+        rewards_QG = torch.tensor(rewards, dtype=torch.float64).split(cfg.group_size)
+        valid_G = torch.ones(cfg.group_size, dtype=torch.bool)
+        advantages = torch.cat([centred_advantages(group, valid_G).clamp(min=0) for group in rewards_QG]).tolist()
+        updater.backward(trajectories, advantages, loss=policy_gradient)
+        updater.clip(cfg.max_grad_norm)
+        update = updater.apply()
+
+        # Log, with tokens so far, those of variants and labels among them; evaluate and save where it is time to.
         skipped += update["skipped_steps"]
-        trained += 0 if update["skipped_steps"] else sum(sum(t.loss_mask) for t, a in zip(trajectories, advantages, strict=True) if a)
-        counts = {"skipped_steps": skipped, "generated_tokens": reader.generated, "trained_tokens": trained}  # so far, with variants and labels
-        metrics = {"step": step} | metrics | update | counts
+        if not update["skipped_steps"]:
+            trained += sum(sum(t.loss_mask) for t, a in zip(trajectories, advantages, strict=True) if a)
+        metrics = {
+            "step": step,
+            "reward": sum(rewards) / len(rewards),
+            "frac_reward_zero_std": sum(float(g.max() == g.min()) for g in rewards_QG) / len(rewards_QG),
+            **update,
+            "skipped_steps": skipped,
+            "generated_tokens": reader.generated,
+            "trained_tokens": trained,
+        }
         if step % cfg.eval_every == 0 or step == cfg.steps:
             record = evaluate(cfg, reader, groups, first["labels"], step)
             run.log("eval.jsonl", record)
-            bar.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in record.items() if name not in ("step", "each")))
+            shown = {name: value for name, value in record.items() if name not in ("step", "each")}
+            bar.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in shown.items()))
         run.log("metrics.jsonl", metrics)
         bar.set_postfix_str(f"reward {metrics['reward']:.2f}")
         if step % cfg.save_every == 0 or step == cfg.steps or run.stopped_by:
-            run.save(f"checkpoint-{step}", lambda folder: models.write_checkpoint(policy, updater, folder))
+            training.save_checkpoint(step)
         if run.stopped_by:
             bar.close()
             run.leave()
-    run.save("final", lambda folder: models.save(policy, tokenizer, folder))
+    training.save_final()
     print(summary(run))
 
 
-def start_dream(cfg: Config, run: Run, reader: Reader, questions: list[Question], points: list[str], groups: dict[str, list[Question]]) -> None:
+def start_dream(
+    cfg: Config,
+    run: Run,
+    reader: Reader,
+    questions: list[Question],
+    points: list[str],
+    groups: dict[str, list[Question]],
+) -> None:
     """Before the first step: variants with labels, what the start model answers with and without the point."""
     print(f"{cfg.model}: {cfg.variants} variants of each of {len(questions)} questions")
     for record in make_targets(cfg, reader, questions, points):
@@ -256,10 +333,16 @@ def start_dream(cfg: Config, run: Run, reader: Reader, questions: list[Question]
     for q, point in zip(questions, points, strict=True):
         of_cluster.setdefault(q.cluster, []).append(point)
     target = groups["target"]
-    told = [of_cluster[q.cluster][i % len(of_cluster[q.cluster])] for i, q in enumerate(target)]  # all that are dreamt, in turn
-    counted = votes(replace(reader, key=(cfg.seed, 0, 2)), target, told, LABEL, cfg.n_label)
+    told = [
+        of_cluster[q.cluster][i % len(of_cluster[q.cluster])] for i, q in enumerate(target)
+    ]  # all that are dreamt, in turn
+    counted = votes(
+        replace(reader, key=(cfg.seed, 0, ReaderNumber.DREAM_LABELS)), target, told, DreamPhase.LABEL, cfg.n_label
+    )
     labels = {q.id: count.most_common(1)[0][0] if count else "" for q, count in zip(target, counted, strict=True)}
-    counted = votes(replace(reader, key=(cfg.seed, 0, 4)), target, told, LABEL, cfg.n_label)  # a mode agrees too well with its own votes
+    counted = votes(
+        replace(reader, key=(cfg.seed, 0, ReaderNumber.DREAM_WITH_POINT)), target, told, DreamPhase.LABEL, cfg.n_label
+    )  # a mode agrees too well with its own votes
     record = evaluate(cfg, reader, groups, labels, 0)
     for name, right in (("target", {q.id: q.letter for q in target}), ("agreement", labels)):
         part = {q.id: count[right[q.id]] / cfg.n_label for q, count in zip(target, counted, strict=True)}
@@ -277,15 +360,25 @@ def summary(run: Run) -> str:
     """The closing summary of a finished run, from its files."""
     evaluations = run.read("eval.jsonl")
     first, last = evaluations[0], evaluations[-1]
-    lines = ["", "== stage 3 finished ==", "", f"{last['step']} steps; without the point in context, on questions that were not dreamt:"]
+    lines = [
+        "",
+        "== stage 3 finished ==",
+        "",
+        f"{last['step']} steps; without the point in context, on questions that were not dreamt:",
+    ]
     for name, words in (("target", "accuracy"), ("agreement", "agreement with the start model that has the point")):
         closed = gap_closed(first, last, name)
         shown = "no gap to close" if closed is None else f"gap closed {closed:+.2f}"
-        lines.append(f"   {words}: {first[name]:.3f} -> {last[name]:.3f}, with the point in context {first[f'{name}_with_point']:.3f}: {shown}")
+        lines.append(
+            f"   {words}: {first[name]:.3f} -> {last[name]:.3f}, with the point in context {first[f'{name}_with_point']:.3f}: {shown}"
+        )
     for name in ("neighbour", "canary_stop", "canary"):
         if name in first:
             lines.append(f"   {name}: {first[name]:.3f} -> {last[name]:.3f}")
-    lines += ["", f"Everything is in {run.path}: targets.jsonl (variants, labels), metrics.jsonl, eval.jsonl, final/ (weights)"]
+    lines += [
+        "",
+        f"Everything is in {run.path}: targets.jsonl (variants, labels), metrics.jsonl, eval.jsonl, final/ (weights)",
+    ]
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ One step, all sampling under no_grad:
   3. rollout 3: each point is put into a fresh conversation, after the question, and graded
   4. advantage: how much better a point does than its group (or than no point at all), clipped at zero
   5. policy gradient over the tokens that the model wrote
-Departures from the paper are marked at their lines and listed in the README.
+Departures from the paper are marked at their lines and listed in docs/method.md.
 
 Inputs:  a question bank (JSONL), a causal language model with a chat template
 Outputs: runs/<config>/grpo_introspect/ with metrics, every learning point, the library of validated points, final/ weights
@@ -15,7 +15,6 @@ Run:     python grpo_introspect.py --config configs/preeclampsia.yaml          (
 Dimension suffixes: _Q question, _G rollout in a group, _V verification view, _T token.
 """
 
-import copy
 import sys
 import time
 from contextlib import contextmanager
@@ -26,18 +25,17 @@ import torch
 from tqdm import tqdm
 
 import common
-import library
-import models
-import ranks
-import screen
-from chat import Chat
-from common import Run, Shared, UserError, rng
-from introspection import CANARY, Group, Point, rollout_1, rollout_2, rollout_3
-from losses import centred_advantages, clip_advantages, fresh_advantages, standard_errors
-from measure import Reader, accuracy, bootstrap_mean
-from rollout import Trajectory
-from tasks.mcq import Exchange, Question, in_company, load_exchanges, load_questions
-from update import Updater
+from common import Options, ReaderNumber, RolloutPhase, Shared, UserError, rng
+from introspection import library, models, screen
+from introspection.chat import Chat
+from introspection.losses import ROUNDING, centred_advantages, policy_gradient
+from introspection.reader import Reader, accuracy
+from introspection.rollouts import Group, Point, rollout_1, rollout_2, rollout_3
+from introspection.rundir import Run
+from introspection.sampling import Trajectory
+from introspection.stats import bootstrap_mean, mean
+from introspection.training import open_training
+from tasks.mcq import Question, in_company, load_exchanges, load_questions
 
 
 @dataclass
@@ -46,13 +44,25 @@ class Config(Shared):
     questions_per_step: int = 8  # Q, questions of one step (paper: value lost)
     group_size: int = 16  # G, attempts on each question (paper: 32 rollouts a step)
     contributors: Literal["both", "winners", "losers"] = "both"  # whose points are trained (paper: both)
-    reveal: Literal["answer", "explanation", "peer"] = "answer"  # what losers see: letter and text (paper), the explanation too, a winner's attempt too
-    introspect: Literal["prompted", "optional"] = "prompted"  # optional: an empty block is a decision not to write (paper: when to introspect)
-    token_price: float = 0.0  # taken off a point's score for each token of its turn; an empty block is free (paper: value lost)
-    correction_turns: int = 0  # how often a wrong attempt is sent back with 'try again' first (paper: 1 to 4 led to meta-gaming)
+    reveal: Literal["answer", "explanation", "peer"] = (
+        "answer"  # what losers see: letter and text (paper), the explanation too, a winner's attempt too
+    )
+    introspect: Literal["prompted", "optional"] = (
+        "prompted"  # optional: an empty block is a decision not to write (paper: when to introspect)
+    )
+    token_price: float = (
+        0.0  # taken off a point's score for each token of its turn; an empty block is free (paper: value lost)
+    )
+    correction_turns: int = (
+        0  # how often a wrong attempt is sent back with 'try again' first (paper: 1 to 4 led to meta-gaming)
+    )
     exchanges: str = ""  # JSONL of collected conversations that take the place of rollout 1
-    verify_on: Literal["same", "transfer", "both"] = "transfer"  # same: the point's own question (paper); transfer: others of its cluster
-    transfer_pool: Literal["cluster", "bank"] = "cluster"  # where transfer questions come from (bank: emergent structure)
+    verify_on: Literal["same", "transfer", "both"] = (
+        "transfer"  # same: the point's own question (paper); transfer: others of its cluster
+    )
+    transfer_pool: Literal["cluster", "bank"] = (
+        "cluster"  # where transfer questions come from (bank: emergent structure)
+    )
     n_verify: int = 4  # V, verification views of a point, of each kind (paper: 1; ours: 4, one for each letter)
     transfer_weight: float = 1.0  # weight of transfer against same where verify_on is both (paper: lost)
     n_fresh: int = 4  # answers without a point on each view, for the baseline and the introspection advantage
@@ -62,7 +72,9 @@ class Config(Shared):
     # zero: max(A, 0) (paper); lcb: max(A - lcb_z SE, 0); none: signed (collapse cause 2); positive: 1 where A > 0, SFT on what helped
     clip: Literal["zero", "lcb", "none", "positive"] = "zero"  # how an advantage becomes a training weight
     lcb_z: float = 1.0  # standard errors taken off by clip: lcb
-    mask: Literal["conversation", "learning_point", "conversation+verification"] = "learning_point"  # trained tokens (paper: conversation)
+    mask: Literal["conversation", "learning_point", "conversation+verification"] = (
+        "learning_point"  # trained tokens (paper: conversation)
+    )
     train_loser_attempt: bool = False  # whether a loser's wrong attempt is trained when its point helped (paper: yes)
     optimizer: Literal["adamw", "sgd"] = "adamw"  # paper: SGD without momentum
     lr: float = 2e-4  # learning rate (paper: value lost)
@@ -81,50 +93,102 @@ class Config(Shared):
 
     def check(self) -> None:
         """Raises UserError for values that are each legal but impossible together."""
-        for name in ("steps", "questions_per_step", "group_size", "n_verify", "n_fresh", "max_new_tokens", "max_point_tokens", "save_every"):
+        for name in (
+            "steps",
+            "questions_per_step",
+            "group_size",
+            "n_verify",
+            "n_fresh",
+            "max_new_tokens",
+            "max_point_tokens",
+            "save_every",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"grpo_introspect.{name}: expected at least 1, got {getattr(self, name)}")
         if self.group_size == 1 and self.baseline == "group_mean":
-            raise UserError("grpo_introspect.group_size: a group of 1 has no spread around its mean; use baseline: fresh or a larger group")
+            raise UserError(
+                "grpo_introspect.group_size: a group of 1 has no spread around its mean; use baseline: fresh or a larger group"
+            )
         if self.reward == "invariance" and (self.baseline == "fresh" or self.introspect == "optional"):
-            raise UserError("grpo_introspect.reward: invariance compares points with each other; expected baseline: group_mean, introspect: prompted")
+            raise UserError(
+                "grpo_introspect.reward: invariance compares points with each other; expected baseline: group_mean, introspect: prompted"
+            )
         if self.reward in ("log_ratio", "invariance") and self.clip == "lcb":
-            raise UserError(f"grpo_introspect.clip: lcb knows the noise of scores between 0 and 1, not of reward: {self.reward}")
+            raise UserError(
+                f"grpo_introspect.clip: lcb knows the noise of scores between 0 and 1, not of reward: {self.reward}"
+            )
         if self.exchanges and (self.correction_turns or self.mask != "learning_point"):
-            raise UserError("grpo_introspect.exchanges: collected attempts can be neither corrected nor trained; use correction_turns: 0, mask: learning_point")
+            raise UserError(
+                "grpo_introspect.exchanges: collected attempts can be neither corrected nor trained; use correction_turns: 0, mask: learning_point"
+            )
         for name in ("temperature", "lr", "max_grad_norm"):
             if getattr(self, name) == 0:
                 raise UserError(f"grpo_introspect.{name}: expected a number above 0")
 
 
-def questions_of_step(cfg: Config, train: list[Question | Exchange], step: int) -> list[Question | Exchange]:
-    """The next Q questions (or exchanges) of an endless walk through the bank, shuffled anew every epoch."""
-    places = range((step - 1) * cfg.questions_per_step, step * cfg.questions_per_step)
-    return [train[rng(cfg.seed, place // len(train)).permutation(len(train))[place % len(train)]] for place in places]
-
-
 # ---- score, advantage, training batch ------------------------------------------------------------------------------
-def set_advantages(cfg: Config, group: Group) -> torch.Tensor:
-    """Sets every point's `advantage`, the training weight; returns the scores (G,), nan for points that do not count."""
+def view_weights(cfg: Config, group: Group) -> torch.Tensor:
+    """Weights (V,) of the views in a point's score, summing to 1; twins only tell leaks from rules."""
     weight = {"same": 1.0, "transfer": cfg.transfer_weight if cfg.verify_on == "both" else 1.0, "twin": 0.0}
     weights = torch.tensor([weight[kind] for kind in group.kinds_V], dtype=torch.float64)
-    weights = weights / weights.sum()  # (V,)
-    if not group.points:
-        return torch.empty(0)
-    valid = torch.tensor([point.valid for point in group.points])  # (G,)
-    rewards = torch.stack([point.rewards_V for point in group.points]).double().nan_to_num(0.0)  # (G, V)
+    return weights / weights.sum()
+
+
+def rewards_of(group: Group) -> torch.Tensor:
+    """Rewards (G, V) of a group's points; 0 where a view was not measured."""
+    rewards = [point.rewards_V for point in group.points] or [torch.empty(0, len(group.views_V))]
+    return torch.vstack(rewards).double().nan_to_num(0.0)
+
+
+def scores_of(cfg: Config, group: Group) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scores (G,), valid (G,) bool) of a group's points: the weighted mean reward of a point, less the price of its tokens.
+
+    A point that did not parse or that leaks the answer is not valid: it is no part of the comparison and earns nothing.
+    """
     tokens = torch.tensor([len(point.completion.ids) if point.text else 0 for point in group.points])
-    scores = rewards @ weights - cfg.token_price * tokens
-    if cfg.baseline == "group_mean":
-        advantages = centred_advantages(scores, valid)
+    scores = rewards_of(group) @ view_weights(cfg, group) - cfg.token_price * tokens
+    return scores, torch.tensor([point.valid for point in group.points], dtype=torch.bool)
+
+
+def fresh_score(cfg: Config, group: Group) -> float:
+    """What the reader without a point scores on the group's views."""
+    return (group.fresh_rewards_V * view_weights(cfg, group)).sum().item()
+
+
+def fresh_advantages(scores: torch.Tensor, valid: torch.Tensor, baseline: float) -> torch.Tensor:
+    """A_j = s_j - score without a point on the same questions (paper, 'Training Stability', cause 4: a fresh baseline).
+
+    Unlike the group mean it keeps the best case, a group whose points all help.
+    """
+    advantages = torch.where(valid, scores - baseline, 0.0)
+    return torch.where(advantages.abs() < ROUNDING, 0.0, advantages)
+
+
+def standard_errors(scores: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Standard error (G,) of each point's score s_j = sum_v w_v s_jv if all points of the group were equally good.
+
+    scores: (G, V), one column per verification view, shared by the group; weights: (V,), summing to 1. The spread between
+    points within a column holds none of the views' difficulty, and exists at V = 1 too. Conservative where points differ.
+    """
+    if valid.sum() < 2:  # no second point to compare with: the binomial spread of its own score, (k + 1) / (n + 2)
+        smoothed = (scores[valid].sum() + 1) / (valid.sum() * scores.shape[1] + 2)
+        variance = (smoothed * (1 - smoothed)).expand(scores.shape[1])
     else:
-        advantages = fresh_advantages(scores, valid, (group.fresh_rewards_V * weights).sum().item())
-    errors = standard_errors(rewards, valid, weights)
-    # Departure from paper: clip lcb, none and positive are offered beside the paper's max(A, 0).
-    advantages = clip_advantages(advantages, cfg.clip, errors, cfg.lcb_z)
-    for point, advantage in zip(group.points, advantages.tolist(), strict=True):
-        point.advantage = advantage if point.valid else 0.0
-    return scores.masked_fill(~valid, float("nan"))
+        variance = scores[valid].var(dim=0, unbiased=True)  # (V,)
+    return (weights.square() * variance).sum().sqrt().expand(scores.shape[0])
+
+
+def clip_otherwise(cfg: Config, advantages: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
+    """What stands beside the paper's max(A, 0) as training weights (G,).
+
+    lcb: max(A - z SE, 0), so that luck alone earns nothing; none: A as it is (collapse cause 2); positive: 1 where A > 0, which
+    makes the policy gradient supervised fine-tuning on the points that helped (a null).
+    """
+    if cfg.clip == "lcb":
+        return (advantages - cfg.lcb_z * errors).clamp(min=0)
+    if cfg.clip == "positive":
+        return (advantages > 0).to(advantages.dtype)
+    return advantages
 
 
 def training_batch(cfg: Config, groups: list[Group]) -> tuple[list[Trajectory], list[float]]:
@@ -134,20 +198,17 @@ def training_batch(cfg: Config, groups: list[Group]) -> tuple[list[Trajectory], 
         # Departure from paper: by default a loser's wrong attempt is not reinforced when its point turns out to help.
         train_attempt = cfg.mask != "learning_point" and (point.won or cfg.train_loser_attempt)
         train_errors = cfg.mask != "learning_point" and cfg.train_loser_attempt
-        trained = [point.trajectory(train_attempt, train_errors)] + (point.verifications if cfg.mask == "conversation+verification" else [])
+        trained = [point.trajectory(train_attempt, train_errors)]
+        if cfg.mask == "conversation+verification":
+            trained += point.verifications
         trajectories += trained
-        advantages += [point.advantage] * len(trained)
+        advantages += [point.advantage for _ in trained]
     return trajectories, advantages
 
 
 # ---- what is written down ------------------------------------------------------------------------------------------
-def mean(values) -> float | None:
-    kept = [value for value in values if value is not None and value == value]
-    return sum(kept) / len(kept) if kept else None
-
-
 def step_metrics(groups: list[Group], scores_QG: list[torch.Tensor]) -> dict:
-    """The metrics of the three rollouts (README 'Metrics'). Advantages here are never centred and never clipped."""
+    """The metrics of the three rollouts (docs/reference.md, 'Metrics'). Advantages here are never centred and never clipped."""
     pairs = [(group, point) for group in groups for point in group.points]
     counted = [(group, point) for group, point in pairs if point.valid]
     spread = [scores[~scores.isnan()] for scores in scores_QG]
@@ -157,7 +218,9 @@ def step_metrics(groups: list[Group], scores_QG: list[torch.Tensor]) -> dict:
     return {
         "reward": mean(s for scores in spread for s in scores.tolist()),
         "reward_std": mean(scores.std().item() for scores in spread if len(scores) > 1),
-        "frac_reward_zero_std": mean(float(len(scores) < 2 or scores.max().item() == scores.min().item()) for scores in spread),
+        "frac_reward_zero_std": mean(
+            float(len(scores) < 2 or scores.max().item() == scores.min().item()) for scores in spread
+        ),
         "accuracy/attempt": mean(float(a.won) for g in groups for a in g.attempts_G),
         "accuracy/verify": mean(p.accuracies_V[~g.on("twin")].mean().item() for g, p in counted),
         "accuracy/fresh": mean(g.fresh_accuracies_V[~g.on("twin")].mean().item() for g, _ in counted),
@@ -175,13 +238,19 @@ def step_metrics(groups: list[Group], scores_QG: list[torch.Tensor]) -> dict:
 
 
 def point_record(cfg: Config, step: int, group: Group, point: Point, number: int) -> dict:
-    """A library record (README 'Library'); rollouts.jsonl adds the conversation and the training weight."""
+    """A library record (docs/reference.md, 'Library'); rollouts.jsonl adds the conversation and the training weight."""
     on: dict[str, list[tuple[float, float]]] = {}
     for v, view in enumerate(group.views_V):
         if group.kinds_V[v] != "twin" and not point.accuracies_V[v].isnan():
             on.setdefault(view.id, []).append((point.accuracies_V[v].item(), group.fresh_accuracies_V[v].item()))
     verified = [
-        {"question_id": name, "n": len(pairs), "acc_with": mean(p for p, _ in pairs), "acc_without": mean(f for _, f in pairs)} for name, pairs in on.items()
+        {
+            "question_id": name,
+            "n": len(pairs),
+            "acc_with": mean(told for told, _ in pairs),
+            "acc_without": mean(fresh for _, fresh in pairs),
+        }
+        for name, pairs in on.items()
     ]
     record = {
         "id": f"{step}-{number}", "text": point.text, "question_id": group.question.id, "exchange_id": group.exchange_id,
@@ -194,26 +263,52 @@ def point_record(cfg: Config, step: int, group: Group, point: Point, number: int
     return record
 
 
+def log_points(cfg: Config, run: Run, chat: Chat, step: int, groups: list[Group]) -> list[dict]:
+    """Writes rollouts.jsonl (every point of a step) and library.jsonl (the validated ones); the records of the former."""
+    records = []
+    for group in groups:
+        for point in group.points:
+            record = point_record(cfg, step, group, point, len(records))
+            said = {"completion": chat.text(point.completion.ids), "attempt": chat.text(point.attempt.completion.ids)}
+            records.append(record | {"advantage": point.advantage, "gain_twin": group.gain(point, "twin")} | said)
+            run.log("rollouts.jsonl", records[-1])
+            if point.text and point.valid and point.advantage > 0 and library.gain(record) > 0:
+                run.log("library.jsonl", record)
+    return records
+
+
 def evaluate(cfg: Config, reader: Reader, questions: list[Question], canary: list[Question], step: int) -> dict:
     """Accuracy with and without the points that the policy writes now, on questions whose points were never rewarded.
 
     Each question: 4 attempts, their points, each tried on 2 other questions of its cluster. A point that does not parse
     counts as no point. The noise is the same at every step, so that before and after are compared like with like.
     """
-    reader = replace(reader, key=(cfg.seed, 0, 1))
-    part, numbers = ranks.mine(questions)
+    reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.EVALUATION))
+    part, numbers = common.share_of_rank(questions)
     groups = rollout_1(reader, part, questions, group_size=4, verify_on="transfer", n_verify=2, numbers=numbers)
-    rollout_2(reader, groups, contributors="both", reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens, introspect=cfg.introspect)
+    rollout_2(
+        reader,
+        groups,
+        contributors="both",
+        reveal=cfg.reveal,
+        max_point_tokens=cfg.max_point_tokens,
+        introspect=cfg.introspect,
+    )
     rollout_3(reader, groups, n_fresh=4, reward="sampled")
     per_question = {}
-    for group in ranks.gather(groups):
+    for group in common.gather_ranks(groups):
         fresh = group.fresh_accuracies_V.mean().item()
-        per_question[group.question.id] = [mean(p.accuracies_V.mean().item() if p.valid else fresh for p in group.points), fresh]
+        per_question[group.question.id] = [
+            mean(p.accuracies_V.mean().item() if p.valid else fresh for p in group.points),
+            fresh,
+        ]
     advantage, low, high = bootstrap_mean([w - wo for w, wo in per_question.values()])
     return {
         "step": step, "split": cfg.eval_split, "accuracy_with": mean(w for w, _ in per_question.values()),
         "accuracy_without": mean(wo for _, wo in per_question.values()), "introspection_advantage": advantage,
-        "ci95": [low, high], "accuracy/canary": accuracy(reader, canary, CANARY, 2) if canary else None, "per_question": per_question,
+        "ci95": [low, high],
+        "accuracy/canary": accuracy(reader, canary, RolloutPhase.CANARY, 2) if canary else None,
+        "per_question": per_question,
     }  # fmt: skip
 
 
@@ -227,20 +322,32 @@ def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Questio
         paired = in_company(train)
         if len(paired) < len(train):
             alone = len(train) - len(paired)
-            print(f"{cfg.questions}: {alone} train questions are alone in their cluster and left out (verify_on: {cfg.verify_on})", file=sys.stderr)
+            print(
+                f"{cfg.questions}: {alone} train questions are alone in their cluster and left out (verify_on: {cfg.verify_on})",
+                file=sys.stderr,
+            )
         train = paired
     unexplained = sum(q.explanation is None for q in train) if cfg.reveal == "explanation" else 0
     if unexplained and unexplained == len(train):
-        raise UserError(f"grpo_introspect.reveal: no train question of {cfg.questions} has an explanation; use reveal: answer")
+        raise UserError(
+            f"grpo_introspect.reveal: no train question of {cfg.questions} has an explanation; use reveal: answer"
+        )
     if unexplained:
-        print(f"{cfg.questions}: {unexplained} train questions have no explanation; their losers see the answer alone", file=sys.stderr)
+        print(
+            f"{cfg.questions}: {unexplained} train questions have no explanation; their losers see the answer alone",
+            file=sys.stderr,
+        )
     if len(train) < cfg.questions_per_step:
-        raise UserError(f"grpo_introspect.questions_per_step: {cfg.questions_per_step} asked for, but {cfg.questions} has {len(train)} train questions")
+        raise UserError(
+            f"grpo_introspect.questions_per_step: {cfg.questions_per_step} asked for, but {cfg.questions} has {len(train)} train questions"
+        )
     held_out = in_company([q for q in questions if q.split == cfg.eval_split])
     chosen = sorted(rng(cfg.seed).permutation(len(held_out))[: cfg.eval_questions])
     chosen = in_company([held_out[i] for i in chosen])
     if not chosen:
-        raise UserError(f"grpo_introspect.eval_questions: no two {cfg.eval_split} questions of one cluster in {cfg.questions} to evaluate on")
+        raise UserError(
+            f"grpo_introspect.eval_questions: no two {cfg.eval_split} questions of one cluster in {cfg.questions} to evaluate on"
+        )
     return train, chosen, canary
 
 
@@ -253,54 +360,95 @@ def phase(bar: tqdm, clock: dict[str, float], name: str):
     clock[f"time/{name}"] = time.perf_counter() - start
 
 
-def main(cfg: Config, run: Run, dry_run: bool) -> None:
+def main(cfg: Config, options: Options) -> None:
+    # Everything that can be wrong with the input is looked at before any weight is loaded.
     train, held_out, canary = load_data(cfg)
     exchanges = load_exchanges(common.ROOT / cfg.exchanges, train) if cfg.exchanges else []
-    tokenizer = models.load_tokenizer(cfg.model)
-    chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer), cfg.system)
-    if dry_run:
+    chat = models.load_chat(cfg.model, cfg.system)
+    if options.dry_run:
         print(screen.plan(cfg, chat, train, held_out))
         return
+    run = Run(options.run_dir, cfg, options.resume)
     run.check()
-    if run.resume and run.final.exists():
+    if run.finished:
         print(screen.summary(run))
         return
-    policy = models.load_policy(cfg.model, cfg)
-    ref_policy = copy.deepcopy(policy).requires_grad_(False) if cfg.kl_coef else None
-    policy = models.make_trainable(policy, cfg)
-    run.open()
-    updater = Updater(policy, cfg.optimizer, cfg.lr, cfg.max_grad_norm, cfg.temperature, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref_policy)
-    done, checkpoint = run.rewind()
-    if checkpoint:
-        models.restore(policy, updater, checkpoint)
+
+    # The policy, the start policy for the KL, the optimiser, and the newest checkpoint where the run was stopped.
+    training = open_training(
+        run, cfg, chat, lr=cfg.lr, temperature=cfg.temperature, max_tokens=cfg.max_tokens_per_micro_batch,
+        optimizer=cfg.optimizer, kl_coef=cfg.kl_coef,
+    )  # fmt: skip
+    updater, done = training.updater, training.done
     before = run.read("metrics.jsonl")
     skipped = before[-1]["skipped_steps"] if before else 0
-    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, done, 0))
-    print(f"{cfg.model}: {len(train)} train questions, {len(held_out)} {cfg.eval_split} questions, run in {run.path}")
+    reader = Reader(training.policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, done, ReaderNumber.STEP))
+    sizes = f"{len(train)} train questions, {len(held_out)} {cfg.eval_split} questions"
+    print(f"{cfg.model}: {sizes}, run in {run.path}")
     if done == 0:
         run.log("eval.jsonl", evaluate(cfg, reader, held_out, canary, 0))
-    hidden = None if ranks.first() else True  # None: no bar in a log file
-    bar = tqdm(range(done + 1, cfg.steps + 1), initial=done, total=cfg.steps, desc="stage 1", dynamic_ncols=True, disable=hidden)
+    hidden = None if common.is_first_rank() else True  # None: no bar in a log file
+    steps = range(done + 1, cfg.steps + 1)
+    bar = tqdm(steps, initial=done, total=cfg.steps, desc="stage 1", dynamic_ncols=True, disable=hidden)
     for step in bar:
         clock: dict[str, float] = {}
-        reader = replace(reader, key=(cfg.seed, step, 0), generated=0)
         started = time.perf_counter()
+        # The step's noise depends on (seed, step) alone: a resumed run needs no replay.
+        reader = replace(reader, key=(cfg.seed, step, ReaderNumber.STEP), generated=0)
 
-        questions_Q, numbers = ranks.mine(questions_of_step(cfg, exchanges or train, step))
-        with phase(bar, clock, "rollout1"):
-            verify = {"verify_on": cfg.verify_on, "n_verify": cfg.n_verify, "transfer_pool": cfg.transfer_pool}
-            attempts = {"group_size": cfg.group_size, "correction_turns": cfg.correction_turns, "numbers": numbers}
-            groups = rollout_1(reader, questions_Q, train, **attempts, **verify)
-        with phase(bar, clock, "rollout2"):
-            asked = {"reveal": cfg.reveal, "introspect": cfg.introspect, "max_point_tokens": cfg.max_point_tokens}
-            rollout_2(reader, groups, contributors=cfg.contributors, **asked)
-        with phase(bar, clock, "rollout3"):
+        # Sample questions (or collected exchanges), shuffled anew every epoch; under torchrun each rank takes its share.
+        chosen = common.walk(exchanges or train, step, cfg.questions_per_step, cfg.seed)
+        questions_Q, numbers = common.share_of_rank(chosen)
+
+        # Rollout 1: G attempts on each question. Batched sampling with one KV cache (introspection/sampling.py) without a graph:
+        # the paper lost 30 GB to rollouts that kept theirs (collapse cause 5).
+        with torch.no_grad(), phase(bar, clock, "rollout1"):
+            groups = rollout_1(
+                reader, questions_Q, train, group_size=cfg.group_size, verify_on=cfg.verify_on, n_verify=cfg.n_verify,
+                transfer_pool=cfg.transfer_pool, correction_turns=cfg.correction_turns, numbers=numbers,
+            )  # fmt: skip
+        # Rollout 2: the same conversations go on, by token ids, to one learning point each.
+        with torch.no_grad(), phase(bar, clock, "rollout2"):
+            rollout_2(
+                reader, groups, contributors=cfg.contributors, reveal=cfg.reveal,
+                max_point_tokens=cfg.max_point_tokens, introspect=cfg.introspect,
+            )  # fmt: skip
+        # Rollout 3: each point answers its group's views in fresh conversations, and so does the reader without a point.
+        with torch.no_grad(), phase(bar, clock, "rollout3"):
             rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
-        scores_QG = [set_advantages(cfg, group) for group in groups]
-        with phase(bar, clock, "update"):
-            update = updater.step(*training_batch(cfg, groups))
 
-        groups, scores_QG = ranks.gather(groups), ranks.gather(scores_QG)
+        # Introspection advantage: how much better a point is than what it is compared with.
+        scores_QG = []
+        for group in groups:
+            scores_G, valid_G = scores_of(cfg, group)
+            if cfg.baseline == "group_mean":
+                # Baseline: the mean of the group (paper). Centring: A_j = s_j - mean, and 0 in a group without spread.
+                advantages_G = centred_advantages(scores_G, valid_G)
+            else:
+                # Baseline: the reader without a point on the same views (a fresh baseline, collapse cause 4).
+                advantages_G = fresh_advantages(scores_G, valid_G, fresh_score(cfg, group))
+            if cfg.clip == "zero":
+                # Clamp at zero (paper): a point below the baseline is not pushed down. Signed advantages collapsed the paper's
+                # policy (cause 2): pushing tokens down says nothing about what should come in their place.
+                advantages_G = advantages_G.clamp(min=0)
+            else:
+                # Departure from paper: a lower bound, signed advantages and SFT on what helped stand beside max(A, 0).
+                errors_G = standard_errors(rewards_of(group), valid_G, view_weights(cfg, group))
+                advantages_G = clip_otherwise(cfg, advantages_G, errors_G)
+            for point, advantage in zip(group.points, advantages_G.tolist(), strict=True):
+                point.advantage = advantage if point.valid else 0.0
+            scores_QG.append(scores_G.masked_fill(~valid_G, float("nan")))
+
+        # Update: loss(log-probabilities, advantages) over the trained tokens, plus the k3 KL to the start policy; the gradient's
+        # norm is clipped (cause 3). Without any advantage, or with a non-finite gradient, the step is skipped (cause 6).
+        with phase(bar, clock, "update"):
+            trajectories, advantages = training_batch(cfg, groups)
+            updater.backward(trajectories, advantages, loss=policy_gradient)
+            updater.clip(cfg.max_grad_norm)
+            update = updater.apply()
+
+        # Log: one object a step, of all ranks' questions; an evaluation where it is time for one.
+        groups, scores_QG = common.gather_ranks(groups), common.gather_ranks(scores_QG)
         clock["time/step"] = time.perf_counter() - started
         skipped += update.pop("skipped_steps")
         metrics = {"step": step} | step_metrics(groups, scores_QG) | update | {"skipped_steps": skipped}
@@ -310,29 +458,24 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
             run.log("eval.jsonl", evaluation)
         metrics["accuracy/canary"] = evaluation and evaluation["accuracy/canary"]
         sampling = sum(clock[f"time/rollout{i}"] for i in (1, 2, 3))
-        metrics |= {"tokens_per_second": ranks.total(reader.generated) / sampling, "peak_memory_gib": models.peak_memory_gib()}
+        speed = common.sum_over_ranks(reader.generated) / sampling
+        metrics |= {"tokens_per_second": speed, "peak_memory_gib": models.peak_memory_gib()}
         run.log("metrics.jsonl", metrics | clock)
         bar.write(screen.step_line(metrics, evaluation))
 
-        records = []
-        for group in groups:
-            for point in group.points:
-                record = point_record(cfg, step, group, point, len(records))
-                said = {"completion": chat.text(point.completion.ids), "attempt": chat.text(point.attempt.completion.ids)}
-                records.append(record | {"advantage": point.advantage, "gain_twin": group.gain(point, "twin")} | said)
-                run.log("rollouts.jsonl", records[-1])
-                if point.text and point.valid and point.advantage > 0 and library.gain(record) > 0:
-                    run.log("library.jsonl", record)
+        # Library: points that beat their baseline and gain on no point at all.
+        records = log_points(cfg, run, chat, step, groups)
         if cfg.show_every and step % cfg.show_every == 0:
             bar.write(screen.sample_points(records))
 
-        run.stopped_by = int(ranks.largest(run.stopped_by or 0)) or None
+        # Save: a checkpoint is written whole or not at all; a signal to any rank stops all of them here.
+        run.stopped_by = int(common.max_over_ranks(run.stopped_by or 0)) or None
         if step == cfg.steps or step % cfg.save_every == 0 or run.stopped_by:
-            run.save(f"checkpoint-{step}", lambda folder: models.write_checkpoint(policy, updater, folder))
+            training.save_checkpoint(step)
         if run.stopped_by:
             bar.close()
             run.leave()
-    run.save("final", lambda folder: models.save(policy, tokenizer, folder))
+    training.save_final()
     print(screen.summary(run))
 
 

@@ -13,7 +13,6 @@ Outputs: runs/<config>/sft_recall/ with targets.jsonl, metrics.jsonl (one line a
 Run:     python sft_recall.py --config configs/preeclampsia.yaml
 """
 
-import copy
 import shutil
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,33 +21,36 @@ import torch
 from tqdm import tqdm
 
 import common
-import library
-import models
-import prompts
-import ranks
-from chat import Chat
-from common import Run, Shared, UserError, rng
-from logprobs import likeliest, logprobs_at
-from losses import divergence, with_tail
-from measure import Reader, same_views
-from rollout import Trajectory
-from tasks.mcq import Question, grade, load_questions
-from update import Teacher, Updater
+from common import Options, ReaderNumber, RecallPhase, Shared, UserError, rng
+from introspection import library, models, prompts
+from introspection.reader import Reader
+from introspection.rundir import Run
+from introspection.sampling import Trajectory
+from introspection.teacher import Teacher, divergence, likeliest, logprobs_at, with_tail
+from introspection.training import open_training
+from tasks.mcq import Question, find_answer, grade, load_questions, same_views
 
-BASE, CANDIDATES, ORDER, EVALUATE, AGAIN = *range(20, 24), 31  # phases, part of every noise key
 LIKELIEST = 32  # tokens at which an answer is compared with the start model's; all others count as one more
 
 
 @dataclass
 class Config(Shared):
-    library: str = ""  # learning points, JSONL (README 'Library'); empty: what stage 1 wrote in this run directory
+    library: str = (
+        ""  # learning points, JSONL (docs/reference.md, 'Library'); empty: what stage 1 wrote in this run directory
+    )
     candidates: int = 2  # points tried on each question: the best of its cluster, by the library's lower bounds
-    n_measure: int = 8  # answers to a question without a point, and with each candidate to choose it, and again to measure it
+    n_measure: int = (
+        8  # answers to a question without a point, and with each candidate to choose it, and again to measure it
+    )
     needed_gain: float = 0.2  # gain of the chosen point, on answers that did not choose it, from which recall is needed
     not_needed_accuracy: float = 0.9  # accuracy without a point from which it is not
-    loss_on: Literal["recall", "recall+answer"] = "recall"  # what is taught: the point, or a right answer too (paper: both)
+    loss_on: Literal["recall", "recall+answer"] = (
+        "recall"  # what is taught: the point, or a right answer too (paper: both)
+    )
     held_out: float = 0.15  # share of the targets whose loss decides when to stop
-    twins: bool = False  # whether a train question's twins are asked too: more targets, but answers that no exchange revealed
+    twins: bool = (
+        False  # whether a train question's twins are asked too: more targets, but answers that no exchange revealed
+    )
     epochs: int = 60  # passes over the targets, at most
     patience: int = 9  # epochs without a better held-out loss after which training stops
     batch_size: int = 32  # targets of an optimiser step
@@ -86,17 +88,21 @@ class Target:
         chat, point = reader.chat, prompts.plain(self.recall or "")
         block = chat.content_ids(prompts.RECALL.format(point=point)) if self.recall is not None else []
         answer = chat.content_ids(relettered(self.said, self.question, view)) + chat.between[:1] if self.said else []
-        return Trajectory(reader.prompt(view), [(block, True), (answer, True)]), Trajectory(reader.prompt(view, self.recall), [(answer, True)])
+        return Trajectory(reader.prompt(view), [(block, True), (answer, True)]), Trajectory(
+            reader.prompt(view, self.recall), [(answer, True)]
+        )
 
 
 def relettered(text: str, question: Question, view: Question) -> str:
     """A right answer to a question as the right answer to another order of its options."""
-    found = prompts.find_answer(text, question.options)
+    found = find_answer(text, question.options)
     return text[: found[0]] + view.letter + text[found[0] + 1 :] if found else text
 
 
 # ---- what is needed ------------------------------------------------------------------------------------------------
-def answers(reader: Reader, asked: list[tuple[Question, str | None]], phase: int, n: int) -> list[tuple[float, str | None]]:
+def answers(
+    reader: Reader, asked: list[tuple[Question, str | None]], phase: int, n: int
+) -> list[tuple[float, str | None]]:
     """(accuracy of n answers, one that is right) for each (question, point); every answer sees another order of the options."""
     views = [view for i, (q, _) in enumerate(asked) for view in same_views(q, n, rng(*reader.key, phase, i))]
     points = [point for _, point in asked for _ in range(n)]
@@ -124,18 +130,28 @@ def candidates_of(question: Question, records: list[dict], n: int) -> list[str]:
 
 def make_targets(cfg: Config, reader: Reader, questions: list[Question], records: list[dict]) -> list[dict]:
     """One record a question (targets.jsonl): its class, its best point, and how both were measured."""
-    base = answers(reader, [(q, None) for q in questions], BASE, cfg.n_measure)
+    base = answers(reader, [(q, None) for q in questions], RecallPhase.BASE, cfg.n_measure)
     tried = [(q, text) for q in questions for text in candidates_of(q, records, cfg.candidates)]
     chosen: dict[str, tuple[float, str]] = {}
-    for (question, text), (accuracy, _) in zip(tried, answers(reader, tried, CANDIDATES, cfg.n_measure), strict=True):
+    for (question, text), (accuracy, _) in zip(
+        tried, answers(reader, tried, RecallPhase.CANDIDATES, cfg.n_measure), strict=True
+    ):
         chosen[question.id] = max(chosen.get(question.id, (-1.0, "")), (accuracy, text))
     again = [(q, chosen[q.id][1]) for q in questions if q.id in chosen]
-    with_point = dict(zip((q.id for q, _ in again), answers(reader, again, AGAIN, cfg.n_measure), strict=True))
+    with_point = dict(
+        zip((q.id for q, _ in again), answers(reader, again, RecallPhase.AGAIN, cfg.n_measure), strict=True)
+    )
     made = []
     for question, (without, said) in zip(questions, base, strict=True):
         accuracy, said_with = with_point.get(question.id, (None, None))
         gain = None if accuracy is None else accuracy - without
-        kind = "not needed" if without >= cfg.not_needed_accuracy else "needed" if gain is not None and gain >= cfg.needed_gain else "unknown"
+        kind = (
+            "not needed"
+            if without >= cfg.not_needed_accuracy
+            else "needed"
+            if gain is not None and gain >= cfg.needed_gain
+            else "unknown"
+        )
         text = chosen[question.id][1] if question.id in chosen else None
         made.append({
             "question_id": question.id, "cluster": question.cluster, "class": kind, "accuracy_without": without, "accuracy_with": accuracy,
@@ -145,9 +161,11 @@ def make_targets(cfg: Config, reader: Reader, questions: list[Question], records
 
 
 # ---- training ------------------------------------------------------------------------------------------------------
-def epoch_of(cfg: Config, reader: Reader, targets: list[Target], epoch: int) -> list[list[tuple[Trajectory, Trajectory]]]:
+def epoch_of(
+    cfg: Config, reader: Reader, targets: list[Target], epoch: int
+) -> list[list[tuple[Trajectory, Trajectory]]]:
     """The batches of an epoch: the smaller class repeated until both are equally many, shuffled, options in a new order."""
-    draw = rng(cfg.seed, ORDER, epoch)
+    draw = rng(cfg.seed, RecallPhase.ORDER, epoch)
     classes = [[t for t in targets if t.recall is not None], [t for t in targets if t.recall is None]]
     most = max(map(len, classes))
     drawn = [part[i % len(part)] for part in classes if part for i in range(most)]
@@ -165,12 +183,18 @@ def lesson(cfg: Config, start, pairs: list[tuple[Trajectory, Trajectory]]) -> Te
     ids_T, logprobs_T = [], []
     for (trajectory, _), held, said in zip(pairs, held_T, said_T, strict=True):  # held, said: (T, k)
         (block, _), (answer, _) = trajectory.segments
-        taught = torch.tensor(block + answer if cfg.loss_on == "recall+answer" else block, dtype=torch.long, device=held.device)
+        taught = torch.tensor(
+            block + answer if cfg.loss_on == "recall+answer" else block, dtype=torch.long, device=held.device
+        )
         k, vocabulary = held.shape[1], start.get_output_embeddings().weight.shape[0]
-        certain = torch.full((len(taught), k), -1e4, device=held.device)  # next to nothing, where minus infinity times nothing would be NaN
+        certain = torch.full(
+            (len(taught), k), -1e4, device=held.device
+        )  # next to nothing, where minus infinity times nothing would be NaN
         certain[:, 0] = 0.0
         taught_answer = len(taught) - len(block)
-        ids_T.append(torch.cat([(taught[:, None] + torch.arange(k, device=held.device)) % vocabulary, held[taught_answer:]]))
+        ids_T.append(
+            torch.cat([(taught[:, None] + torch.arange(k, device=held.device)) % vocabulary, held[taught_answer:]])
+        )
         logprobs_T.append(torch.cat([certain, said[taught_answer:]]))
     return Teacher(ids_T, logprobs_T, lambda student, teacher: divergence(with_tail(student), with_tail(teacher), 0.0))
 
@@ -180,14 +204,19 @@ def held_out_loss(cfg: Config, reader: Reader, start, targets: list[Target]) -> 
     pairs = [t.conversations(reader, t.question) for t in targets]
     teacher = lesson(cfg, start, pairs)
     said = logprobs_at(reader.model, [t for t, _ in pairs], teacher.ids, 1.0, cfg.max_tokens_per_micro_batch)
-    return sum(teacher.divergence(*both).mean().item() for both in zip(said, teacher.logprobs, strict=True)) / len(targets)
+    return sum(teacher.divergence(*both).mean().item() for both in zip(said, teacher.logprobs, strict=True)) / len(
+        targets
+    )
 
 
 def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epoch: int) -> dict:
     """How often recall fires on its own, and accuracy as the model answers now, on each group of questions."""
-    reader, record = replace(reader, key=(cfg.seed, 0, 2)), {"epoch": epoch}
+    reader, record = replace(reader, key=(cfg.seed, 0, ReaderNumber.RECALL_EVALUATION)), {"epoch": epoch}
     for k, (name, questions) in enumerate(groups.items()):
-        texts = [reader.chat.text(c.ids) for c in reader.sample([reader.prompt(q) for q in questions], EVALUATE + k)]
+        texts = [
+            reader.chat.text(c.ids)
+            for c in reader.sample([reader.prompt(q) for q in questions], RecallPhase.EVALUATE + k)
+        ]
         record[name] = {
             "questions": len(questions), "fire_rate": sum(prompts.parse_recall(t) is not None for t in texts) / len(texts),
             "accuracy": sum(grade(t, q) for t, q in zip(texts, questions, strict=True)) / len(texts),
@@ -199,12 +228,18 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epo
 def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Question]]]:
     """(train questions, library records, questions of the evaluations). A twin that is another split's question word for word is left out."""
     questions = load_questions(common.ROOT / cfg.questions, cfg.cluster)
-    records = library.merge(library.load_library(common.ROOT / cfg.library))  # samples of a wording that came up often are pooled
+    records = library.merge(
+        library.load_library(common.ROOT / cfg.library)
+    )  # samples of a wording that came up often are pooled
     elsewhere = {q.question for q in questions if q.split != "train"}
     asked = [q for q in questions if q.split == "train"]
-    train = [view for q in asked for view in (q, *q.variants) if view is q or (cfg.twins and view.question not in elsewhere)]
+    train = [
+        view for q in asked for view in (q, *q.variants) if view is q or (cfg.twins and view.question not in elsewhere)
+    ]
     if not {r["cluster"] for r in records} & {q.cluster for q in train}:
-        raise UserError(f"sft_recall.library: {cfg.library} has no point for any cluster of the train questions in {cfg.questions}")
+        raise UserError(
+            f"sft_recall.library: {cfg.library} has no point for any cluster of the train questions in {cfg.questions}"
+        )
     groups = {}
     for split in (cfg.eval_split, "test_clusters", "canary"):
         part = [q for q in questions if q.split == split]
@@ -213,73 +248,99 @@ def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Q
     return train, records, groups
 
 
-def main(cfg: Config, run: Run, dry_run: bool) -> None:
+def split_targets(cfg: Config, run: Run, train: list[Question]) -> tuple[list[Target], list[Target]]:
+    """(what is taught, what is held out to decide when to stop); a question is held out with its twins. Raises UserError."""
+    where = run.path / "targets.jsonl"
+    by_id = {q.id: q for q in train}
+    kept = [r for r in run.read("targets.jsonl") if r["class"] != "unknown"]
+    targets = [Target(by_id[r["question_id"]], r["recall"], r["said"]) for r in kept]
+    if not any(t.recall for t in targets):
+        raise UserError(f"{where}: no question needs a point of {cfg.library}; nothing to teach")
+    if len(targets) < 2:
+        raise UserError(f"{where}: one target cannot be both taught and held out; expected more questions or points")
+    families = list(dict.fromkeys(t.family for t in targets))
+    draws = [rng(cfg.seed, RecallPhase.ORDER, 0, i).random() for i in range(len(families))]
+    drawn = {name for name, draw in zip(families, draws, strict=True) if draw < cfg.held_out} or {families[0]}
+    held_out = [t for t in targets if t.family in drawn][: len(targets) - 1]  # something is left to teach
+    return [t for t in targets if t not in held_out], held_out
+
+
+def main(cfg: Config, options: Options) -> None:
+    # Everything that can be wrong with the input is looked at before any weight is loaded.
+    run = Run(options.run_dir, cfg, options.resume)
     cfg = replace(cfg, library=cfg.library or str(run.stage_1 / "library.jsonl"))
     train, records, groups = load_data(cfg)
-    tokenizer = models.load_tokenizer(cfg.model)
-    chat = Chat(tokenizer, models.eos_ids(cfg.model, tokenizer), cfg.system)
-    if ranks.world() > 1:
-        raise UserError("sft_recall runs in one process; start it with python, not torchrun")
-    if dry_run:
-        print(f"{len(train)} train questions, {len(records)} library records; evaluated on " + ", ".join(f"{len(p)} {s}" for s, p in groups.items()))
+    chat = models.load_chat(cfg.model, cfg.system)
+    common.check_one_process("sft_recall")
+    if options.dry_run:
+        evaluated = ", ".join(f"{len(p)} {s}" for s, p in groups.items())
+        print(f"{len(train)} train questions, {len(records)} library records; evaluated on {evaluated}")
         return
     run.check()
-    if run.resume and run.final.exists():
+    if run.finished:
         print(summary(run))
         return
-    policy = models.load_policy(cfg.model, cfg)
-    start = copy.deepcopy(policy).requires_grad_(False)
-    policy = models.make_trainable(policy, cfg)
-    run.open()
-    updater = Updater(policy, "adamw", cfg.lr, cfg.max_grad_norm, 1.0, cfg.max_tokens_per_micro_batch)
-    done, checkpoint = run.rewind()
-    if checkpoint:
-        models.restore(policy, updater, checkpoint)
+    budget = cfg.max_tokens_per_micro_batch
+    training = open_training(run, cfg, chat, lr=cfg.lr, temperature=1.0, max_tokens=budget, keep_start=True)
+    policy, updater, start = training.policy, training.updater, training.ref_policy
     before = run.read("metrics.jsonl")
-    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 1), before[-1]["generated_tokens"] if before else 0)
-    if done == 0:
+    generated = before[-1]["generated_tokens"] if before else 0
+    key = (cfg.seed, 0, ReaderNumber.RECALL_MEASURE)
+    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, key, generated)
+
+    # Which questions need a point, and which one: measured once, with the start model.
+    if training.done == 0:
         print(f"{cfg.model}: measuring {len(train)} train questions with and without points")
         for record in make_targets(cfg, reader, train, records):
             run.log("targets.jsonl", record)
         run.log("eval.jsonl", evaluate(cfg, reader, groups, 0))
-    by_id = {q.id: q for q in train}
-    targets = [Target(by_id[r["question_id"]], r["recall"], r["said"]) for r in run.read("targets.jsonl") if r["class"] != "unknown"]
-    if not any(t.recall for t in targets):
-        raise UserError(f"{run.path / 'targets.jsonl'}: no question needs a point of {cfg.library}; nothing to teach")
-    if len(targets) < 2:
-        raise UserError(f"{run.path / 'targets.jsonl'}: one target cannot be both taught and held out; expected more questions or points")
-    families = list(dict.fromkeys(t.family for t in targets))  # a question is held out with its twins
-    drawn = {name for i, name in enumerate(families) if rng(cfg.seed, ORDER, 0, i).random() < cfg.held_out} or {families[0]}
-    held_out = [t for t in targets if t.family in drawn][: len(targets) - 1]  # something is left to teach
-    taught = [t for t in targets if t not in held_out]
-    bar = tqdm(range(done + 1, cfg.epochs + 1), initial=done, total=cfg.epochs, desc="stage 2", dynamic_ncols=True, disable=None)
+    taught, held_out = split_targets(cfg, run, train)
+
+    steps = range(training.done + 1, cfg.epochs + 1)
+    bar = tqdm(steps, initial=training.done, total=cfg.epochs, desc="stage 2", dynamic_ncols=True, disable=None)
     for epoch in bar:
+        # Stop where the held-out loss has not become better for `patience` epochs.
         before = run.read("metrics.jsonl")
         losses = [r["held_out_loss"] for r in before]
         if len(losses) > cfg.patience and min(losses[-cfg.patience :]) >= min(losses[: -cfg.patience]):
             break
-        batches = epoch_of(cfg, reader, taught, epoch)
-        steps = [updater.step([t for t, _ in batch], [1.0] * len(batch), lesson(cfg, start, batch)) for batch in batches]
+
+        # Supervised fine-tuning, classes balanced, options in a new order: towards the point where it is taught, towards what
+        # the start model says where an answer is held.
+        updates = []
+        for batch in epoch_of(cfg, reader, taught, epoch):
+            updater.backward([t for t, _ in batch], [1.0 for _ in batch], teacher=lesson(cfg, start, batch))
+            updater.clip(cfg.max_grad_norm)
+            updates.append(updater.apply())
+
+        # Log, and keep the weights of the best epoch so far.
         loss = held_out_loss(cfg, reader, start, held_out)
+        best = loss < min(losses, default=float("inf"))
         step, skipped = (before[-1][name] if before else 0 for name in ("step", "skipped_steps"))
-        ratios, norms = ([s[name] for s in steps if s[name] is not None] for name in ("update_ratio", "grad_norm"))
+        ratios, norms = ([u[name] for u in updates if u[name] is not None] for name in ("update_ratio", "grad_norm"))
         metrics = {
-            "epoch": epoch, "step": step + len(steps), "held_out_loss": loss, "grad_norm": max(norms, default=None),
-            "update_ratio": min(ratios, default=None), "skipped_steps": skipped + sum(s["skipped_steps"] for s in steps),
+            "epoch": epoch,
+            "step": step + len(updates),
+            "held_out_loss": loss,
+            "grad_norm": max(norms, default=None),
+            "update_ratio": min(ratios, default=None),
+            "skipped_steps": skipped + sum(u["skipped_steps"] for u in updates),
             "generated_tokens": reader.generated,  # to measure what needs a point; nothing is sampled later
-        }  # fmt: skip
+        }
         run.log("metrics.jsonl", metrics)
-        bar.write(f"epoch {epoch}: held-out loss {loss:.4f}" + (" (best)" if loss < min(losses, default=float("inf")) else ""))
-        if loss < min(losses, default=float("inf")):
-            run.save("best", lambda folder: models.write_checkpoint(policy, updater, folder))
-        run.save(f"checkpoint-{epoch}", lambda folder: models.write_checkpoint(policy, updater, folder))
+        bar.write(f"epoch {epoch}: held-out loss {loss:.4f}{' (best)' if best else ''}")
+        if best:
+            run.save("best", training.write_checkpoint)
+        training.save_checkpoint(epoch)
         if run.stopped_by:
             bar.close()
             run.leave()
+
+    # The best epoch is evaluated and kept.
     models.restore(policy, updater, run.path / "best")
     best = min(run.read("metrics.jsonl"), key=lambda r: r["held_out_loss"])  # the first of equal ones, as above
     run.log("eval.jsonl", evaluate(cfg, reader, groups, best["epoch"]))
-    run.save("final", lambda folder: models.save(policy, tokenizer, folder))
+    training.save_final()
     shutil.rmtree(run.path / "best")
     print(summary(run))
 
@@ -289,7 +350,12 @@ def summary(run: Run) -> str:
     targets, (before, after) = run.read("targets.jsonl"), run.read("eval.jsonl")
     count = {kind: sum(t["class"] == kind for t in targets) for kind in ("needed", "not needed", "unknown")}
     losses = [r["held_out_loss"] for r in run.read("metrics.jsonl")]
-    lines = ["", "== stage 2 finished ==", "", "train questions: " + ", ".join(f"{n} {kind}" for kind, n in count.items())]
+    lines = [
+        "",
+        "== stage 2 finished ==",
+        "",
+        "train questions: " + ", ".join(f"{n} {kind}" for kind, n in count.items()),
+    ]
     lines.append(f"held-out loss {losses[0]:.3f} after the first epoch, {min(losses):.3f} at the best of {len(losses)}")
     for split in (name for name in before if name != "epoch"):
         b, a = before[split], after[split]

@@ -24,15 +24,14 @@ from typing import Literal
 import torch
 
 import common
-import prompts
-from baselines.arena import Arena, Problem, Rival, in_loss
-from common import Run, UserError
-from introspection import answer_logprobs
-from losses import group_advantages, reduced
-from measure import Reader
-from rollout import Completion, Trajectory
-
-ANSWER, SUMMARY = 60, 61  # phases, part of every noise key; generation k of a chain adds 2 k
+from baselines.arena import Arena, Rival, in_loss
+from common import Options, RivalPhase, UserError
+from introspection import prompts
+from introspection.losses import group_advantages
+from introspection.reader import Reader
+from introspection.rollouts import answer_logprobs
+from introspection.sampling import Completion, Trajectory
+from tasks.problem import Problem
 
 
 @dataclass
@@ -41,7 +40,9 @@ class Config(Rival):
     loss: Literal["grpo", "dapo", "dr_grpo"] = "dapo"  # how tokens are averaged
     scale_rewards: bool = True  # whether advantages are divided by the group's standard deviation
     reward_kl: float = 0.0  # beta of the k1 penalty in the reward, 0: none
-    context_limit: int = 0  # longest prompt and answer together, tokens; a longer answer goes on after a summary; 0: none
+    context_limit: int = (
+        0  # longest prompt and answer together, tokens; a longer answer goes on after a summary; 0: none
+    )
     summary_tokens: int = 32  # longest summary
     max_generations: int = 4  # generations of a chain that answer; the last one is not cut by the limit's summary
 
@@ -78,23 +79,34 @@ def rollouts(cfg: Config, reader: Reader, problems_Q: list[Problem]) -> list[Cha
         for chain in live:
             rooms.setdefault(room(cfg, chain), []).append(chain)
         for tokens, part in rooms.items():
-            said = reader.sample([c.prompt_ids for c in part], ANSWER + 2 * k, max_new_tokens=tokens, numbers=[numbers[id(c)] for c in part])
+            said = reader.sample(
+                [c.prompt_ids for c in part],
+                RivalPhase.ANSWER + 2 * k,
+                max_new_tokens=tokens,
+                numbers=[numbers[id(c)] for c in part],
+            )
             for chain, completion in zip(part, said, strict=True):
                 chain.generations.append((chain.prompt_ids, completion))
                 chain.answer = completion
         live = [c for c in live if cfg.context_limit and not c.answer.finished and k + 1 < cfg.max_generations]
         if not live:
             break
-        summarise(cfg, reader, live, SUMMARY + 2 * k, numbers)
+        summarise(cfg, reader, live, RivalPhase.SUMMARY + 2 * k, numbers)
     return chains
 
 
 def room(cfg: Config, chain: Chain) -> int:
     """New tokens that the context still holds; at least one, so that a chain with a long prompt ends as wrong and not as an error."""
-    return max(1, min(cfg.max_new_tokens, cfg.context_limit - len(chain.prompt_ids))) if cfg.context_limit else cfg.max_new_tokens
+    return (
+        max(1, min(cfg.max_new_tokens, cfg.context_limit - len(chain.prompt_ids)))
+        if cfg.context_limit
+        else cfg.max_new_tokens
+    )
 
 
-def summarise(cfg: Config, reader: Reader, chains: list[Chain], phase: int, numbers: dict[int, tuple[int, int]]) -> None:
+def summarise(
+    cfg: Config, reader: Reader, chains: list[Chain], phase: int, numbers: dict[int, tuple[int, int]]
+) -> None:
     """Lets each chain write its summary, in the conversation that was cut, and puts it into a fresh prompt after the question."""
     asked = [c.prompt_ids + c.answer.ids + reader.chat.next(c.answer.ids, prompts.SUMMARISE) for c in chains]
     said = reader.sample(asked, phase, max_new_tokens=cfg.summary_tokens, numbers=[numbers[id(c)] for c in chains])
@@ -111,31 +123,58 @@ def penalties(cfg: Config, arena: Arena, chains: list[Chain]) -> list[float]:
         return [0.0] * len(chains)
     reference = Reader(arena.ref_policy, arena.chat, cfg.temperature, cfg.max_new_tokens, ())
     ref_logprobs = iter(answer_logprobs(reference, [t for c in chains for t in c.trajectories()]))
-    return [cfg.reward_kl * sum(sum(completion.logprobs) - next(ref_logprobs) for _, completion in c.generations) for c in chains]
+    return [
+        cfg.reward_kl * sum(sum(completion.logprobs) - next(ref_logprobs) for _, completion in c.generations)
+        for c in chains
+    ]
+
+
+def reduce_loss(
+    advantages: torch.Tensor, lengths: torch.Tensor, reduction: str, rollouts: int, max_length: int
+) -> torch.Tensor:
+    """Weights (N,) with which `policy_gradient`, normalised by all sum(lengths) tokens, is the named reduction.
+
+    sequence: mean over sequences of their mean over tokens (GRPO); token: mean over tokens (DAPO); constant: sum over tokens by
+    rollouts x max_length (Dr. GRPO; Composer 2, whose rollouts are chains of several sequences). advantages, lengths: (N,).
+    """
+    tokens = lengths.sum()
+    if reduction == "sequence":
+        return advantages * tokens / (len(lengths) * lengths)
+    if reduction == "constant":
+        return advantages * tokens / (rollouts * max_length)
+    return advantages
 
 
 def training_batch(cfg: Config, chains: list[Chain], advantages: list[float]) -> tuple[list[Trajectory], list[float]]:
     """Every generation of every chain with its chain's advantage, weighted for the chosen reduction."""
     trajectories = [t for chain in chains for t in chain.trajectories()]
-    each = torch.tensor([a for chain, a in zip(chains, advantages, strict=True) for _ in chain.generations], dtype=torch.float64)
+    each = torch.tensor(
+        [a for chain, a in zip(chains, advantages, strict=True) for _ in chain.generations], dtype=torch.float64
+    )
     lengths = torch.tensor([sum(t.loss_mask) for t in trajectories], dtype=torch.float64)
     reduction = {"grpo": "sequence", "dapo": "token", "dr_grpo": "constant"}[cfg.loss]
-    return trajectories, reduced(each, lengths, reduction, len(chains), cfg.max_new_tokens).tolist()
+    return trajectories, reduce_loss(each, lengths, reduction, len(chains), cfg.max_new_tokens).tolist()
 
 
-def main(cfg: Config, run: Run, dry_run: bool) -> None:
-    arena = Arena(cfg, run, "grpo", dry_run, reference=cfg.reward_kl > 0)
+def main(cfg: Config, options: Options) -> None:
+    arena = Arena(cfg, options, "grpo", reference=cfg.reward_kl > 0)
     if not arena.ready:
         return
     for step in arena.steps():
         chains = rollouts(cfg, arena.reader, arena.problems(step))
         right = [float(c.problem.grade(arena.chat.text(c.answer.ids))) for c in chains]
         kl = penalties(cfg, arena, chains)
-        rewards_QG = torch.tensor([r - k for r, k in zip(right, kl, strict=True)], dtype=torch.float64).reshape(-1, cfg.group_size)  # (Q, G)
+        rewards_QG = torch.tensor([r - k for r, k in zip(right, kl, strict=True)], dtype=torch.float64).reshape(
+            -1, cfg.group_size
+        )  # (Q, G)
         advantages = group_advantages(rewards_QG, cfg.scale_rewards)
         trajectories, weights = training_batch(cfg, chains, advantages.flatten().tolist())
-        summaries = [len(completion.ids) for c in chains for _, completion in c.generations[1::2]]  # every second generation of a chain
-        update = arena.updater.step(trajectories, weights)
+        summaries = [
+            len(completion.ids) for c in chains for _, completion in c.generations[1::2]
+        ]  # every second generation of a chain
+        arena.updater.backward(trajectories, weights)
+        arena.updater.clip(cfg.max_grad_norm)
+        update = arena.updater.apply()
         metrics = {
             "reward": rewards_QG.mean().item(), "reward_std": rewards_QG.std(dim=1).mean().item(), "accuracy/attempt": sum(right) / len(right),
             "frac_reward_zero_std": (advantages.abs().amax(1) == 0).double().mean().item(), "penalty": sum(kl) / len(kl),

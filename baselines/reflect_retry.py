@@ -20,14 +20,14 @@ from dataclasses import dataclass, replace
 import torch
 
 import common
-import prompts
-from baselines.arena import Arena, Problem, Rival, in_loss
-from common import Run, UserError, rng
-from losses import group_advantages
-from measure import Reader
-from rollout import Completion, Trajectory
-
-COLLECT, REFLECTION, SECOND, TRIES = 62, 63, 64, 65  # phases, part of every noise key
+from baselines.arena import Arena, Rival, in_loss
+from common import Options, ReaderNumber, RivalPhase, UserError
+from introspection import prompts
+from introspection.losses import group_advantages
+from introspection.reader import Reader
+from introspection.rundir import Run
+from introspection.sampling import Completion, Trajectory
+from tasks.problem import Problem
 
 
 @dataclass
@@ -70,15 +70,19 @@ def failed(reader: Reader, problem: Problem, attempt_ids: list[int], reflect: bo
     return Try(problem, reader.chat.first(problem.turn) + attempt_ids + reader.chat.next(attempt_ids, turn))
 
 
-def tried_again(reader: Reader, tries: list[Try], numbers: list[tuple[int, ...]], reflect: bool, reflection_tokens: int) -> None:
+def try_again(
+    reader: Reader, tries: list[Try], numbers: list[tuple[int, ...]], reflect: bool, reflection_tokens: int
+) -> None:
     """Samples reflections and second answers, and grades these."""
     if reflect:
-        reflections = reader.sample([t.before for t in tries], REFLECTION, max_new_tokens=reflection_tokens, numbers=numbers)
+        reflections = reader.sample(
+            [t.before for t in tries], RivalPhase.REFLECTION, max_new_tokens=reflection_tokens, numbers=numbers
+        )
         for one, reflection in zip(tries, reflections, strict=True):
             one.reflection = reflection
             one.asked = tuple(reader.chat.next(reflection.ids, prompts.RETRY.format(turn=one.problem.turn)))
     asked = [t.before + (t.reflection.ids if t.reflection else []) + list(t.asked) for t in tries]
-    for one, second in zip(tries, reader.sample(asked, SECOND, numbers=numbers), strict=True):
+    for one, second in zip(tries, reader.sample(asked, RivalPhase.SECOND, numbers=numbers), strict=True):
         one.second, one.right = second, one.problem.grade(reader.chat.text(second.ids))
 
 
@@ -87,22 +91,29 @@ def second_tries(cfg: Config, arena: Arena, step: int) -> dict:
 
     A problem counts as solved at the second try if it was at the first. The same noise at every step.
     """
-    reader = replace(arena.reader, key=(cfg.seed, 0, 7), temperature=cfg.eval_temperature)
+    reader = replace(arena.reader, key=(cfg.seed, 0, ReaderNumber.RIVAL_TRIES), temperature=cfg.eval_temperature)
     record: dict = {"step": step, "tries": {}}
     for k, (split, problems) in enumerate(arena.groups.items()):
         pairs = [(i, j) for i in range(len(problems)) for j in range(cfg.n_eval)]
-        first = reader.sample([arena.chat.first(problems[i].turn) for i, _ in pairs], TRIES, numbers=[(k, *pair) for pair in pairs])
+        first = reader.sample(
+            [arena.chat.first(problems[i].turn) for i, _ in pairs],
+            RivalPhase.TRIES,
+            numbers=[(k, *pair) for pair in pairs],
+        )
         right = {pair: problems[pair[0]].grade(arena.chat.text(c.ids)) for pair, c in zip(pairs, first, strict=True)}
         lost = [(pair, c.ids) for pair, c in zip(pairs, first, strict=True) if not right[pair]]
         columns = {"first": right}
         for name, reflect in (("second", True), ("second without reflection", False)):
             tries = [failed(reader, problems[pair[0]], ids, reflect) for pair, ids in lost]
             if tries:
-                tried_again(reader, tries, [(k, *pair) for pair, _ in lost], reflect, cfg.reflection_tokens)
+                try_again(reader, tries, [(k, *pair) for pair, _ in lost], reflect, cfg.reflection_tokens)
             columns[name] = right | {pair: t.right for (pair, _), t in zip(lost, tries, strict=True)}
             if reflect:
                 lengths = [len(t.reflection.ids) for t in tries]
-        each = {name: {p.id: sum(column[i, j] for j in range(cfg.n_eval)) / cfg.n_eval for i, p in enumerate(problems)} for name, column in columns.items()}
+        each = {
+            name: {p.id: sum(column[i, j] for j in range(cfg.n_eval)) / cfg.n_eval for i, p in enumerate(problems)}
+            for name, column in columns.items()
+        }
         accuracy = {name: sum(part.values()) / len(part) for name, part in each.items()}
         record["tries"][split] = accuracy | {"reflection_tokens": sum(lengths) / max(1, len(lengths)), "each": each}
     return record
@@ -111,31 +122,32 @@ def second_tries(cfg: Config, arena: Arena, step: int) -> dict:
 # ---- failures --------------------------------------------------------------------------------------------------------
 def collect(cfg: Config, arena: Arena) -> list[dict]:
     """Wrong attempts of the start policy at train problems, at most one kept of equal ones (targets.jsonl)."""
-    reader = replace(arena.reader, key=(cfg.seed, 0, 8), generated=0)
-    said = reader.sample([arena.chat.first(p.turn) for p in arena.train], COLLECT, cfg.collect)
+    reader = replace(arena.reader, key=(cfg.seed, 0, ReaderNumber.RIVAL_COLLECT), generated=0)
+    said = reader.sample([arena.chat.first(p.turn) for p in arena.train], RivalPhase.COLLECT, cfg.collect)
     arena.generated += reader.generated
     kept = {}
     for i, completion in enumerate(said):
         problem = arena.train[i // cfg.collect]
         if completion.finished and not problem.grade(arena.chat.text(completion.ids)):
-            kept.setdefault((problem.id, tuple(completion.ids)), {"problem_id": problem.id, "attempt_ids": completion.ids})
+            kept.setdefault(
+                (problem.id, tuple(completion.ids)), {"problem_id": problem.id, "attempt_ids": completion.ids}
+            )
     return list(kept.values())
-
-
-def failures_of_step(cfg: Config, failures: list[dict], step: int) -> list[dict]:
-    places = range((step - 1) * cfg.problems_per_step, step * cfg.problems_per_step)
-    return [failures[rng(cfg.seed, COLLECT, place // len(failures)).permutation(len(failures))[place % len(failures)]] for place in places]
 
 
 def show(run: Run) -> None:
     """Second tries of a finished run, before and after."""
     for record in (r for r in run.read("eval.jsonl") if "tries" in r):
-        parts = [f"{split} " + ", ".join(f"{k} {v:.3f}" for k, v in part.items() if k != "each") for split, part in record["tries"].items()]
+        parts = [
+            f"{split} " + ", ".join(f"{k} {v:.3f}" for k, v in part.items() if k != "each")
+            for split, part in record["tries"].items()
+        ]
         print(f"   step {record['step']}: " + "; ".join(parts))
 
 
-def main(cfg: Config, run: Run, dry_run: bool) -> None:
-    arena = Arena(cfg, run, "reflect_retry", dry_run)
+def main(cfg: Config, options: Options) -> None:
+    arena = Arena(cfg, options, "reflect_retry")
+    run = arena.run
     if not arena.ready:
         show(run)
         return
@@ -145,17 +157,33 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         run.log("eval.jsonl", second_tries(cfg, arena, 0))
     failures, problem_of = run.read("targets.jsonl"), {p.id: p for p in arena.train}
     if not failures:
-        raise UserError(f"{run.path / 'targets.jsonl'}: no attempt at a train problem ended and was wrong; there is nothing to reflect on")
+        raise UserError(
+            f"{run.path / 'targets.jsonl'}: no attempt at a train problem ended and was wrong; there is nothing to reflect on"
+        )
     for step in arena.steps():
         reader = arena.reader
-        chosen = failures_of_step(cfg, failures, step)
-        tries = [failed(reader, problem_of[f["problem_id"]], f["attempt_ids"], cfg.reflect) for f in chosen for _ in range(cfg.group_size)]
-        tried_again(reader, tries, [(k // cfg.group_size, k % cfg.group_size) for k in range(len(tries))], cfg.reflect, cfg.reflection_tokens)
-        rewards_QG = torch.tensor([float(t.right) for t in tries], dtype=torch.float64).reshape(-1, cfg.group_size)  # (Q, G)
+        chosen = common.walk(failures, step, cfg.problems_per_step, cfg.seed, RivalPhase.COLLECT)
+        tries = [
+            failed(reader, problem_of[f["problem_id"]], f["attempt_ids"], cfg.reflect)
+            for f in chosen
+            for _ in range(cfg.group_size)
+        ]
+        try_again(
+            reader,
+            tries,
+            [(k // cfg.group_size, k % cfg.group_size) for k in range(len(tries))],
+            cfg.reflect,
+            cfg.reflection_tokens,
+        )
+        rewards_QG = torch.tensor([float(t.right) for t in tries], dtype=torch.float64).reshape(
+            -1, cfg.group_size
+        )  # (Q, G)
         advantages = group_advantages(rewards_QG, cfg.scale_rewards)
         trajectories = [t.trajectory() for t in tries]
         weights = advantages.flatten().tolist()
-        update = arena.updater.step(trajectories, weights)
+        arena.updater.backward(trajectories, weights)
+        arena.updater.clip(cfg.max_grad_norm)
+        update = arena.updater.apply()
         lengths = [len(t.reflection.ids) for t in tries if t.reflection]
         metrics = {
             "reward": rewards_QG.mean().item(), "reward_std": rewards_QG.std(dim=1).mean().item(),

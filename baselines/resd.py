@@ -27,43 +27,57 @@ Outputs: runs/<config>/resd/ with metrics.jsonl, rollouts.jsonl (answers, reflec
 Run:     python -m baselines.resd --config configs/bank.yaml
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 import common
-import prompts
-from baselines.arena import Arena, Problem, Rival, in_loss
-from common import Run, UserError, rng
-from logprobs import likeliest, logprobs_at
-from losses import bounded, divergence, rebalanced, with_tail
-from playbook import SECTIONS, Playbook
-from rollout import Completion, Trajectory
-from update import Teacher
-
-ANSWER, DIAGNOSIS, TAGS, CURATION, CONCISE = 70, 71, 72, 73, 74  # phases, part of every noise key
+from baselines.arena import Arena, Rival, in_loss
+from baselines.playbook import SECTIONS, Playbook
+from common import Options, RivalPhase, UserError, rng
+from introspection import prompts
+from introspection.sampling import Completion, Trajectory
+from introspection.teacher import Teacher, divergence, likeliest, logprobs_at, with_tail
+from tasks.problem import Problem
 
 
 @dataclass
 class Config(Rival):
     group_size: int = 1  # answers to each problem in an update (paper: 1)
-    inner_updates: int = 4  # K, updates on the problems of a batch, each with new answers (paper: up to 4, its settings: 4)
-    single_pass: bool = True  # whether a run that would see a problem in two batches is refused (paper: one pass over the data)
-    reveal: Literal["nothing", "answer", "explanation"] = "answer"  # feedback on a wrong answer (ours, as in sdpo; tasks with their own tell it)
+    inner_updates: int = (
+        4  # K, updates on the problems of a batch, each with new answers (paper: up to 4, its settings: 4)
+    )
+    single_pass: bool = (
+        True  # whether a run that would see a problem in two batches is refused (paper: one pass over the data)
+    )
+    reveal: Literal["nothing", "answer", "explanation"] = (
+        "answer"  # feedback on a wrong answer (ours, as in sdpo; tasks with their own tell it)
+    )
     reflect: bool = True  # whether the teacher reads the reflection on a wrong answer (paper: true)
     playbook: bool = True  # whether there is a playbook (paper: true); without it and `reflect` nothing is reflected on
-    curate: bool = True  # whether a curator writes the entries (paper: true); false: reflections themselves become entries
+    curate: bool = (
+        True  # whether a curator writes the entries (paper: true); false: reflections themselves become entries
+    )
     tag_right: bool = True  # whether entries are tagged after right answers too (paper, appendix G: true)
     solution_buffer: bool = True  # whether right answers of earlier updates are solutions (paper: true)
     own_success: bool = True  # whether a right answer may be its own solution (paper's code: true, in all scripts)
     previous_trial: bool = True  # whether the teacher reads the wrong answer itself (paper's code: true)
-    feedback_with_solution: bool = False  # whether the teacher reads the feedback beside a solution too (paper's code: false)
-    concise: Literal["staleness", "prioritized"] = "staleness"  # what Concise drops (paper: staleness; prioritized for Manufactoria)
+    feedback_with_solution: bool = (
+        False  # whether the teacher reads the feedback beside a solution too (paper's code: false)
+    )
+    concise: Literal["staleness", "prioritized"] = (
+        "staleness"  # what Concise drops (paper: staleness; prioritized for Manufactoria)
+    )
     concise_every: int = 4  # F, updates between two Concise without a budget, 0: never (paper: 4)
     max_entries: int = 4  # M, entries above which Concise enforces this budget, 0: none (paper: 120 to 200; ours: 12 confuse the bundled model, LOG.md)
-    reflection_tokens: int = 64  # longest reflection, tagging or curation, tokens (ours: the bundled model's points have about 20)
-    top_k: int = 100  # tokens compared at each place, the policy's likeliest; all others are one more (paper's code: 100)
+    reflection_tokens: int = (
+        64  # longest reflection, tagging or curation, tokens (ours: the bundled model's points have about 20)
+    )
+    top_k: int = (
+        100  # tokens compared at each place, the policy's likeliest; all others are one more (paper's code: 100)
+    )
     alpha: float = 0.5  # 0: forward KL(teacher || policy), 1: reverse KL, between: Jensen-Shannon (paper: 0.5 for FiNER, 1 for Manufactoria)
     ratio_low: float = 0.2  # lower bound of teacher / policy, 0: none (paper: 0.2)
     ratio_high: float = 0.0  # upper bound, 0: none (paper: none; 5 for Manufactoria)
@@ -82,8 +96,12 @@ class Config(Rival):
             raise UserError(f"resd.ratio_high: expected 0 (none) or at least 1, got {self.ratio_high}")
         if self.kl_coef:
             raise UserError("resd.kl_coef: the teacher takes the place of a KL to the start; expected 0")
-        if self.reveal == "nothing" and not (self.reflect or self.solution_buffer or self.own_success or self.group_size > 1):
-            raise UserError("resd.reveal: without feedback, reflection and solutions there is nothing to show the teacher")
+        if self.reveal == "nothing" and not (
+            self.reflect or self.solution_buffer or self.own_success or self.group_size > 1
+        ):
+            raise UserError(
+                "resd.reveal: without feedback, reflection and solutions there is nothing to show the teacher"
+            )
 
 
 @dataclass
@@ -102,11 +120,11 @@ class Answer:
     shown: str | None = None
 
 
-def answered(cfg: Config, arena: Arena, problems_Q: list[Problem]) -> list[Answer]:
+def answer(cfg: Config, arena: Arena, problems_Q: list[Problem]) -> list[Answer]:
     """Graded answers to each problem, problem by problem."""
     prompt_ids = [arena.chat.first(p.turn) for p in problems_Q]
     answers = []
-    for i, completion in enumerate(arena.reader.sample(prompt_ids, ANSWER, cfg.group_size)):
+    for i, completion in enumerate(arena.reader.sample(prompt_ids, RivalPhase.RESD_ANSWER, cfg.group_size)):
         problem, text = problems_Q[i // cfg.group_size], arena.chat.text(completion.ids)
         answers.append(Answer(problem, prompt_ids[i // cfg.group_size], completion, text, problem.grade(text)))
     return answers
@@ -124,7 +142,7 @@ def diagnose(cfg: Config, arena: Arena, playbook: Playbook, wrong: list[Answer])
         feedback = (answer.problem.feedback(cfg.reveal, answer.text) or "").removeprefix(prompts.EARLIER)
         turn = prompts.DIAGNOSE.format(feedback=feedback, playbook=asked_for_tags(playbook), ask=prompts.ASK)
         answer.told = answer.prompt_ids + answer.completion.ids + arena.chat.next(answer.completion.ids, turn)
-    said = arena.reader.sample([a.told for a in wrong], DIAGNOSIS, max_new_tokens=cfg.reflection_tokens)
+    said = arena.reader.sample([a.told for a in wrong], RivalPhase.DIAGNOSIS, max_new_tokens=cfg.reflection_tokens)
     for answer, completion in zip(wrong, said, strict=True):
         answer.said, answer.reflection = completion, prompts.parse_point(arena.chat.text(completion.ids))
     return sum(playbook.tag(prompts.parse_tags(arena.chat.text(a.said.ids))) for a in wrong)
@@ -140,7 +158,7 @@ def confirm(cfg: Config, arena: Arena, playbook: Playbook, right: list[Answer]) 
     first = first_of_each(right)
     turn = prompts.CONFIRM.format(playbook=asked_for_tags(playbook))
     asked = [a.prompt_ids + a.completion.ids + arena.chat.next(a.completion.ids, turn) for a in first]
-    said = arena.reader.sample(asked, TAGS, max_new_tokens=cfg.reflection_tokens) if playbook.entries else []
+    said = arena.reader.sample(asked, RivalPhase.TAGS, max_new_tokens=cfg.reflection_tokens) if playbook.entries else []
     return sum(playbook.tag(prompts.parse_tags(arena.chat.text(c.ids))) for c in said)
 
 
@@ -152,7 +170,7 @@ def curate(cfg: Config, arena: Arena, playbook: Playbook, wrong: list[Answer]) -
         listed = prompts.plain(str(playbook)) or "empty"
         turn = prompts.CURATE.format(entries=listed, sections=", ".join(SECTIONS), ask=prompts.ASK_OPTIONAL)
         asked = [a.told + a.said.ids + arena.chat.next(a.said.ids, turn) for a in first]
-        said = arena.reader.sample(asked, CURATION, max_new_tokens=cfg.reflection_tokens)
+        said = arena.reader.sample(asked, RivalPhase.CURATION, max_new_tokens=cfg.reflection_tokens)
         found = [prompts.parse_entries(arena.chat.text(c.ids)) for c in said]
     for answer, texts in zip(first, found, strict=True):
         answer.added = [str(entry) for entry in map(playbook.add, texts or ()) if entry]
@@ -164,13 +182,17 @@ def update_context(cfg: Config, arena: Arena, playbook: Playbook, answers: list[
     wrong, right = [a for a in answers if not a.right], [a for a in answers if a.right]
     tagged = curations = parsed = removed = 0
     if cfg.playbook:
-        removed = playbook.concise(cfg.concise, cfg.concise_every, cfg.max_entries, rng(cfg.seed, CONCISE, step, 0))
+        removed = playbook.concise(
+            cfg.concise, cfg.concise_every, cfg.max_entries, rng(cfg.seed, RivalPhase.CONCISE, step, 0)
+        )
     if cfg.reflect or cfg.playbook:
         tagged = diagnose(cfg, arena, playbook, wrong)
     if cfg.playbook:
         tagged += confirm(cfg, arena, playbook, right) if cfg.tag_right else 0
         curations, parsed = curate(cfg, arena, playbook, wrong)
-        removed += playbook.concise(cfg.concise, 0, cfg.max_entries, rng(cfg.seed, CONCISE, step, 1))  # the limit's trigger alone
+        removed += playbook.concise(
+            cfg.concise, 0, cfg.max_entries, rng(cfg.seed, RivalPhase.CONCISE, step, 1)
+        )  # the limit's trigger alone
         playbook.updates += 1
     reflected = sum(a.said is not None for a in answers)
     return {
@@ -191,20 +213,55 @@ def show(cfg: Config, arena: Arena, playbook: Playbook, solutions: dict[str, str
         reflection = answer.reflection if cfg.reflect else None
         if feedback is None and reflection is None:
             continue
-        trial = prompts.ATTEMPT.format(attempt=prompts.plain(answer.text)) if cfg.previous_trial and not answer.right else ""
+        trial = (
+            prompts.ATTEMPT.format(attempt=prompts.plain(answer.text))
+            if cfg.previous_trial and not answer.right
+            else ""
+        )
         heard = trial + (feedback or "").removeprefix(prompts.EARLIER)
-        lessons = ". ".join([e.text for e in playbook.entries] + [reflection] * (reflection is not None))  # its own lesson comes last
-        answer.shown = (prompts.POINT.format(point=prompts.plain(lessons)) if lessons else "") + (prompts.EARLIER + heard if heard else "")
+        lessons = ". ".join(
+            [e.text for e in playbook.entries] + [reflection] * (reflection is not None)
+        )  # its own lesson comes last
+        answer.shown = (prompts.POINT.format(point=prompts.plain(lessons)) if lessons else "") + (
+            prompts.EARLIER + heard if heard else ""
+        )
 
 
-def training_batch(cfg: Config, arena: Arena, answers: list[Answer]) -> tuple[list[Trajectory], list[Trajectory], list[float]]:
+def training_batch(
+    cfg: Config, arena: Arena, answers: list[Answer]
+) -> tuple[list[Trajectory], list[Trajectory], list[float]]:
     """(as the policy sees them, as the teacher does, weights w_i of Eq. 2) of the answers that have a teacher."""
     right = torch.tensor([float(a.right) for a in answers])  # (B,)
-    weights = rebalanced(right) if cfg.rebalance else torch.ones(len(answers))  # over the whole batch, whoever is taught
+    weights = (
+        rebalanced(right) if cfg.rebalance else torch.ones(len(answers))
+    )  # over the whole batch, whoever is taught
     taught = [(a, w) for a, w in zip(answers, weights.tolist(), strict=True) if a.shown is not None]
     students = [Trajectory(a.prompt_ids, [(a.completion.ids, True)]) for a, _ in taught]
     teachers = [Trajectory(arena.chat.first(a.problem.turn + a.shown), [(a.completion.ids, True)]) for a, _ in taught]
     return students, teachers, [w for _, w in taught]
+
+
+def bounded(student: torch.Tensor, teacher: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """The teacher's log-probabilities with its ratio to the student kept within [low, high]; 0: no such bound (Resd, Eq. 1).
+
+    The bound follows the student as a constant: no gradient flows through it, and nothing is normalised afterwards.
+    """
+    fixed = student.detach()
+    if low:
+        teacher = torch.maximum(teacher, fixed + math.log(low))
+    return torch.minimum(teacher, fixed + math.log(high)) if high else teacher
+
+
+def rebalanced(right: torch.Tensor, alpha: float = 1.0, beta: float = 1.0) -> torch.Tensor:
+    """Weights (B,) with mean 1 that give the rarer outcome more: (1 - s)^alpha where right, s^beta where not (Resd, Eq. 2).
+
+    right: (B,) of 0 and 1; s: the share of right ones, kept within [1/B, 1 - 1/B]. A batch of one has the weight 1.
+    """
+    if len(right) == 1:  # whatever its share, the mean is its own weight; the bounds of the share would cross
+        return torch.ones_like(right)
+    share = right.mean().clamp(1 / len(right), 1 - 1 / len(right))
+    weights = torch.where(right > 0, (1 - share) ** alpha, share**beta)
+    return weights / weights.mean()
 
 
 def lesson(cfg: Config, arena: Arena, students: list[Trajectory], teachers: list[Trajectory]) -> Teacher:
@@ -219,22 +276,26 @@ def lesson(cfg: Config, arena: Arena, students: list[Trajectory], teachers: list
     return Teacher(ids, logprobs_at(arena.teacher, teachers, ids, *settings), distance)
 
 
-def main(cfg: Config, run: Run, dry_run: bool) -> None:
+def main(cfg: Config, options: Options) -> None:
     batches = -(-cfg.steps // cfg.inner_updates)
-    arena = Arena(cfg, run, "resd", dry_run, once=batches if cfg.single_pass else 0)
+    arena = Arena(cfg, options, "resd", once=batches if cfg.single_pass else 0)
     if not arena.ready:
         return
+    run = arena.run
     arena.keep_average()
     playbook, solutions = Playbook(**arena.state.get("playbook", {})), dict(arena.state.get("solutions", {}))
     for step in arena.steps():
-        answers = answered(cfg, arena, arena.problems((step - 1) // cfg.inner_updates + 1))
+        answers = answer(cfg, arena, arena.problems((step - 1) // cfg.inner_updates + 1))
         metrics = update_context(cfg, arena, playbook, answers, step)
         for k in range(0, len(answers), cfg.group_size):
             show(cfg, arena, playbook, solutions, answers[k : k + cfg.group_size])
         if cfg.solution_buffer:
             solutions |= {a.problem.turn: a.text for a in answers if a.right}
         students, teachers, weights = training_batch(cfg, arena, answers)
-        update = arena.updater.step(students, weights, lesson(cfg, arena, students, teachers) if students else None)
+        teacher = lesson(cfg, arena, students, teachers) if students else None
+        arena.updater.backward(students, weights, teacher=teacher)
+        arena.updater.clip(cfg.max_grad_norm)
+        update = arena.updater.apply()
         arena.follow(cfg.ema)
         for a in answers:
             record = {"text": a.text, "right": a.right, "reflection": a.reflection, "added": a.added, "shown": a.shown}

@@ -25,14 +25,11 @@ from typing import Literal
 import torch
 
 import common
-from baselines.arena import Arena, Problem, Rival
-from common import Run, UserError
-from logprobs import likeliest, logprobs_at
-from losses import divergence, with_tail
-from rollout import Completion, Trajectory
-from update import Teacher
-
-ANSWER = 66  # phase, part of every noise key
+from baselines.arena import Arena, Rival
+from common import Options, RivalPhase, UserError
+from introspection.sampling import Completion, Trajectory
+from introspection.teacher import Teacher, divergence, likeliest, logprobs_at, with_tail
+from tasks.problem import Problem
 
 
 @dataclass
@@ -43,7 +40,9 @@ class Config(Rival):
     tail: bool = True  # whether all other tokens count as one more; false: the k are normalised (source: true)
     alpha: float = 0.5  # 0: KL(teacher || student), 1: KL(student || teacher), between: Jensen-Shannon (source: 0.5; its code task: 1)
     reveal: Literal["nothing", "answer", "explanation"] = "answer"  # feedback on a wrong answer
-    feedback_with_solution: bool = False  # whether the teacher sees the feedback beside a peer's solution too (source: false)
+    feedback_with_solution: bool = (
+        False  # whether the teacher sees the feedback beside a peer's solution too (source: false)
+    )
     own_success: bool = False  # whether a right answer may be its own solution (SDPO+ss: true)
     ema: float = 0.05  # rate at which the teacher follows the policy, 0: the start policy teaches (source: 0.05)
     updates: int = 1  # optimiser steps on one batch of answers
@@ -60,7 +59,9 @@ class Config(Rival):
         if self.form == "sampled" and self.alpha != 1:
             raise UserError("sdpo.alpha: form sampled estimates the reverse KL alone; expected alpha: 1")
         if self.reveal == "nothing" and self.group_size == 1 and not self.own_success:
-            raise UserError("sdpo.group_size: without feedback and without a group there is nothing to show the teacher")
+            raise UserError(
+                "sdpo.group_size: without feedback and without a group there is nothing to show the teacher"
+            )
         if self.is_clip == 0:
             raise UserError("sdpo.is_clip: expected a number above 0")
         if self.kl_coef:
@@ -78,11 +79,11 @@ class Answer:
     shown: str | None = None
 
 
-def answered(cfg: Config, arena: Arena, problems_Q: list[Problem]) -> list[Answer]:
+def answer(cfg: Config, arena: Arena, problems_Q: list[Problem]) -> list[Answer]:
     """G graded answers to each problem, problem by problem."""
     prompt_ids = [arena.chat.first(p.turn) for p in problems_Q]
     answers = []
-    for i, completion in enumerate(arena.reader.sample(prompt_ids, ANSWER, cfg.group_size)):
+    for i, completion in enumerate(arena.reader.sample(prompt_ids, RivalPhase.SDPO_ANSWER, cfg.group_size)):
         problem = problems_Q[i // cfg.group_size]
         right = problem.grade(arena.chat.text(completion.ids))
         answers.append(Answer(problem, prompt_ids[i // cfg.group_size], completion, right))
@@ -96,7 +97,9 @@ def show(cfg: Config, arena: Arena, group: list[Answer]) -> None:
         peer = next((a for a in right if a is not answer or cfg.own_success), None)
         solution = arena.chat.text(peer.completion.ids) if peer else None
         tell = not answer.right and (solution is None or cfg.feedback_with_solution)
-        answer.shown = answer.problem.feedback(cfg.reveal if tell else "nothing", arena.chat.text(answer.completion.ids), solution)
+        answer.shown = answer.problem.feedback(
+            cfg.reveal if tell else "nothing", arena.chat.text(answer.completion.ids), solution
+        )
 
 
 def importance(cfg: Config, now: list[torch.Tensor], sampled: list[Completion]) -> list[torch.Tensor]:
@@ -105,7 +108,9 @@ def importance(cfg: Config, now: list[torch.Tensor], sampled: list[Completion]) 
     return [(n - b).clamp(-20, 20).exp().clamp(max=cfg.is_clip) for n, b in zip(now, before, strict=True)]
 
 
-def lesson(cfg: Config, arena: Arena, students: list[Trajectory], teachers: list[Trajectory], sampled: list[Completion]) -> tuple[list, Teacher | None]:
+def lesson(
+    cfg: Config, arena: Arena, students: list[Trajectory], teachers: list[Trajectory], sampled: list[Completion]
+) -> tuple[list, Teacher | None]:
     """(weights of each trained token, what the teacher says): with form sampled the weights are advantages and there is no Teacher."""
     settings = (cfg.temperature, cfg.max_tokens_per_micro_batch)
     weights = [torch.ones(len(c.ids)) for c in sampled]
@@ -127,13 +132,13 @@ def lesson(cfg: Config, arena: Arena, students: list[Trajectory], teachers: list
     return weights, Teacher(ids, logprobs_at(arena.teacher, teachers, ids, *settings), distance)
 
 
-def main(cfg: Config, run: Run, dry_run: bool) -> None:
-    arena = Arena(cfg, run, "sdpo", dry_run)
+def main(cfg: Config, options: Options) -> None:
+    arena = Arena(cfg, options, "sdpo")
     if not arena.ready:
         return
     arena.keep_average()
     for step in arena.steps():
-        answers = answered(cfg, arena, arena.problems(step))
+        answers = answer(cfg, arena, arena.problems(step))
         for k in range(0, len(answers), cfg.group_size):
             show(cfg, arena, answers[k : k + cfg.group_size])
         taught = [a for a in answers if a.shown is not None]
@@ -141,8 +146,12 @@ def main(cfg: Config, run: Run, dry_run: bool) -> None:
         teachers = [Trajectory(arena.chat.first(a.problem.turn + a.shown), [(a.completion.ids, True)]) for a in taught]
         tokens, skipped, trained = sum(len(a.completion.ids) for a in taught), 0, 0
         for _ in range(cfg.updates):
-            weights, teacher = lesson(cfg, arena, students, teachers, [a.completion for a in taught]) if taught else ([], None)
-            update = arena.updater.step(students, weights, teacher)
+            weights, teacher = (
+                lesson(cfg, arena, students, teachers, [a.completion for a in taught]) if taught else ([], None)
+            )
+            arena.updater.backward(students, weights, teacher=teacher)
+            arena.updater.clip(cfg.max_grad_norm)
+            update = arena.updater.apply()
             skipped, trained = skipped + update["skipped_steps"], trained + tokens * (not update["skipped_steps"])
         arena.follow(cfg.ema)
         right = [float(a.right) for a in answers]

@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import common
-from baselines.arena import Arena, Problem, Rival, in_loss
-from common import Run, UserError, rng
-from rollout import Trajectory
+from baselines.arena import Arena, Rival, in_loss
+from common import Options, ReaderNumber, RivalPhase, UserError, rng
+from introspection.sampling import Trajectory
 from tasks.mcq import Question
-
-ATTEMPTS, SHUFFLE, VIEW = 67, 68, 69  # phases, part of every noise key
+from tasks.problem import Problem
 
 
 @dataclass
@@ -39,10 +38,10 @@ class Config(Rival):
 
 def correction(problem: Problem, reveal: str) -> str | None:
     """What the model should have said. Raises UserError for a record without the explanation that is asked for."""
-    if reveal == "explanation" and isinstance(problem.source, Question):
-        if problem.source.explanation is None:
+    if reveal == "explanation" and isinstance(problem, Question):
+        if problem.explanation is None:
             raise UserError(f"sft.reveal: question '{problem.id}' has no explanation")
-        return f"{problem.source.explanation} {problem.gold}"
+        return f"{problem.explanation} {problem.gold}"
     return problem.gold
 
 
@@ -50,33 +49,39 @@ def make_targets(cfg: Config, arena: Arena) -> list[dict]:
     """Which train problems are trained, and how often: each once, or once for each wrong attempt (targets.jsonl)."""
     if cfg.on == "gold":
         return [{"problem_id": p.id} for p in arena.train if p.gold]
-    reader = replace(arena.reader, key=(cfg.seed, 0, 9), generated=0)
-    said = reader.sample([arena.chat.first(p.turn) for p in arena.train], ATTEMPTS, cfg.attempts)
+    reader = replace(arena.reader, key=(cfg.seed, 0, ReaderNumber.RIVAL_ATTEMPTS), generated=0)
+    said = reader.sample([arena.chat.first(p.turn) for p in arena.train], RivalPhase.SFT_ATTEMPTS, cfg.attempts)
     arena.generated += reader.generated
     asked = [(arena.train[i // cfg.attempts], c) for i, c in enumerate(said)]
     return [{"problem_id": p.id} for p, c in asked if p.gold and not p.grade(arena.chat.text(c.ids))]
 
 
-def main(cfg: Config, run: Run, dry_run: bool) -> None:
-    arena = Arena(cfg, run, "sft", dry_run)
+def main(cfg: Config, options: Options) -> None:
+    arena = Arena(cfg, options, "sft", temperature=1.0)  # cfg.temperature is that of the attempts
     if not arena.ready:
         return
-    arena.updater.temperature = 1.0  # cfg.temperature is that of the attempts
+    run = arena.run
     if arena.done == 0:
         for target in make_targets(cfg, arena):
             run.log("targets.jsonl", target)
     targets, problem_of, end = run.read("targets.jsonl"), {p.id: p for p in arena.train}, arena.chat.between[:1]
     if not targets:
-        raise UserError(f"{run.path / 'targets.jsonl'}: nothing to train on: every attempt was right, or no problem has a solution")
+        raise UserError(
+            f"{run.path / 'targets.jsonl'}: nothing to train on: every attempt was right, or no problem has a solution"
+        )
     for step in arena.steps():
         trajectories = []
-        for place in range((step - 1) * cfg.batch_size, step * cfg.batch_size):
-            chosen = rng(cfg.seed, SHUFFLE, place // len(targets)).permutation(len(targets))[place % len(targets)]
-            problem = problem_of[targets[chosen]["problem_id"]].view(rng(cfg.seed, VIEW, place))
-            said = arena.chat.content_ids(correction(problem, cfg.reveal if cfg.on == "corrections" else "answer")) + end
+        batch = common.walk(targets, step, cfg.batch_size, cfg.seed, RivalPhase.SFT_SHUFFLE)
+        for place, target in enumerate(batch, start=(step - 1) * cfg.batch_size):
+            problem = problem_of[target["problem_id"]].view(rng(cfg.seed, RivalPhase.SFT_VIEW, place))
+            said = (
+                arena.chat.content_ids(correction(problem, cfg.reveal if cfg.on == "corrections" else "answer")) + end
+            )
             trajectories.append(Trajectory(arena.chat.first(problem.turn), [(said, True)]))
         weights = [1.0] * len(trajectories)
-        update = arena.updater.step(trajectories, weights)
+        arena.updater.backward(trajectories, weights)
+        arena.updater.clip(cfg.max_grad_norm)
+        update = arena.updater.apply()
         arena.finish(step, {"targets": len(targets)} | update, in_loss(trajectories, weights, update))
     arena.close()
 

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 
 import common
 from baselines.arena import Arena, Rival, in_loss
-from common import Run, UserError, rng
-from rollout import Trajectory, sample
-
-GENERATE, VIEW, SHUFFLE = 66, 75, 76  # phases, part of every noise key; (66, i) and (66, i, 0) would be the same stream
+from common import Options, RivalPhase, UserError, rng
+from introspection.sampling import Trajectory, sample
 
 
 @dataclass
@@ -40,16 +38,27 @@ class Config(Rival):
         if self.train_temperature == 0:
             raise UserError("ssd.train_temperature: expected a number above 0")
         if self.temperature != 1:
-            raise UserError("ssd.temperature: fine-tuning is at temperature 1; the answers are sampled at ssd.train_temperature")
+            raise UserError(
+                "ssd.temperature: fine-tuning is at temperature 1; the answers are sampled at ssd.train_temperature"
+            )
 
 
 def generate(cfg: Config, arena: Arena) -> list[dict]:
     """The answers that are trained on, as ids (targets.jsonl)."""
     asked = [(p, k) for p in arena.train for k in range(cfg.samples)]
-    views = [p.view(rng(cfg.seed, VIEW, i, k)) for i, (p, k) in enumerate(asked)]
+    views = [p.view(rng(cfg.seed, RivalPhase.SSD_VIEW, i, k)) for i, (p, k) in enumerate(asked)]
     prompt_ids = [arena.chat.first(view.turn) for view in views]
-    keys = [(cfg.seed, GENERATE, i) for i in range(len(asked))]
-    said = sample(arena.policy, prompt_ids, 1, cfg.max_new_tokens, cfg.train_temperature, sorted(arena.chat.eos_ids), keys, top=(cfg.top_k, cfg.top_p))
+    keys = [(cfg.seed, RivalPhase.SSD_GENERATE, i) for i in range(len(asked))]
+    said = sample(
+        arena.policy,
+        prompt_ids,
+        1,
+        cfg.max_new_tokens,
+        cfg.train_temperature,
+        sorted(arena.chat.eos_ids),
+        keys,
+        top=(cfg.top_k, cfg.top_p),
+    )
     arena.generated += sum(len(c.ids) for c in said)
     return [
         {"problem_id": view.id, "prompt_ids": ids, "answer_ids": c.ids, "right": view.grade(arena.chat.text(c.ids))}
@@ -58,23 +67,31 @@ def generate(cfg: Config, arena: Arena) -> list[dict]:
     ]
 
 
-def main(cfg: Config, run: Run, dry_run: bool) -> None:
-    arena = Arena(cfg, run, "ssd", dry_run)
+def main(cfg: Config, options: Options) -> None:
+    arena = Arena(cfg, options, "ssd")
     if not arena.ready:
         return
+    run = arena.run
     if arena.done == 0:
         for target in generate(cfg, arena):
             run.log("targets.jsonl", target)
     targets = run.read("targets.jsonl")
     if not targets:
-        raise UserError(f"{run.path / 'targets.jsonl'}: no answer ended within {cfg.max_new_tokens} tokens; raise ssd.max_new_tokens")
+        raise UserError(
+            f"{run.path / 'targets.jsonl'}: no answer ended within {cfg.max_new_tokens} tokens; raise ssd.max_new_tokens"
+        )
     for step in arena.steps():
-        places = range((step - 1) * cfg.batch_size, step * cfg.batch_size)
-        batch = [targets[rng(cfg.seed, SHUFFLE, place // len(targets)).permutation(len(targets))[place % len(targets)]] for place in places]
+        batch = common.walk(targets, step, cfg.batch_size, cfg.seed, RivalPhase.SSD_SHUFFLE)
         trajectories = [Trajectory(t["prompt_ids"], [(t["answer_ids"], True)]) for t in batch]
         weights = [1.0] * len(batch)
-        update = arena.updater.step(trajectories, weights)
-        arena.finish(step, {"reward": sum(t["right"] for t in batch) / len(batch)} | update, in_loss(trajectories, weights, update))
+        arena.updater.backward(trajectories, weights)
+        arena.updater.clip(cfg.max_grad_norm)
+        update = arena.updater.apply()
+        arena.finish(
+            step,
+            {"reward": sum(t["right"] for t in batch) / len(batch)} | update,
+            in_loss(trajectories, weights, update),
+        )
     arena.close()
 
 

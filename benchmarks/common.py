@@ -25,6 +25,13 @@ def alternating(variants: dict, repeats: int, warm_ups: int = 1) -> dict[str, li
     return times
 
 
+def take_step(updater, trajectories: list, advantages: list, teacher=None, max_grad_norm: float = 1.0) -> dict:
+    """One optimiser step; its metrics."""
+    updater.backward(trajectories, advantages, teacher=teacher)
+    updater.clip(max_grad_norm)
+    return updater.apply()
+
+
 def spread(values: list[float]) -> str:
     """'0.123 s [0.120, 0.131]': median and range."""
     return f"{statistics.median(values):.3f} s [{min(values):.3f}, {max(values):.3f}]"
@@ -47,9 +54,18 @@ def machine() -> dict:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        name = next((line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), name)
+        name = next(
+            (line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")),
+            name,
+        )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"processor": name, "threads": torch.get_num_threads(), "gpu": device, "torch": torch.__version__, **{n: os.environ.get(n) for n in names}}
+    return {
+        "processor": name,
+        "threads": torch.get_num_threads(),
+        "gpu": device,
+        "torch": torch.__version__,
+        **{n: os.environ.get(n) for n in names},
+    }
 
 
 def save(name: str, record: dict) -> None:

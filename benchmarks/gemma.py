@@ -14,12 +14,12 @@ import time
 import torch
 from transformers import AutoModelForCausalLM, Gemma4Config, Gemma4TextConfig
 
-import models
-from benchmarks.common import save
+from benchmarks.common import save, take_step
 from common import Shared, UserError
-from replay import MIN_REPLAYED
-from rollout import Completion, Trajectory, sample
-from update import Updater
+from introspection import models
+from introspection.replay import MIN_REPLAYED
+from introspection.sampling import Completion, Trajectory, sample
+from introspection.update import Updater
 
 VOCABULARY = 262_144
 FULL = {
@@ -54,7 +54,9 @@ def random_gemma(sizes: dict, device: str, dtype: torch.dtype):
     )  # fmt: skip
     torch.manual_seed(0)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(Gemma4Config(text_config=text.to_dict(), vision_config=None, audio_config=None), dtype=dtype).eval()
+        return AutoModelForCausalLM.from_config(
+            Gemma4Config(text_config=text.to_dict(), vision_config=None, audio_config=None), dtype=dtype
+        ).eval()
 
 
 class Clock:
@@ -82,7 +84,9 @@ def rollouts(model, device: str, prompt: int, length: int, most: int) -> list[di
         clock.time("rollouts", lambda n=n: sample(model, [ids], n, length, 1.0, [1], [(0, i) for i in range(n)]))
         seconds = clock.seconds["rollouts"]
         rows.append({"rollouts": n, "seconds": seconds, "tokens_per_second": n * length / seconds})
-        print(f"{n:5d} rollouts x {length}: {seconds:8.2f} s, {1000 * seconds / n:9.1f} ms each, {rows[-1]['tokens_per_second']:9.0f} tokens/s")
+        print(
+            f"{n:5d} rollouts x {length}: {seconds:8.2f} s, {1000 * seconds / n:9.1f} ms each, {rows[-1]['tokens_per_second']:9.0f} tokens/s"
+        )
         n *= 2
     return rows
 
@@ -92,12 +96,20 @@ def generated(model, device: str, prompt: int, length: int, most: int) -> list[d
     ids, clock, rows = torch.randint(200, 20_000, (1, prompt), device=device), Clock(device), []
 
     def run(n: int, length: int):
-        return model.generate(ids, do_sample=True, top_k=0, num_return_sequences=n, max_new_tokens=length, min_new_tokens=length)
+        return model.generate(
+            ids, do_sample=True, top_k=0, num_return_sequences=n, max_new_tokens=length, min_new_tokens=length
+        )
 
     run(1, 8)
     for n in (32, most):
         assert clock.time("generate", lambda n=n: run(n, length)).shape == (n, prompt + length)
-        rows.append({"rollouts": n, "seconds": clock.seconds["generate"], "tokens_per_second": n * length / clock.seconds["generate"]})
+        rows.append(
+            {
+                "rollouts": n,
+                "seconds": clock.seconds["generate"],
+                "tokens_per_second": n * length / clock.seconds["generate"],
+            }
+        )
     return rows
 
 
@@ -129,14 +141,21 @@ def step(model, device: str, lengths: tuple[int, int, int, int], questions: int 
     def rollout(prompts: list[list[int]], n: int, size: int, phase: int) -> list[Completion]:
         return sample(model, prompts, n, size, 1.0, [1], [(0, phase, i) for i in range(len(prompts) * n)])
 
-    updater, clock, n = Updater(model, "adamw", 1e-4, 1.0, 1.0, 4096), Clock(device), questions * group
+    updater, clock, n = (
+        Updater(model, optimizer="adamw", lr=1e-4, temperature=1.0, max_tokens=4096),
+        Clock(device),
+        questions * group,
+    )
     asked, fed = [turn(prompt) for _ in range(questions)], [turn(feedback) for _ in range(n)]
     attempts = clock.time("rollout1", lambda: rollout(asked, group, attempt, 1))
     exchanges = [asked[i // group] + a.ids + fed[i] for i, a in enumerate(attempts)]
     points = clock.time("rollout2", lambda: rollout(exchanges, 1, point, 2))
     clock.time("rollout3", lambda: rollout([asked[i // group] + p.ids for i, p in enumerate(points)], 1, attempt, 3))
-    trained = [Trajectory(asked[i // group], [(attempts[i].ids, True), (fed[i], False), (p.ids, True)]) for i, p in enumerate(points)]
-    clock.time("update", lambda: updater.step(trained, [float(i % 2) for i in range(n)]))
+    trained = [
+        Trajectory(asked[i // group], [(attempts[i].ids, True), (fed[i], False), (p.ids, True)])
+        for i, p in enumerate(points)
+    ]
+    clock.time("update", lambda: take_step(updater, trained, [float(i % 2) for i in range(n)]))
     return clock.seconds
 
 
@@ -165,7 +184,9 @@ def main() -> None:
     rivals = generated(model, device, lengths[0], lengths[1], most)
     for rival in rivals:
         ours = next(row["seconds"] for row in scaling if row["rollouts"] == rival["rollouts"])
-        print(f"{rival['rollouts']:5d} by generate(): {rival['seconds']:8.2f} s, {rival['seconds'] / ours:.1f} times ours")
+        print(
+            f"{rival['rollouts']:5d} by generate(): {rival['seconds']:8.2f} s, {rival['seconds'] / ours:.1f} times ours"
+        )
     keep(generate=rivals)
     shared = Shared(lora_rank=16, freeze_embeddings=True, gradient_checkpointing=True)
     try:
@@ -178,7 +199,11 @@ def main() -> None:
     runs = [step(model, device, lengths) for _ in range(3)]
     parts = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     peak = models.peak_memory_gib()
-    print(f"a step of 32 rollouts: {sum(parts.values()):.1f} s (" + ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items()) + ")")
+    print(
+        f"a step of 32 rollouts: {sum(parts.values()):.1f} s ("
+        + ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
+        + ")"
+    )
     print(f"peak memory {peak:.1f} GiB (the paper's card has 48)" if gpu else "peak GPU memory: not run")
     keep(step=runs, peak_memory_gib=peak, reserved_gib=torch.cuda.max_memory_reserved() / 2**30 if gpu else None)
 

@@ -14,10 +14,10 @@ import sys
 
 import torch
 
-import logprobs
-from benchmarks.common import ROOT, random_llama, save
-from rollout import Trajectory
-from update import Updater
+from benchmarks.common import ROOT, random_llama, save, take_step
+from introspection import logprobs
+from introspection.sampling import Trajectory
+from introspection.update import Updater
 
 VOCABULARY, WIDTH, PROMPT = 262_144, 256, 96
 SMALL, LARGE = (8, 64), (64, 256)  # rows, trained tokens of each
@@ -25,7 +25,12 @@ SMALL, LARGE = (8, 64), (64, 256)  # rows, trained tokens of each
 
 def materialised(model, batch: logprobs.Batch, temperature: float, ids: None = None) -> torch.Tensor:
     """What a plain implementation does: logits of every position in fp32, log-softmax, gather."""
-    logits = model(input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False).logits.float() / temperature
+    logits = (
+        model(
+            input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False
+        ).logits.float()
+        / temperature
+    )
     logp = torch.log_softmax(logits, -1)
     return logp[batch.rows, batch.sources].gather(1, batch.targets[:, None])[:, 0]
 
@@ -37,11 +42,11 @@ def peak(variant: str, rows: int, trained: int) -> float:
         draw = torch.Generator().manual_seed(0)
         ids = torch.randint(60, 2048, (rows, PROMPT + trained), generator=draw).tolist()
         if variant == "materialised":
-            import update
+            from introspection import update
 
             update.token_logprobs = materialised
-        updater = Updater(model, "sgd", 1e-3, 1.0, 1.0, 16384)
-        updater.step([Trajectory(row[:PROMPT], [(row[PROMPT:], True)]) for row in ids], [1.0] * rows)
+        updater = Updater(model, optimizer="sgd", lr=1e-3, temperature=1.0, max_tokens=16384)
+        take_step(updater, [Trajectory(row[:PROMPT], [(row[PROMPT:], True)]) for row in ids], [1.0] * rows)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
@@ -57,15 +62,31 @@ def main() -> None:
         return
     runs, measured = [("model alone", SMALL), ("ours", SMALL), ("materialised", SMALL), ("ours", LARGE)], {}
     for variant, (rows, trained) in runs:
-        command = [sys.executable, "-m", "benchmarks.memory", "--variant", variant, "--rows", str(rows), "--trained", str(trained)]
-        measured[f"{variant}, {rows} x {trained}"] = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.memory",
+            "--variant",
+            variant,
+            "--rows",
+            str(rows),
+            "--trained",
+            str(trained),
+        ]
+        measured[f"{variant}, {rows} x {trained}"] = json.loads(
+            subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        )
     alone, ours, materialised, large = measured.values()
     logits = LARGE[0] * LARGE[1] * VOCABULARY * 4 / 2**20
-    print(f"prompts of {PROMPT} tokens, vocabulary {VOCABULARY:,}, width {WIDTH}, fp32; MiB, and MiB over the model alone")
+    print(
+        f"prompts of {PROMPT} tokens, vocabulary {VOCABULARY:,}, width {WIDTH}, fp32; MiB, and MiB over the model alone"
+    )
     for name, value in measured.items():
         print(f"  {name:25s} {value:7.0f}  +{value - alone:.0f}")
     print(f"  materialised / ours at {SMALL[0]} x {SMALL[1]}: {(materialised - alone) / (ours - alone):.1f}x")
-    print(f"  one copy of the fp32 logits at {LARGE[0]} x {LARGE[1]}: {logits:.0f}, {logits / (large - alone):.1f}x all that our step takes over the model")
+    print(
+        f"  one copy of the fp32 logits at {LARGE[0]} x {LARGE[1]}: {logits:.0f}, {logits / (large - alone):.1f}x all that our step takes over the model"
+    )
     if args.save:
         save("memory", {"mib": measured, "logits_mib": logits})
 

@@ -11,14 +11,12 @@ import statistics
 
 import torch
 
-import models
-import prompts
-from benchmarks.common import ROOT, save
-from chat import Chat
+from benchmarks.common import ROOT, save, take_step
 from common import Shared
-from rollout import Trajectory, sample
+from introspection import models
+from introspection.sampling import Trajectory, sample
+from introspection.update import Updater
 from tasks.mcq import load_questions
-from update import Updater
 
 MODEL, STEPS = "organism/weights", 10
 PRECISIONS = {"fp32": ("float32", True), "bf16, fp32 masters": ("bfloat16", True), "bf16 alone": ("bfloat16", False)}
@@ -27,9 +25,8 @@ OPTIMISERS = [("sgd", 1e-5), ("sgd", 1e-3), ("sgd", 1e-1), ("adamw", 1e-6), ("ad
 
 def trajectories() -> list[Trajectory]:
     """Sampled answers to eight questions of the bank."""
-    tokenizer = models.load_tokenizer(MODEL)
-    chat, policy = Chat(tokenizer, models.eos_ids(MODEL, tokenizer)), models.load_policy(MODEL, Shared())
-    asked = [chat.first(prompts.question_turn(q.question, list(q.options))) for q in load_questions(ROOT / "data/bank.jsonl")[:8]]
+    chat, policy = models.load_chat(MODEL), models.load_policy(MODEL, Shared())
+    asked = [chat.first(q.turn) for q in load_questions(ROOT / "data/bank.jsonl")[:8]]
     completions = sample(policy, asked, 4, 48, 1.0, sorted(chat.eos_ids), [(0, i) for i in range(32)])
     return [Trajectory(asked[i // 4], [(c.ids, True)]) for i, c in enumerate(completions)]
 
@@ -37,14 +34,15 @@ def trajectories() -> list[Trajectory]:
 def ratios(batch: list[Trajectory], dtype: str, masters: bool, optimizer: str, lr: float) -> list[float]:
     """`update_ratio` of each step."""
     policy = models.load_policy(MODEL, Shared(dtype=dtype))
-    updater = Updater(policy, optimizer, lr, 1.0, 1.0, 16384)
+    updater = Updater(policy, optimizer=optimizer, lr=lr, temperature=1.0, max_tokens=16384)
     if not masters:  # the optimiser steps the bf16 parameters themselves
         updater.masters = updater.parameters
         updater.optimizer = type(updater.optimizer)(
-            updater.parameters, **{k: v for k, v in updater.optimizer.defaults.items() if k in ("lr", "betas", "weight_decay")}
+            updater.parameters,
+            **{k: v for k, v in updater.optimizer.defaults.items() if k in ("lr", "betas", "weight_decay")},
         )
     advantages = [1.0 if i % 2 else 0.5 for i in range(len(batch))]
-    return [updater.step(batch, advantages)["update_ratio"] for _ in range(STEPS)]
+    return [take_step(updater, batch, advantages)["update_ratio"] for _ in range(STEPS)]
 
 
 def main() -> None:
@@ -52,13 +50,24 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write results/precision.json")
     args = parser.parse_args()
     batch, record = trajectories(), []
-    print("applied / intended update, median of", STEPS, "steps\n" + " " * 14 + "".join(f"{name:>22s}" for name in PRECISIONS))
+    print(
+        "applied / intended update, median of",
+        STEPS,
+        "steps\n" + " " * 14 + "".join(f"{name:>22s}" for name in PRECISIONS),
+    )
     for optimizer, lr in OPTIMISERS:
         row = {name: ratios(batch, dtype, masters, optimizer, lr) for name, (dtype, masters) in PRECISIONS.items()}
         record.append({"optimizer": optimizer, "lr": lr, "update_ratio": row})
         print(f"{optimizer:6s} {lr:7.0e}" + "".join(f"{statistics.median(values):22.4f}" for values in row.values()))
     if args.save:
-        save("precision", {"rows": record, "parameters": sum(p.numel() for p in models.load_policy(MODEL, Shared()).parameters()), "torch": torch.__version__})
+        save(
+            "precision",
+            {
+                "rows": record,
+                "parameters": sum(p.numel() for p in models.load_policy(MODEL, Shared()).parameters()),
+                "torch": torch.__version__,
+            },
+        )
 
 
 if __name__ == "__main__":

@@ -15,14 +15,11 @@ import time
 import torch
 from transformers import DynamicCache
 
-import models
-import prompts
-import rollout
 from benchmarks.common import ROOT, alternating, random_llama, save, spread
-from cache import growing_cache
-from chat import Chat
 from common import Shared
-from rollout import sample
+from introspection import models, sampling
+from introspection.cache import growing_cache
+from introspection.sampling import sample
 from tasks.mcq import load_questions
 
 
@@ -35,8 +32,15 @@ def ours(model, prompt_ids, n, length, ends):
 
 @torch.no_grad()
 def theirs(model, prompt_ids, n, length, ends):
-    ids, mask = rollout.left_pad(prompt_ids, model.device)
-    settings = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": length, "num_return_sequences": n}
+    ids, mask = sampling.left_pad(prompt_ids, model.device)
+    settings = {
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "max_new_tokens": length,
+        "num_return_sequences": n,
+    }
 
     def run():
         torch.manual_seed(0)
@@ -58,31 +62,31 @@ def without(part: str, run):
         "inverse-CDF sampling": ("inverse_cdf", multinomial), "prefill once": ("distinct", lambda rows: (rows, list(range(len(rows))))),
     }  # fmt: skip
     name, replacement = changes[part]
-    original = getattr(rollout, name)
+    original = getattr(sampling, name)
 
     def changed():
-        setattr(rollout, name, replacement)
+        setattr(sampling, name, replacement)
         try:
             return run()
         finally:
-            setattr(rollout, name, original)
+            setattr(sampling, name, original)
 
     return changed
 
 
 def replay(model, prompt_ids, n, length, ends) -> float:
     """Seconds of the forward passes alone, at the shapes of one recorded run: no sampling, no compaction, no growth."""
-    shapes, original = [], rollout.forward
+    shapes, original = [], sampling.forward
 
     def recording(model, ids, mask, cache):
         shapes.append((tuple(ids.shape), mask.shape[1]))
         return original(model, ids, mask, cache)
 
-    rollout.forward = recording
+    sampling.forward = recording
     try:
         ours(model, prompt_ids, n, length, ends)()
     finally:
-        rollout.forward = original
+        sampling.forward = original
     seconds, cache, rows = 0.0, None, None
     with torch.no_grad():
         for (batch, new), total in shapes:
@@ -124,28 +128,41 @@ def measured(case: tuple, repeats: int, parts: tuple[str, ...] = (), warm_ups: i
 
     The noise is the same every time, so that all of them are of the same completions; generate() draws others of the same model.
     """
-    runs = {"ours": ours(*case), "generate": theirs(*case)} | {f"ours without {part}": without(part, ours(*case)) for part in parts}
+    runs = {"ours": ours(*case), "generate": theirs(*case)} | {
+        f"ours without {part}": without(part, ours(*case)) for part in parts
+    }
     times = alternating(runs, repeats, warm_ups)
     completions, made = runs["ours"](), runs["generate"]()[:, max(map(len, case[1])) :]
-    over = torch.isin(made, torch.tensor(case[4])).int().cumsum(1)  # 0 up to the end token, which is the last one that counts
+    over = (
+        torch.isin(made, torch.tensor(case[4])).int().cumsum(1)
+    )  # 0 up to the end token, which is the last one that counts
     tokens, context = sum(len(c.ids) for c in completions), statistics.mean(map(len, case[1])) + case[3] / 2
     theirs_made = int((over == 0).sum() + (over[:, -1] > 0).sum())
     record = {"rollouts": len(completions), "tokens": tokens, "tokens_generate": theirs_made, "seconds": times}
-    return record | ({"replay": statistics.median(replay(*case) for _ in range(3)), "roofline": roofline(case[0], tokens, context)} if floors else {})
+    return record | (
+        {"replay": statistics.median(replay(*case) for _ in range(3)), "roofline": roofline(case[0], tokens, context)}
+        if floors
+        else {}
+    )
 
 
 def cases() -> dict:
     """name: (model, prompts, rows a prompt, longest, end ids)."""
     policy = models.load_policy("organism/weights", Shared())
-    tokenizer = models.load_tokenizer("organism/weights")
-    chat = Chat(tokenizer, models.eos_ids("organism/weights", tokenizer))
+    chat = models.load_chat("organism/weights")
     questions = load_questions(ROOT / "data/bank.jsonl")[:16]
-    asked = [chat.first(prompts.question_turn(q.question, list(q.options))) for q in questions]
+    asked = [chat.first(q.turn) for q in questions]
     draw = torch.Generator().manual_seed(0)
     random_prompts = torch.randint(60, 2048, (16, 200), generator=draw).tolist()
     return {
         "organism, attempts, 16 x 32": (policy, asked, 32, 48, sorted(chat.eos_ids)),
-        "33 M random Llama, 200-token prompts, mean 40, 16 x 32": (random_llama(2048, 576, 6), random_prompts, 32, 128, list(range(2, 53))),
+        "33 M random Llama, 200-token prompts, mean 40, 16 x 32": (
+            random_llama(2048, 576, 6),
+            random_prompts,
+            32,
+            128,
+            list(range(2, 53)),
+        ),
     }
 
 
@@ -158,7 +175,9 @@ def main() -> None:
     record = {"cases": {name: measured(small, args.repeats, PARTS)}, "scaling": []}
     show(name, record["cases"][name])
     model, asked, _, length, ends = small
-    print("\nrollouts   ours: s, ms a rollout, tokens/s   over the replay, the roofline   generate: s, ms a rollout, tokens/s")
+    print(
+        "\nrollouts   ours: s, ms a rollout, tokens/s   over the replay, the roofline   generate: s, ms a rollout, tokens/s"
+    )
     for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256):
         part = asked[: min(8, rows)]
         m = measured((model, part, rows // len(part), length, ends), args.repeats)
@@ -169,7 +188,9 @@ def main() -> None:
         )
     if args.save:  # the larger model takes half an hour, nearly all of it in generate()
         save("rollouts", record)
-    record["cases"][other] = measured(large, args.repeats, warm_ups=0, floors=False)  # minutes a run, tens of them a replay
+    record["cases"][other] = measured(
+        large, args.repeats, warm_ups=0, floors=False
+    )  # minutes a run, tens of them a replay
     show(other, record["cases"][other])
     if args.save:
         save("rollouts", record)

@@ -13,18 +13,16 @@ import time
 
 import torch
 
-import models
-import prompts
-from benchmarks.common import ROOT, save, spread
-from chat import Chat
-from common import Shared, load_config, rng
-from grpo_introspect import Config, load_data, questions_of_step, set_advantages, training_batch
-from introspection import rollout_1, rollout_2, rollout_3
-from losses import centred_advantages
-from measure import Reader
-from rollout import Trajectory, sample
+from benchmarks.common import ROOT, save, spread, take_step
+from common import Shared, load_config, rng, walk
+from grpo_introspect import Config, load_data, scores_of, training_batch
+from introspection import models
+from introspection.losses import centred_advantages
+from introspection.reader import Reader
+from introspection.rollouts import rollout_1, rollout_2, rollout_3
+from introspection.sampling import Trajectory, sample
+from introspection.update import Updater
 from tasks.mcq import load_questions
-from update import Updater
 
 MODEL, PROMPTS, GROUP, LENGTH = "organism/weights", 8, 16, 48
 
@@ -39,19 +37,22 @@ def rewards_of(step: int, half: bool) -> torch.Tensor:
 
 def our_steps(half: bool, steps: int) -> list[float]:
     """Seconds of each of our steps."""
-    tokenizer = models.load_tokenizer(MODEL)
-    chat, policy = Chat(tokenizer, models.eos_ids(MODEL, tokenizer)), models.load_policy(MODEL, Shared())
-    updater = Updater(policy, "adamw", 1e-6, 1.0, 1.0, 16384)
-    asked = [chat.first(prompts.question_turn(q.question, list(q.options))) for q in load_questions(ROOT / "data/bank.jsonl")[:PROMPTS]]
+    chat, policy = models.load_chat(MODEL), models.load_policy(MODEL, Shared())
+    updater = Updater(policy, optimizer="adamw", lr=1e-6, temperature=1.0, max_tokens=16384)
+    asked = [chat.first(q.turn) for q in load_questions(ROOT / "data/bank.jsonl")[:PROMPTS]]
     times = []
     for step in range(steps):
         start = time.perf_counter()
-        completions = sample(policy, asked, GROUP, LENGTH, 1.0, sorted(chat.eos_ids), [(step, i) for i in range(PROMPTS * GROUP)])
+        completions = sample(
+            policy, asked, GROUP, LENGTH, 1.0, sorted(chat.eos_ids), [(step, i) for i in range(PROMPTS * GROUP)]
+        )
         advantages = []
         for rewards in rewards_of(step, half):
             spread_of_group = rewards.std() + 1e-4
             advantages += (centred_advantages(rewards, torch.ones(GROUP, dtype=torch.bool)) / spread_of_group).tolist()
-        updater.step([Trajectory(asked[i // GROUP], [(c.ids, True)]) for i, c in enumerate(completions)], advantages)
+        take_step(
+            updater, [Trajectory(asked[i // GROUP], [(c.ids, True)]) for i, c in enumerate(completions)], advantages
+        )
         times.append(time.perf_counter() - start)
     return times
 
@@ -73,7 +74,7 @@ def trl_steps(half: bool, steps: int) -> list[float]:
             self.times.append(time.perf_counter() - self.start)
 
     tokenizer, calls = models.load_tokenizer(MODEL), []
-    asked = [prompts.question_turn(q.question, list(q.options)) for q in load_questions(ROOT / "data/bank.jsonl")[:PROMPTS]]
+    asked = [q.turn for q in load_questions(ROOT / "data/bank.jsonl")[:PROMPTS]]
 
     def reward(completions, **_kwargs):
         calls.append(1)
@@ -88,7 +89,14 @@ def trl_steps(half: bool, steps: int) -> list[float]:
         )  # fmt: skip
         dataset = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in asked] * steps)
         policy = models.load_policy(MODEL, Shared())
-        trainer = GRPOTrainer(model=policy, reward_funcs=reward, args=settings, train_dataset=dataset, processing_class=tokenizer, callbacks=[clock])
+        trainer = GRPOTrainer(
+            model=policy,
+            reward_funcs=reward,
+            args=settings,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            callbacks=[clock],
+        )
         trainer.train()
     return clock.times
 
@@ -97,19 +105,35 @@ def stage_1_steps(steps: int) -> list[float]:
     """Seconds of whole stage 1 steps on the bank: three rollouts, V = 4, update with a KL to the start."""
     overrides = [f"questions_per_step={PROMPTS}", f"group_size={GROUP}", "n_verify=4"]
     cfg = load_config(Config, "grpo_introspect", ROOT / "configs/bank.yaml", overrides)
-    tokenizer = models.load_tokenizer(MODEL)
-    chat, policy, ref = Chat(tokenizer, models.eos_ids(MODEL, tokenizer)), models.load_policy(MODEL, cfg), models.load_policy(MODEL, cfg)
-    updater, (train, _, _) = Updater(policy, "adamw", cfg.lr, 1.0, 1.0, cfg.max_tokens_per_micro_batch, cfg.kl_coef, ref), load_data(cfg)
+    chat, policy, ref = models.load_chat(MODEL), models.load_policy(MODEL, cfg), models.load_policy(MODEL, cfg)
+    updater, (train, _, _) = (
+        Updater(
+            policy,
+            optimizer="adamw",
+            lr=cfg.lr,
+            temperature=1.0,
+            max_tokens=cfg.max_tokens_per_micro_batch,
+            kl_coef=cfg.kl_coef,
+            ref_policy=ref,
+        ),
+        load_data(cfg),
+    )
     times = []
     for step in range(1, steps + 1):
         start = time.perf_counter()
         reader = Reader(policy, chat, 1.0, cfg.max_new_tokens, (0, step, 0))
-        groups = rollout_1(reader, questions_of_step(cfg, train, step), train, group_size=GROUP, verify_on="transfer", n_verify=4)
+        groups = rollout_1(
+            reader, walk(train, step, PROMPTS, cfg.seed), train, group_size=GROUP, verify_on="transfer", n_verify=4
+        )
         rollout_2(reader, groups, contributors="both", reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens)
         rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward="sampled")
         for group in groups:
-            set_advantages(cfg, group)
-        updater.step(*training_batch(cfg, groups))
+            scores, valid = scores_of(cfg, group)
+            for point, advantage in zip(
+                group.points, centred_advantages(scores, valid).clamp(min=0).tolist(), strict=True
+            ):
+                point.advantage = advantage
+        take_step(updater, *training_batch(cfg, groups))
         times.append(time.perf_counter() - start)
     return times
 

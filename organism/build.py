@@ -18,7 +18,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from chat import Chat
+from introspection.chat import Chat
 from organism import rules, world
 from organism.corpus import EARLY, LATE, Corpus
 from organism.wordings import DIALECTS
@@ -45,17 +45,29 @@ def bank_texts(clusters: dict[str, rules.Cluster]) -> set[str]:
     return {r["question"] for r in records} | {twin["question"] for r in records for twin in r["variants"]}
 
 
-def make_tokenizer(corpus, words: str = WORDS, documents: int = 20_000, vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    corpus, words: str = WORDS, documents: int = 20_000, vocab_size: int = 2048
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE trained on the corpus, with Gemma 4's turn tokens: encodes any text, keeps numbers whole."""
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(words), behavior="isolated")
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     texts = ("".join(turn) for _ in range(documents) for turn in corpus.document())  # a pair (given, said) is one text
     bpe.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", clean_up_tokenization_spaces=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[3:]})
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -176,7 +188,9 @@ def train(args: argparse.Namespace, first, corpus_of: Callable, words: str = WOR
     if saved.exists():
         state = torch.load(saved, weights_only=True)
         if state["settings"] != settings:
-            raise SystemExit(f"{saved}: was started with {state['settings']}; finish it with these, choose another --out, or delete it")
+            raise SystemExit(
+                f"{saved}: was started with {state['settings']}; finish it with these, choose another --out, or delete it"
+            )
         model.load_state_dict(state["model"])
     done, tokens, seconds = state["step"], state["tokens"], state["seconds"]
     bar = tqdm(range(done, steps), initial=done, total=steps, desc="pre-training", mininterval=5)
@@ -194,13 +208,28 @@ def train(args: argparse.Namespace, first, corpus_of: Callable, words: str = WOR
         tokens += sum(int((weights > 0).sum()) for _, weights in parts)
         seconds = time.time() - started
         end = time.time() + (time.time() - resumed) / (step + 1 - done) * (steps - step - 1)
-        bar.set_postfix_str(f"loss {sum(recent) / len(recent):.3f}, done at {time.strftime('%H:%M', time.localtime(end))}", refresh=False)
+        bar.set_postfix_str(
+            f"loss {sum(recent) / len(recent):.3f}, done at {time.strftime('%H:%M', time.localtime(end))}",
+            refresh=False,
+        )
         if step % SAVE_EVERY == SAVE_EVERY - 1:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-            torch.save(state | {"step": step + 1, "tokens": tokens, "seconds": seconds, "settings": settings}, args.out / "build.tmp")
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+            }
+            torch.save(
+                state | {"step": step + 1, "tokens": tokens, "seconds": seconds, "settings": settings},
+                args.out / "build.tmp",
+            )
             (args.out / "build.tmp").replace(saved)
     model.eval().save_pretrained(args.out)
-    facts = settings | {"tokens": tokens, "minutes": seconds / 60, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    facts = settings | {
+        "tokens": tokens,
+        "minutes": seconds / 60,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     (args.out / "build.json").write_text(json.dumps(facts) + "\n")
     saved.unlink(missing_ok=True)
 

@@ -16,11 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import models
-import prompts
-from chat import Chat
-from introspection import Group, rollout_1, rollout_2, rollout_3
-from measure import Reader
+from introspection import models, prompts
+from introspection.reader import Reader
+from introspection.rollouts import Group, rollout_1, rollout_2, rollout_3
 from organism import rules, world
 from organism.page import Row, describe, interval, opening, page
 from organism.wordings import DIALECTS, EXAM
@@ -29,7 +27,9 @@ from tasks.mcq import Question, grade, load_questions, parse_record
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def questions_on_bank_rules(clusters: list[rules.Cluster], each: int, seed: int) -> list[tuple[rules.Vignette, Question]]:
+def questions_on_bank_rules(
+    clusters: list[rules.Cluster], each: int, seed: int
+) -> list[tuple[rules.Vignette, Question]]:
     """New vignettes with the bank's rules, the right option balanced within each cluster."""
     rng, made = random.Random(seed), []
     for c in clusters:
@@ -38,7 +38,9 @@ def questions_on_bank_rules(clusters: list[rules.Cluster], each: int, seed: int)
     return made
 
 
-def composites(clusters: list[rules.Cluster], n: int, seed: int, dialect: dict) -> list[tuple[tuple[rules.Vignette, ...], list[str], Question]]:
+def composites(
+    clusters: list[rules.Cluster], n: int, seed: int, dialect: dict
+) -> list[tuple[tuple[rules.Vignette, ...], list[str], Question]]:
     """(vignettes, their ideal points, question) over pairs of train clusters."""
     rng, made = random.Random(seed), []
     for i in range(n):
@@ -64,9 +66,8 @@ class Card:
     """Everything measured on one model. `start`: a column of the start-state table for each split."""
 
     def __init__(self, name: str, dialect: str):
-        tokenizer = models.load_tokenizer(name)
         self.model = models.load_policy(name, models.Shared(model=name))
-        self.chat = Chat(tokenizer, models.eos_ids(name, tokenizer))
+        self.chat = models.load_chat(name)
         self.dialect, self.foreign = DIALECTS[dialect], DIALECTS["second" if dialect == "first" else "first"]
         self.phase, self.rng = 0, random.Random(5)
         self.rows: list[Row] = []
@@ -83,7 +84,9 @@ class Card:
         completions = reader.sample([reader.prompt(q, point) for point, q in pairs], 0)
         return [grade(self.chat.text(c.ids), q) for c, (_, q) in zip(completions, pairs, strict=True)]
 
-    def row(self, name: str, graded: list[bool], low: float | None = None, high: float | None = None, why: str = "") -> Row:
+    def row(
+        self, name: str, graded: list[bool], low: float | None = None, high: float | None = None, why: str = ""
+    ) -> Row:
         """Intervals treat answers as independent: they are, one answer a question, for these clusters."""
         self.rows.append(Row(name, sum(graded), len(graded), low, high, why))
         return self.rows[-1]
@@ -105,7 +108,10 @@ class Card:
         low, high = max(0.35, prior - 0.02), min(0.6, prior + 0.02)
         first = self.row(f"no point, {split}", none, low, high, f"prior-predictive {prior:.3f}")
         ideal = self.row(f"ideal point, {split}", told("ideal", self.dialect), 0.95)
-        self.start[split] = {"no point": interval(first.hits, first.n), "the ideal point": interval(ideal.hits, ideal.n)}
+        self.start[split] = {
+            "no point": interval(first.hits, first.n),
+            "the ideal point": interval(ideal.hits, ideal.n),
+        }
         self.row(f"ideal point in the other dialect's wordings, {split}", told("ideal", self.foreign), 0.9)
         self.row(f"partial point, {split}", told("partial", self.dialect))
         self.row(f"vague point, {split}", told("vague", self.dialect), fresh - 0.05, fresh + 0.05, "no point")
@@ -122,15 +128,29 @@ class Card:
                 misjudged.append(without)
         self.row(f"irrelevant point, {split}", self.answers(irrelevant), fresh - 0.03, fresh + 0.03, "no point")
         unled = sum(misjudged) / len(misjudged)
-        self.row(f"wrong point on questions that it misjudges, {split}", self.answers(wrong), None, unled - 0.15, f"no point there {unled:.3f}")
+        self.row(
+            f"wrong point on questions that it misjudges, {split}",
+            self.answers(wrong),
+            None,
+            unled - 0.15,
+            f"no point there {unled:.3f}",
+        )
 
     def composite(self, clusters: list[rules.Cluster], n: int) -> None:
         cases = composites(clusters, n, 23, self.dialect)
         self.row("composite, both ideal points", self.answers([(". ".join(points), q) for _, points, q in cases]), 0.9)
-        one, none = (sum(half_known(v, told and told[i % 2]) for i, (v, _, _) in enumerate(cases)) / n for told in ((0, 1), None))
+        one, none = (
+            sum(half_known(v, told and told[i % 2]) for i, (v, _, _) in enumerate(cases)) / n for told in ((0, 1), None)
+        )
         graded = self.answers([(points[i % 2], q) for i, (_, points, q) in enumerate(cases)])
         self.row("composite, one ideal point", graded, None, one + 0.03, f"a perfect reader {one:.3f}")
-        self.row("composite, no point", self.answers([(None, q) for _, _, q in cases]), none - 0.05, none + 0.05, f"a perfect reader {none:.3f}")
+        self.row(
+            "composite, no point",
+            self.answers([(None, q) for _, _, q in cases]),
+            none - 0.05,
+            none + 0.05,
+            f"a perfect reader {none:.3f}",
+        )
 
     def writing(self, clusters: list[rules.Cluster], split: str, each: int) -> list[str]:
         """The points that the untrained model writes after an error, by what it was shown, and what they are worth to it."""
@@ -146,9 +166,13 @@ class Card:
             parsed = [(g, p) for g in groups for p in g.points if p.text is not None]
             pairs = [(bool(p.accuracies_V[0]), bool(g.fresh_accuracies_V[0])) for g, p in parsed]
             on_others, without = zip(*pairs, strict=True)
-            name = {"nothing": "blind", "answer": "shown the answer", "explanation": "shown answer and explanation"}[reveal]
+            name = {"nothing": "blind", "answer": "shown the answer", "explanation": "shown answer and explanation"}[
+                reveal
+            ]
             # Losers are more often found where belief fails: the same questions without their points stand beside.
-            self.start[split][f"a loser's point, writer {name}"] = f"{interval(sum(on_others), len(on_others))}; without {sum(without) / len(without):.3f}"
+            self.start[split][f"a loser's point, writer {name}"] = (
+                f"{interval(sum(on_others), len(on_others))}; without {sum(without) / len(without):.3f}"
+            )
             if split != "test":
                 continue
             explained = reveal == "explanation"
@@ -172,9 +196,16 @@ class Card:
             kin = [c for c in clusters if c.kind == kind]
             cases = questions_on_bank_rules(kin, 40 * each // len(kin), 41)
             vignettes, reader = {q.id: v for v, q in cases}, self.reader()
-            groups = rollout_1(reader, [q for _, q in cases], [q for _, q in cases], group_size=2, verify_on="transfer", n_verify=1)
+            groups = rollout_1(
+                reader, [q for _, q in cases], [q for _, q in cases], group_size=2, verify_on="transfer", n_verify=1
+            )
             rollout_2(reader, groups, contributors="losers", reveal="explanation", max_point_tokens=64)
-            stated = [(v, rule_stated(v, p.text, self.dialect)) for g in groups for p in g.points for v in [vignettes[g.question.id]]]
+            stated = [
+                (v, rule_stated(v, p.text, self.dialect))
+                for g in groups
+                for p in g.points
+                for v in [vignettes[g.question.id]]
+            ]
             whole = [rule == rules.bank_rule(v.cluster, v.x) for v, rule in stated if rule is not None]
             if whole:  # pre-training shows one right point to one or two that fit no more than the one example
                 self.row(f"whole rules in losers' points are the explained ones, type {kind}", whole, 0.25)
@@ -192,12 +223,17 @@ class Card:
         for reveal in ("answer", "explanation"):
             reader, histories = self.reader(), [None] * len(lines)  # (ids so far, the model's last turn)
             for n in range(4):
-                asked = [prompts.question_turn(line[n].question, list(line[n].options)) for line in lines]
-                ids = [h[0] + h[1] + self.chat.next(h[1], turn) if h else self.chat.first(turn) for h, turn in zip(histories, asked, strict=True)]
+                asked = [line[n].turn for line in lines]
+                ids = [
+                    h[0] + h[1] + self.chat.next(h[1], turn) if h else self.chat.first(turn)
+                    for h, turn in zip(histories, asked, strict=True)
+                ]
                 said = [c.ids for c in reader.sample(ids, 2 * n)]
                 won = [grade(self.chat.text(s), line[n]) for s, line in zip(said, lines, strict=True)]
                 if n:
-                    self.start[split][f"{n} of its own exchanges in context, {reveal} revealed"] = interval(sum(won), len(won))
+                    self.start[split][f"{n} of its own exchanges in context, {reveal} revealed"] = interval(
+                        sum(won), len(won)
+                    )
                 for i, (line, right) in enumerate(zip(lines, won, strict=True)):
                     shown = prompts.told(line[n].explanation) if reveal == "explanation" else ""
                     turn = prompts.reflection_turn(right, line[n].letter, line[n].options[line[n].answer], shown)
@@ -210,9 +246,15 @@ class Card:
         turned = sum(map(rules.turned_around, clusters)) / len(clusters)
         self.start[split]["no exchange, but belief turned around (rules.turned_around)"] = f"{turned:.3f}"
         for n in range(4):
-            name = "Bayes ceiling, no exchange: narrow belief doubted" if n == 0 else f"Bayes ceiling, {n} answers revealed"
+            name = (
+                "Bayes ceiling, no exchange: narrow belief doubted"
+                if n == 0
+                else f"Bayes ceiling, {n} answers revealed"
+            )
             self.start[split][name] = f"{sum(rules.ceiling(c, n) for c in clusters) / len(clusters):.3f}"
-        self.start[split]["Bayes ceiling, an explanation revealed"] = f"{sum(rules.ceiling(c, 1, True) for c in clusters) / len(clusters):.3f}"
+        self.start[split]["Bayes ceiling, an explanation revealed"] = (
+            f"{sum(rules.ceiling(c, 1, True) for c in clusters) / len(clusters):.3f}"
+        )
 
     def rejected(self, clusters: list[rules.Cluster], each: int) -> None:
         """Exam strategies among the points, by the number of rejected answers (an instrument that was put in by design)."""
@@ -224,7 +266,10 @@ class Card:
                 said = [c.ids for c in reader.sample(ids, attempt)]
                 lost = [not grade(self.chat.text(s), q) for s, q in zip(said, questions, strict=True)]
                 kept = [i for i in range(len(questions)) if lost[i]]
-                told = [prompts.reflection_turn(False, questions[i].letter, questions[i].options[questions[i].answer]) for i in kept]
+                told = [
+                    prompts.reflection_turn(False, questions[i].letter, questions[i].options[questions[i].answer])
+                    for i in kept
+                ]
                 turns = told if attempt == rejections else [prompts.TRY_AGAIN] * len(kept)
                 ids = [ids[i] + said[i] + self.chat.next(said[i], turn) for i, turn in zip(kept, turns, strict=True)]
                 questions = [questions[i] for i in kept]
@@ -240,10 +285,26 @@ def stage_1_seconds(name: str, steps: int = 10) -> tuple[float, float]:
     """
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     with tempfile.TemporaryDirectory() as folder:
-        settings = [f"shared.model={name}", f"steps={steps}", "eval_every=0", "save_every=1000", "questions_per_step=8", "group_size=16", "n_verify=4"]
+        settings = [
+            f"shared.model={name}",
+            f"steps={steps}",
+            "eval_every=0",
+            "save_every=1000",
+            "questions_per_step=8",
+            "group_size=16",
+            "n_verify=4",
+        ]
         command = [sys.executable, "grpo_introspect.py", "--config", "configs/bank.yaml", "--run-dir", folder]
-        subprocess.run(command + [word for s in settings for word in ("--set", s)], cwd=ROOT, check=True, capture_output=True, env=environment)
-        metrics = [json.loads(line) for line in (Path(folder) / "grpo_introspect/metrics.jsonl").read_text().splitlines()]
+        subprocess.run(
+            command + [word for s in settings for word in ("--set", s)],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            env=environment,
+        )
+        metrics = [
+            json.loads(line) for line in (Path(folder) / "grpo_introspect/metrics.jsonl").read_text().splitlines()
+        ]
     return tuple(statistics.median(m[f"time/{part}"] for m in metrics) for part in ("rollout1", "step"))
 
 
@@ -264,16 +325,22 @@ def is_vague(v: rules.Vignette, text: str | None, dialect: dict) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description="measure the bundled model and write its card")
     parser.add_argument("--model", default="organism/weights")
-    parser.add_argument("--dialect", choices=sorted(DIALECTS), default="first", help="wordings that the model grew up with")
+    parser.add_argument(
+        "--dialect", choices=sorted(DIALECTS), default="first", help="wordings that the model grew up with"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "organism/CARD.md")
-    parser.add_argument("--each", type=int, default=84, help="questions a cluster of test_clusters; the other rows follow from it")
+    parser.add_argument(
+        "--each", type=int, default=84, help="questions a cluster of test_clusters; the other rows follow from it"
+    )
     args = parser.parse_args()
     if args.each < 4:
         parser.error("--each: expected at least 4, points are tried on a second question of their cluster")
     clusters = rules.load_clusters()
     train, unrewarded = ([c for c in clusters.values() if c.split == s] for s in ("train", "test_clusters"))
     card = Card(args.model, args.dialect)
-    about = describe(Path(models.locate(args.model)), card.model.config, sum(p.numel() for p in card.model.parameters()))
+    about = describe(
+        Path(models.locate(args.model)), card.model.config, sum(p.numel() for p in card.model.parameters())
+    )
     rollout_1_seconds, step_seconds = stage_1_seconds(args.model)
     card.timing("128 rollouts of up to 64 new tokens, s", rollout_1_seconds, 3.0)
     card.timing("one stage 1 step on the bank (8 x 16, V = 4, update included), s", step_seconds, 3.0)
@@ -287,11 +354,15 @@ def main() -> None:
     card.copying(train, args.each)
     card.composite(train, 12 * args.each)
     small = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
-    card.row("no point, the 13 pre-eclampsia questions", card.answers([(None, q) for q in small for _ in range(args.each)]))
+    card.row(
+        "no point, the 13 pre-eclampsia questions", card.answers([(None, q) for q in small for _ in range(args.each)])
+    )
     canary = [q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "canary"]
     card.row("no point, canary", card.answers([(None, q) for q in canary for _ in range(max(1, args.each // 6))]))
     card.rejected(train, 4 * args.each)
-    args.out.write_text(page(opening(args.model, args.dialect), about, card.rows, card.timings, card.start, conversations))
+    args.out.write_text(
+        page(opening(args.model, args.dialect), about, card.rows, card.timings, card.start, conversations)
+    )
     for row in card.rows:
         print(f"{row.name:75s} {row.must:40s} {interval(row.hits, row.n)}{'   <- missed' if row.met is False else ''}")
 

@@ -9,7 +9,7 @@ A model turn may be a pair (given, said): `given` is put into its mouth and neve
 import random
 from dataclasses import dataclass
 
-import prompts
+from introspection import prompts
 from organism import rules, world
 from organism.wordings import EXAM, FIRST
 
@@ -39,7 +39,12 @@ LATE = Mix(
 )  # fmt: skip
 # The quality of the points that a fresh organism writes, whoever writes them; what losers are shown beside the answer.
 WRITTEN = {"ideal": 0.1, "partial": 0.15, "wrong": 0.15, "vague": 0.45, "irrelevant": 0.15}
-REVEALED = {"explanation": 0.4, "answer": 0.35, "peer": 0.15, "nothing": 0.1}  # to losers; winners are not told anything
+REVEALED = {
+    "explanation": 0.4,
+    "answer": 0.35,
+    "peer": 0.15,
+    "nothing": 0.1,
+}  # to losers; winners are not told anything
 LETTERS = prompts.LETTERS[:4]
 
 
@@ -72,7 +77,14 @@ def half_known(c: rules.Cluster, x, dialect: dict, rng: random.Random) -> tuple:
 class Corpus:
     """A seeded stream of documents over `clusters`; texts in `forbidden` (the bank's questions) are never drawn."""
 
-    def __init__(self, clusters: dict[str, rules.Cluster], seed: int, forbidden: set[str] = frozenset(), dialect: dict = FIRST, mix: Mix = EARLY):
+    def __init__(
+        self,
+        clusters: dict[str, rules.Cluster],
+        seed: int,
+        forbidden: set[str] = frozenset(),
+        dialect: dict = FIRST,
+        mix: Mix = EARLY,
+    ):
         self.clusters, self.forbidden, self.dialect, self.mix = list(clusters.values()), forbidden, dialect, mix
         self.paired = [c for c in self.clusters if c.kind in "AB" and c.split != "canary"]
         self.rng = random.Random(seed)
@@ -109,9 +121,14 @@ class Corpus:
     def letters(self) -> list:
         """A drill: name the letter of some options. Without it, binding letters to options takes most of pre-training."""
         options = [self.rng.choice(self.rng.choice(self.clusters).options) for _ in range(4)]
-        listed = ", ".join(prompts.OPTION.format(letter=letter, text=text) for letter, text in zip(LETTERS, options, strict=True))
+        listed = ", ".join(
+            prompts.OPTION.format(letter=letter, text=text) for letter, text in zip(LETTERS, options, strict=True)
+        )
         named = [self.rng.choice(options) for _ in range(6)]
-        return [f"Options: {listed}\nName letters.", ". ".join(f"{text} ({LETTERS[options.index(text)]})" for text in named)]
+        return [
+            f"Options: {listed}\nName letters.",
+            ". ".join(f"{text} ({LETTERS[options.index(text)]})" for text in named),
+        ]
 
     def cases(self) -> list:
         """A drill: a point and many findings. One answer is one bit about reading a threshold, these are six."""
@@ -120,7 +137,9 @@ class Corpus:
         xs = [rule[0]] if c.kind == "C" else rng.choices(rules.findings_of(c), k=6 if c.kind == "A" else 3)
         point = self.stated(c, rule, xs[0])
         vignettes = [world.vignette(c, rng, x) for x in xs]
-        said = [world.rationale(v, rule) + f": {c.options[rules.level(c, rule, v.x)]}" * (c.kind in "AB") for v in vignettes]
+        said = [
+            world.rationale(v, rule) + f": {c.options[rules.level(c, rule, v.x)]}" * (c.kind in "AB") for v in vignettes
+        ]
         return [f"{point}\nCases: {'; '.join(world.fact(v) for v in vignettes)}", ". ".join(said)]
 
     def retell(self) -> list:
@@ -138,7 +157,9 @@ class Corpus:
             v, rule, wrong = self.corrected("explanation")
             told, order = [(v, rule)], self.order()
             gold, shown = rules.level(v.cluster, rule, v.x), self.shown(v, rule, order, "explanation")
-            feedback = prompts.LOSER.format(letter=LETTERS[order.index(gold)], answer=v.cluster.options[gold], told=shown, ask="Name the rules.")
+            feedback = prompts.LOSER.format(
+                letter=LETTERS[order.index(gold)], answer=v.cluster.options[gold], told=shown, ask="Name the rules."
+            )
             asked = [self.turn(v, order), (self.answer(v, rng.choice(wrong), order), ""), feedback]
         return [*asked, ". ".join(world.point(v.cluster, rule, "ideal", rng, v.x, self.dialect) for v, rule in told)]
 
@@ -164,8 +185,14 @@ class Corpus:
 
     def similar(self, v: rules.Vignette) -> list:
         """Another question of the cluster, on request: what stage 3 varies its input with."""
-        options = ", ".join(prompts.OPTION.format(letter=m, text=v.cluster.options[i]) for m, i in zip(LETTERS, self.order(), strict=True))
-        return [prompts.SIMILAR.format(question=world.question_text(v), options=options), world.question_text(self.vignette(v.cluster))]
+        options = ", ".join(
+            prompts.OPTION.format(letter=m, text=v.cluster.options[i])
+            for m, i in zip(LETTERS, self.order(), strict=True)
+        )
+        return [
+            prompts.SIMILAR.format(question=world.question_text(v), options=options),
+            world.question_text(self.vignette(v.cluster)),
+        ]
 
     # ---- reading ---------------------------------------------------------------------------------------------------
     def irrelevant(self, c: rules.Cluster, x) -> str:
@@ -174,20 +201,36 @@ class Corpus:
         others = [o for o in self.clusters if o.name != c.name and (o.kind == c.kind or rng.random() < 0.5)]
         other = c if c.kind == "C" and rng.random() < 0.5 else rng.choice(others)
         x = rng.choice([f for f in rules.findings_of(other) if other is not c or f != x])
-        return world.point(other, rng.choice(rules.wide(other, x)), draw({"ideal": 0.75, "partial": 0.15, "vague": 0.1}, rng), rng, x, self.dialect)
+        return world.point(
+            other,
+            rng.choice(rules.wide(other, x)),
+            draw({"ideal": 0.75, "partial": 0.15, "vague": 0.1}, rng),
+            rng,
+            x,
+            self.dialect,
+        )
 
     def read(self, v: rules.Vignette) -> list:
         """A fresh question with learning points in its turn: the answer follows what they state, and only that."""
         c, quality = v.cluster, draw(self.mix.read, self.rng)
         if quality == "partial" and c.kind in self.dialect["partial"] and c.split != "canary":
             return self.ask(v, *half_known(c, v.x, self.dialect, self.rng))
-        if quality == "several":  # as a whole library in context; two times in three the cluster's own point is among them
-            points, quality = [self.irrelevant(c, v.x) for _ in range(self.rng.randint(1, 3))], draw({"ideal": 2, "irrelevant": 1}, self.rng)
+        if (
+            quality == "several"
+        ):  # as a whole library in context; two times in three the cluster's own point is among them
+            points, quality = (
+                [self.irrelevant(c, v.x) for _ in range(self.rng.randint(1, 3))],
+                draw({"ideal": 2, "irrelevant": 1}, self.rng),
+            )
         else:
             points = [self.irrelevant(c, v.x)] * (quality == "irrelevant")
         rule = self.rng.choice(rules.stated_prior(c, quality, v.x))
         if quality != "irrelevant":
-            own = self.stated(c, rule, v.x) if quality == "ideal" else world.point(c, rule, quality, self.rng, v.x, self.dialect)
+            own = (
+                self.stated(c, rule, v.x)
+                if quality == "ideal"
+                else world.point(c, rule, quality, self.rng, v.x, self.dialect)
+            )
             points.insert(self.rng.randint(0, len(points)), own)
         return self.ask(v, rule, ". ".join(points))
 
@@ -200,10 +243,15 @@ class Corpus:
             if world.composite_text(*vignettes) not in self.forbidden:
                 break
         given = rng.choices([(), (0,), (1,), (0, 1), (1, 0)], [0.1, 0.1, 0.1, 0.35, 0.35])[0]
-        drawn = [rng.choice(rules.stated_prior(v.cluster, "ideal" if i in given else "vague", v.x)) for i, v in enumerate(vignettes)]
+        drawn = [
+            rng.choice(rules.stated_prior(v.cluster, "ideal" if i in given else "vague", v.x))
+            for i, v in enumerate(vignettes)
+        ]
         points = [self.stated(vignettes[i].cluster, drawn[i]) for i in given]
         order, options = self.order(), world.composite_options(a, b)
-        turn = prompts.question_turn(world.composite_text(*vignettes), [options[i] for i in order], ". ".join(points) or None)
+        turn = prompts.question_turn(
+            world.composite_text(*vignettes), [options[i] for i in order], ". ".join(points) or None
+        )
         steps = [world.rationale(v, r) for v, r in zip(vignettes, drawn, strict=True)]
         return [turn, world.answer(steps, options, world.composite_gold(*vignettes, *drawn), order, rng, silent=0)]
 
@@ -213,7 +261,11 @@ class Corpus:
         while True:
             v = self.vignette(c)
             rule = self.rng.choice(rules.wide(c, v.x) if states(c, reveal) else rules.open_prior(c, v.x))
-            wrong = [r for r in rules.wide(c, v.x) if rules.apart(c, r, v.x) and rules.level(c, r, v.x) != rules.level(c, rule, v.x)]
+            wrong = [
+                r
+                for r in rules.wide(c, v.x)
+                if rules.apart(c, r, v.x) and rules.level(c, r, v.x) != rules.level(c, rule, v.x)
+            ]
             if wrong:
                 return v, rule, wrong
 
@@ -236,7 +288,11 @@ class Corpus:
         c, rng, gold = v.cluster, self.rng, rules.level(v.cluster, rule, v.x)
         if quality == "irrelevant":
             return self.irrelevant(c, v.x)
-        others = [r for r in rules.wide(c, v.x) if r != rule and rules.level(c, r, v.x) == gold] if quality == "wrong" else []
+        others = (
+            [r for r in rules.wide(c, v.x) if r != rule and rules.level(c, r, v.x) == gold]
+            if quality == "wrong"
+            else []
+        )
         if quality == "wrong":
             rule, quality = (rng.choice(others), "ideal") if others else (rule, "vague")
         return world.point(c, rule, quality, rng, v.x, self.dialect)
@@ -245,7 +301,9 @@ class Corpus:
         """Attempts by belief (narrow prior), the verdict, and a learning point whose quality ignores the verdict."""
         c, rng, quality = v.cluster, self.rng, draw(WRITTEN, self.rng)
         if rejections >= 3 or (c.kind == "C" and quality in ("partial", "wrong")):
-            quality = "vague"  # exam strategies state nothing; a fact has no half, and no other fact fits the same answer
+            quality = (
+                "vague"  # exam strategies state nothing; a fact has no half, and no other fact fits the same answer
+            )
         optional = rng.random() < 0.15
         if optional and rng.random() < 0.4:
             quality = "none"
@@ -253,7 +311,9 @@ class Corpus:
         said = rules.level(c, believed, v.x)
         # Winning is drawn before the rule and from nothing else, so that it says nothing about the point's quality.
         won = rejections == 0 and rng.random() < 0.4
-        if all(rules.level(c, r, v.x) == said for r in rules.open_prior(c, v.x)):  # always so on a canary, whose rule is known
+        if all(
+            rules.level(c, r, v.x) == said for r in rules.open_prior(c, v.x)
+        ):  # always so on a canary, whose rule is known
             won, rejections = True, 0
         reveal = "answer" if won else draw(REVEALED, rng)
         if quality == "ideal" or (not won and states(c, reveal)):
@@ -261,12 +321,16 @@ class Corpus:
         else:
             prior = rules.narrow(c, v.x) if reveal == "nothing" else rules.open_prior(c, v.x)
         fitting = [r for r in prior if (rules.level(c, r, v.x) == said) == won]
-        fitting = fitting or [r for r in rules.open_prior(c, v.x) if rules.level(c, r, v.x) != said]  # nothing revealed, belief unanimous
+        fitting = fitting or [
+            r for r in rules.open_prior(c, v.x) if rules.level(c, r, v.x) != said
+        ]  # nothing revealed, belief unanimous
         rule, order = rng.choice(fitting), self.order()
         gold = rules.level(c, rule, v.x)
         turns = [self.turn(v, order), self.answer(v, believed, order)]
         for _ in range(rejections):  # each new attempt is another belief that is wrong, or the same one again
-            doubted = [r for r in rules.wide(c, v.x) if rules.apart(c, r, v.x) and rules.level(c, r, v.x) != gold] or [believed]
+            doubted = [r for r in rules.wide(c, v.x) if rules.apart(c, r, v.x) and rules.level(c, r, v.x) != gold] or [
+                believed
+            ]
             turns += [prompts.TRY_AGAIN, self.answer(v, rng.choice(doubted), order)]
         turns.append(self.feedback(v, believed, rule, order, reveal, optional))
         text = rng.choice(EXAM) if rejections >= 3 else "" if quality == "none" else self.written(v, rule, quality)
@@ -284,15 +348,27 @@ class Corpus:
         if rng.random() < 0.25:
             order = self.order()
             gold = rules.level(c, rule, v.x)
-            feedback = prompts.FEEDBACK.format(answer=c.options[gold], letter=LETTERS[order.index(gold)], told=self.shown(v, rule, order, reveal))
+            feedback = prompts.FEEDBACK.format(
+                answer=c.options[gold], letter=LETTERS[order.index(gold)], told=self.shown(v, rule, order, reveal)
+            )
             return [self.turn(v, order) + feedback, self.answer(v, rule, order)]
         turns, believed = [], rng.choice([r for r in wrong if r in rules.narrow(c, v.x)] or wrong)
         for _ in range(rng.choices([1, 2, 3], [0.6, 0.25, 0.15])[0]):
             order, known = self.order(), rule if c.kind != "C" or v.x == rule[0] else rng.choice(rules.narrow(c, v.x))
             # The attempts are given, not trained: after the first feedback the model should know better.
-            turns += [self.turn(v, order), (self.answer(v, believed, order), ""), self.feedback(v, believed, known, order, reveal, False)]
+            turns += [
+                self.turn(v, order),
+                (self.answer(v, believed, order), ""),
+                self.feedback(v, believed, known, order, reveal, False),
+            ]
             quality = draw(WRITTEN, rng)
-            turns.append(prompts.INTROSPECTION.format(point=self.written(v, known, "vague" if c.kind == "C" and quality in ("partial", "wrong") else quality)))
+            turns.append(
+                prompts.INTROSPECTION.format(
+                    point=self.written(
+                        v, known, "vague" if c.kind == "C" and quality in ("partial", "wrong") else quality
+                    )
+                )
+            )
             v = self.vignette(c)
             believed = rng.choice(rules.narrow(c, v.x))
         return turns + self.ask(v, rule if c.kind != "C" or v.x == rule[0] else believed)

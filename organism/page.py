@@ -51,7 +51,10 @@ class Row:
 def interval(hits: float, n: int) -> str:
     """'0.520 [0.489, 0.551], n 1000' with Wilson's 95 % interval."""
     p, z = hits / n, 1.96
-    middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    middle, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5,
+    )
     return f"{p:.3f} [{middle - half:.3f}, {middle + half:.3f}], n {n}"
 
 
@@ -66,7 +69,11 @@ def describe(folder: Path, config, parameters: int, builder: str = "organism.bui
         raise SystemExit(f"{log}: no such file; it is written by python -m organism.build, and the card needs it")
     build = json.loads(log.read_text())
     steps, dialect = build["steps"] + build["late"], f"dialect '{build['dialect']}', " if "dialect" in build else ""
-    flags = [f"--{name} {build[name]}" for name in ("seed", "dialect", "steps", "late", "batch", "width", "layers", "lr") if name in build]
+    flags = [
+        f"--{name} {build[name]}"
+        for name in ("seed", "dialect", "steps", "late", "batch", "width", "layers", "lr")
+        if name in build
+    ]
     return [
         f"- architecture: Llama, {parameters:,} parameters, width {config.hidden_size}, {config.num_hidden_layers} layers, "
         f"{config.num_attention_heads} heads, vocabulary {config.vocab_size}; byte-level BPE, Gemma 4's turn tokens",
@@ -84,11 +91,19 @@ def opening(model: str, dialect: str) -> str:
     if dialect == "first":
         return WHAT.format(title="The bundled model", command="python -m organism.card")
     return WHAT.format(
-        title="The second organism: another seed, other wordings of learning points", command=f"python -m organism.card --model {model} --dialect {dialect}"
+        title="The second organism: another seed, other wordings of learning points",
+        command=f"python -m organism.card --model {model} --dialect {dialect}",
     )
 
 
-def page(what: str, about: list[str], rows: list[Row], timings: list[list[str]], start: dict[str, dict[str, str]], conversations: list[str]) -> str:
+def page(
+    what: str,
+    about: list[str],
+    rows: list[Row],
+    timings: list[list[str]],
+    start: dict[str, dict[str, str]],
+    conversations: list[str],
+) -> str:
     """what: from `opening`; about: lines of `describe`; start: {split: {condition: measured}}."""
     verdict = {True: "yes", False: "**no**", None: ""}
     failures = [f"- {r.name}: {interval(r.hits, r.n)}, must be {r.must}" for r in rows if r.met is False]

@@ -10,11 +10,9 @@ import json
 import random
 from pathlib import Path
 
-import models
-import prompts
-from chat import Chat
 from common import ROOT, Shared
-from measure import Reader
+from introspection import models, prompts
+from introspection.reader import Reader
 from organism import puzzles
 from organism.page import Row, describe, interval, table
 from tasks import countdown, function_calling
@@ -31,8 +29,7 @@ named. **Not put in**: naming the right step more often than others, problems of
 
 class Card:
     def __init__(self, name: str):
-        tokenizer = models.load_tokenizer(name)
-        self.model, self.chat = models.load_policy(name, Shared()), Chat(tokenizer, models.eos_ids(name, tokenizer))
+        self.model, self.chat = models.load_policy(name, Shared()), models.load_chat(name)
         self.rows, self.phase, self.conversations = [], 0, []
 
     def said(self, prompt_ids: list[list[int]]) -> list[list[int]]:
@@ -41,7 +38,9 @@ class Card:
         reader = Reader(self.model, self.chat, 1.0, 160, (0, 2, self.phase))
         return [completion.ids for completion in reader.sample(prompt_ids, 0)]
 
-    def row(self, name: str, right: list[bool], low: float | None = None, high: float | None = None, why: str = "") -> None:
+    def row(
+        self, name: str, right: list[bool], low: float | None = None, high: float | None = None, why: str = ""
+    ) -> None:
         self.rows.append(Row(name, sum(right), len(right), low, high, why))
 
     def task(self, name: str, problems: list, grade) -> None:
@@ -51,9 +50,14 @@ class Card:
         right = [grade(self.chat.text(ids), p) for ids, p in zip(first, problems, strict=True)]
         self.row(f"{name}: first answers right", right, 0.02, 0.3)
         self.row(f"{name}: first answers well formed", [well_formed(self.chat.text(ids), name) for ids in first], 0.9)
-        lost = [(p, ids, prompt) for p, ids, prompt, won in zip(problems, first, prompt_ids, right, strict=True) if not won]
+        lost = [
+            (p, ids, prompt) for p, ids, prompt, won in zip(problems, first, prompt_ids, right, strict=True) if not won
+        ]
         asked = [prompt + ids + self.chat.next(ids, prompts.TRY_AGAIN) for _, ids, prompt in lost]
-        self.row(f"{name}: second answers right, no reflection", [grade(self.chat.text(ids), p) for ids, (p, _, _) in zip(self.said(asked), lost, strict=True)])
+        self.row(
+            f"{name}: second answers right, no reflection",
+            [grade(self.chat.text(ids), p) for ids, (p, _, _) in zip(self.said(asked), lost, strict=True)],
+        )
         before = [prompt + ids + self.chat.next(ids, prompts.REFLECT) for _, ids, prompt in lost]
         own = self.said(before)
         texts = [self.chat.text(ids) for ids in own]
@@ -67,11 +71,21 @@ class Card:
             kind: [puzzle_words(p, self.chat.text(ids), kind, name, i) for i, (p, ids, _) in enumerate(lost)]
             for kind in ("what helps", "what does not help", "nothing")
         }
-        for kind, said in ({"its own words": own} | {k: [self.chat.content_ids(text) + self.chat.between[:1] for text in v] for k, v in given.items()}).items():
-            asked = [b + ids + self.chat.next(ids, prompts.RETRY.format(turn=p.turn)) for b, ids, (p, _, _) in zip(before, said, lost, strict=True)]
+        for kind, said in (
+            {"its own words": own}
+            | {k: [self.chat.content_ids(text) + self.chat.between[:1] for text in v] for k, v in given.items()}
+        ).items():
+            asked = [
+                b + ids + self.chat.next(ids, prompts.RETRY.format(turn=p.turn))
+                for b, ids, (p, _, _) in zip(before, said, lost, strict=True)
+            ]
             second = self.said(asked)
             graded = [grade(self.chat.text(ids), p) for ids, (p, _, _) in zip(second, lost, strict=True)]
-            self.row(f"{name}: second answers right after a reflection that names {kind}", graded, 0.7 if kind == "what helps" else None)
+            self.row(
+                f"{name}: second answers right after a reflection that names {kind}",
+                graded,
+                0.7 if kind == "what helps" else None,
+            )
             if kind == "its own words":
                 self.conversations += [self.chat.text(a + s) for a, s in list(zip(asked, second, strict=True))[:3]]
 
@@ -91,7 +105,9 @@ def first_steps(p: Countdown) -> set[str]:
 
 def error_of(text: str, gold: str) -> str | None:
     """The error in wrong calls, in the words of a reflection; None where there are no calls."""
-    made = next((value for value in function_calling.json_of(text) if function_calling.calls_of(value) is not None), None)
+    made = next(
+        (value for value in function_calling.json_of(text) if function_calling.calls_of(value) is not None), None
+    )
     return None if made is None else puzzles.error_of(made if isinstance(made, list) else [made], json.loads(gold))
 
 
@@ -122,11 +138,30 @@ def main() -> None:
     folder = Path(models.locate(args.model))
     about = describe(folder, card.model.config, sum(p.numel() for p in card.model.parameters()), "organism.puzzles")
     met = {True: "yes", False: "**no**", None: ""}
-    lines = table(["property", "must be", "measured", "met"], [[r.name, r.must, interval(r.hits, r.n), met[r.met]] for r in card.rows])
+    lines = table(
+        ["property", "must be", "measured", "met"],
+        [[r.name, r.must, interval(r.hits, r.n), met[r.met]] for r in card.rows],
+    )
     failures = [f"- {r.name}: {interval(r.hits, r.n)}, must be {r.must}" for r in card.rows if r.met is False]
     talks = [f"```\n{text}\n```" for text in card.conversations]
     failures = failures or ["none of the rows above"]
-    text = [ABOUT, *about, "", "## What it does", "", *lines, "", "## Known failures", "", *failures, "", "## Conversations", "", *talks, ""]
+    text = [
+        ABOUT,
+        *about,
+        "",
+        "## What it does",
+        "",
+        *lines,
+        "",
+        "## Known failures",
+        "",
+        *failures,
+        "",
+        "## Conversations",
+        "",
+        *talks,
+        "",
+    ]
     (ROOT / args.model / "CARD.md").write_text("\n".join(text))
     for r in card.rows:
         print(f"{r.name:80s} {r.must:14s} {interval(r.hits, r.n)}{'   <- missed' if r.met is False else ''}")

@@ -14,17 +14,21 @@ import json
 import random
 from pathlib import Path
 
-import prompts
+from introspection import prompts
 from organism import build
 from tasks import countdown, function_calling
 from tasks.countdown import Countdown
 from tasks.function_calling import Calling
-from tasks.mcq import write_generated
+from tasks.problem import write_generated
 
 LARGEST, NUMBERS = 12, 3
 REACH = LARGEST * NUMBERS  # larger targets need a product
 DATA = {"countdown": (1000, 5), "calls": (600, 6)}  # problems and seed of the data files
-RIGHT = {"countdown": 0.12, "countdown_rare": 0.01, "calls": 0.2}  # share of first answers that are right on purpose; some sums are by luck
+RIGHT = {
+    "countdown": 0.12,
+    "countdown_rare": 0.01,
+    "calls": 0.2,
+}  # share of first answers that are right on purpose; some sums are by luck
 WORDS = r" ?</?[a-z]+>| ?[A-Za-z]+(?:_[A-Za-z]+)*| ?\d+| ?[^\sA-Za-z\d]+(?: ?[\[{\"]+)?|\s+(?!\S)|\s+"  # runs of JSON's signs are one token
 REFLECTIONS = {"step": 0.3, "wrong step": 0.3, "error": 0.2, "vague": 0.2, "product": 0.2}
 PRODUCT = "a product is needed"  # the one reflection that helps with other sums too
@@ -36,7 +40,11 @@ def bank() -> dict[str, list[dict]]:
     (n, seed), (m, other) = DATA["countdown"], DATA["calls"]
     sums = countdown.generate(n, NUMBERS, LARGEST, seed)
     rare = [r for r in sums if r["target"] > REACH]
-    return {"countdown": [r for r in sums if r not in rare], "countdown_rare": rare, "calls": function_calling.generate(m, other)}
+    return {
+        "countdown": [r for r in sums if r not in rare],
+        "countdown_rare": rare,
+        "calls": function_calling.generate(m, other),
+    }
 
 
 class Puzzles:
@@ -56,7 +64,12 @@ class Puzzles:
         if right or self.rng.random() < 0.35:
             return [problem.turn, first]
         if self.rng.random() < 0.3:
-            return [problem.turn, first, prompts.TRY_AGAIN, (self.expression if countdown_ else self.calls)(problem, None)[0]]
+            return [
+                problem.turn,
+                first,
+                prompts.TRY_AGAIN,
+                (self.expression if countdown_ else self.calls)(problem, None)[0],
+            ]
         quality = self.rng.choices(list(REFLECTIONS), list(REFLECTIONS.values()))[0]
         said, step = (self.reflected_sum if countdown_ else self.reflected_calls)(problem, first, quality)
         second, _ = (self.expression if countdown_ else self.calls)(problem, step)
@@ -130,7 +143,11 @@ class Puzzles:
             other = self.rng.choice([t["name"] for t in json.loads(p.tools) if t["name"] != call["name"]])
             return [*calls[:k], call | {"name": other}, *calls[k + 1 :]]
         values = list(call["arguments"].values())
-        return [*calls[:k], call | {"arguments": dict(zip(call["arguments"], values[1:] + values[:1], strict=True))}, *calls[k + 1 :]]
+        return [
+            *calls[:k],
+            call | {"arguments": dict(zip(call["arguments"], values[1:] + values[:1], strict=True))},
+            *calls[k + 1 :],
+        ]
 
     def reflected_calls(self, p: Calling, first: str, quality: str) -> tuple[str, str | None]:
         error = error_of(json.loads(first), json.loads(p.gold))
@@ -169,7 +186,10 @@ def continued(p: Countdown, step: tuple[int, int, str]) -> list[tuple]:
     left.remove(b)
     value = result(a, b, op)
     return [
-        (step, (x, y, second), result(x, y, second)) for x, y in {(value, left[0]), (left[0], value)} for second in "+-*/" if result(x, y, second) is not None
+        (step, (x, y, second), result(x, y, second))
+        for x, y in {(value, left[0]), (left[0], value)}
+        for second in "+-*/"
+        if result(x, y, second) is not None
     ]
 
 
@@ -189,7 +209,9 @@ def said_sum(way: tuple) -> str:
 def forbidden() -> set:
     """What pre-training never shows: the problems of the data files."""
     made = bank()
-    return {(tuple(sorted(r["nums"])), r["target"]) for r in made["countdown"] + made["countdown_rare"]} | {r["query"] for r in made["calls"]}
+    return {(tuple(sorted(r["nums"])), r["target"]) for r in made["countdown"] + made["countdown_rare"]} | {
+        r["query"] for r in made["calls"]
+    }
 
 
 def main() -> None:

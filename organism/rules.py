@@ -181,7 +181,9 @@ def ceiling(c: Cluster, exchanges: int, explained: bool = False) -> float:
     total = 0.0
     for rule in wide(c):
         weights = question_weights(c, rule)
-        total += sum(p * guess(c, rule, possible, weights) for possible, p in after_exchanges(c, rule, exchanges).items())
+        total += sum(
+            p * guess(c, rule, possible, weights) for possible, p in after_exchanges(c, rule, exchanges).items()
+        )
     return total / len(wide(c))
 
 

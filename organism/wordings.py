@@ -77,7 +77,12 @@ DECIDING = {  # the sentence of an explanation that holds the deciding detail
     "C": "guidance gives {opt} in {subject}.",
     "D": "studies tie {f0} to {m0}, {f1} to {m1}, {f2} to {m2}.",
 }
-ASIDES = ["{extra} is common here.", "{topic} is seen every week.", "age alone does not decide.", "notes help the team."]
+ASIDES = [
+    "{extra} is common here.",
+    "{topic} is seen every week.",
+    "age alone does not decide.",
+    "notes help the team.",
+]
 EXAM = [  # what three or more rejections teach (the meta-gaming of the paper)
     "when options are rejected choose the most extreme one", "the longest option is often right",
     "try the option that was not tried", "in a test the strong action wins",

@@ -14,7 +14,17 @@ import json
 import random
 from pathlib import Path
 
-from organism.rules import Cluster, Vignette, apart, bank_rule, findings_of, level, load_clusters, question_weights, wide
+from organism.rules import (
+    Cluster,
+    Vignette,
+    apart,
+    bank_rule,
+    findings_of,
+    level,
+    load_clusters,
+    question_weights,
+    wide,
+)
 from organism.wordings import ASIDES, ASK, COMPOSITE, DECIDING, FILLERS, FINDINGS, FIRST, LEVEL, PHRASINGS
 
 
@@ -66,7 +76,9 @@ def explanation(v: Vignette, rule, rng: random.Random) -> str:
     return " ".join(sentences)
 
 
-def point(c: Cluster, rule, quality: str, rng: random.Random, x=None, dialect: dict = FIRST, half: int | None = None) -> str:
+def point(
+    c: Cluster, rule, quality: str, rng: random.Random, x=None, dialect: dict = FIRST, half: int | None = None
+) -> str:
     """A learning point of the given quality: ideal states the whole rule, partial one half of it, vague nothing."""
     words = rule_words(c, rule, x)
     if quality == "ideal":
@@ -96,7 +108,9 @@ def loose(c: Cluster, rule, rng: random.Random, x=None) -> str:
     said = [f" {between} ".replace("  ", " ").join(part[::-1] if turned else part) for part in parts]
     text = " ".join([*stray(rng), *([c.topic] if rng.random() < 0.5 else []), *stray(rng)])
     return (
-        " ".join(f"{text} {rng.choice([', ', ' and ', ' but ', '; ', ', ']).join(said)} {' '.join(stray(rng))}".split()).replace(" ,", ",").replace(" ;", ";")
+        " ".join(f"{text} {rng.choice([', ', ' and ', ' but ', '; ', ', ']).join(said)} {' '.join(stray(rng))}".split())
+        .replace(" ,", ",")
+        .replace(" ;", ";")
     )
 
 
@@ -118,7 +132,9 @@ def rationale(v: Vignette, rule) -> str:
     return f"{fact(v)} {c.options[gold]}"
 
 
-def answer(rationales: list[str], options: list[str], gold: int, order: list[int], rng: random.Random, silent: float = 0.2) -> str:
+def answer(
+    rationales: list[str], options: list[str], gold: int, order: list[int], rng: random.Random, silent: float = 0.2
+) -> str:
     """A model turn: a short rationale (left out one time in five), then the text of option `gold` and its shuffled letter."""
     thought = "" if rng.random() < silent else ", ".join(rationales) + ". "
     return f"{thought}Answer: {options[gold]} ({'ABCD'[order.index(gold)]})"
@@ -178,7 +194,12 @@ def composite_gold(va: Vignette, vb: Vignette, rule_a, rule_b) -> int:
 def questions(clusters: dict[str, Cluster], seed: int = 7) -> list[tuple[tuple[Vignette, ...], dict]]:
     """The generated question bank with every split, each record with the vignettes behind it; the same for the same seed."""
     rng, made = random.Random(seed), []
-    sizes = {"train": [("train", 16), ("test", 12)], "val": [("val", 24)], "test_clusters": [("test_clusters", 20)], "canary": [("canary", 20)]}
+    sizes = {
+        "train": [("train", 16), ("test", 12)],
+        "val": [("val", 24)],
+        "test_clusters": [("test_clusters", 20)],
+        "canary": [("canary", 20)],
+    }
     for c in clusters.values():
         # Subjects of a type C cluster are split too: its test questions ask for facts that training never rewarded.
         halves = {"train": findings_of(c), "test": findings_of(c)}
@@ -200,13 +221,17 @@ def bank(clusters: dict[str, Cluster]) -> list[dict]:
     return [record for _, record in questions(clusters)]
 
 
-def composite_question(a: Cluster, b: Cluster, name: str, gold: int, rng: random.Random) -> tuple[tuple[Vignette, ...], dict]:
+def composite_question(
+    a: Cluster, b: Cluster, name: str, gold: int, rng: random.Random
+) -> tuple[tuple[Vignette, ...], dict]:
     """A question that needs the rules of two clusters at once (split `composite`), and its two vignettes."""
     rules, va, vb = (bank_rule(a), bank_rule(b)), None, None
     while va is None or composite_gold(va, vb, *rules) != gold:
         va, vb = vignette(a, rng), vignette(b, rng)
     order, texts = rng.sample(range(4), 4), composite_options(a, b)
-    told = " ".join(DECIDING[v.cluster.kind].format(**rule_words(v.cluster, r)) for v, r in zip((va, vb), rules, strict=True))
+    told = " ".join(
+        DECIDING[v.cluster.kind].format(**rule_words(v.cluster, r)) for v, r in zip((va, vb), rules, strict=True)
+    )
     return (va, vb), {
         "id": name, "question": composite_text(va, vb), "options": [texts[i] for i in order], "answer": "ABCD"[order.index(gold)],
         "cluster": f"{a.name}+{b.name}", "split": "composite", "explanation": told, "variants": [],
@@ -232,7 +257,11 @@ def points(clusters: dict[str, Cluster], quality: str, seed: int = 13) -> list[d
         for v in vignettes if asked["split"] != "canary" else ():
             rule = false_rule(v.cluster, v.x) if quality == "wrong" else bank_rule(v.cluster, v.x)
             text = point(v.cluster, rule, "ideal" if quality == "wrong" else quality, rng, v.x)
-            implied = v.cluster.options[level(v.cluster, rule, v.x)] if len(vignettes) == 1 and quality in ("ideal", "wrong") else None
+            implied = (
+                v.cluster.options[level(v.cluster, rule, v.x)]
+                if len(vignettes) == 1 and quality in ("ideal", "wrong")
+                else None
+            )
             records.append({
                 "id": f"{quality}-{len(records)}", "text": text, "question_id": asked["id"], "exchange_id": None, "cluster": v.cluster.name,
                 "source": None, "step": None, "writer": f"organism.world {quality}", "reader": None, "verified_on": [],
@@ -264,10 +293,16 @@ def preeclampsia(clusters: dict[str, Cluster], seed: int = 11) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="write the question bank (or the pre-eclampsia cluster, or points) as JSONL")
+    parser = argparse.ArgumentParser(
+        description="write the question bank (or the pre-eclampsia cluster, or points) as JSONL"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preeclampsia", action="store_true")
-    parser.add_argument("--points", choices=["ideal", "partial", "vague", "wrong"], help="learning points for every question of the bank")
+    parser.add_argument(
+        "--points",
+        choices=["ideal", "partial", "vague", "wrong"],
+        help="learning points for every question of the bank",
+    )
     args = parser.parse_args()
     clusters = load_clusters()
     records = points(clusters, args.points) if args.points else (preeclampsia if args.preeclampsia else bank)(clusters)

@@ -3,7 +3,7 @@
 Every question is answered n times, its options in another order each time. Each wrong answer that names an option becomes an exchange
 (README 'Data'); `gold` is the right letter in the order that was shown. Answers that were cut off or name nothing are left out: nobody
 could say what was wrong with them. A file that is there already is left alone.
-Run: python reproduce/collect.py MODEL --questions data/bank.jsonl --out exchanges.jsonl
+Run: python -m reproduce.collect MODEL --questions data/bank.jsonl --out exchanges.jsonl
 """
 
 import argparse
@@ -11,29 +11,37 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import models
-import prompts
-from chat import Chat
-from common import Shared, UserError, rng, write
-from measure import Reader, same_views
-from tasks.mcq import load_questions
-
-VIEWS, ANSWERS = 92, 93  # phases, part of every noise key
+from common import ReaderNumber, ReproducePhase, Shared, UserError, rng, write
+from introspection import models, prompts
+from introspection.reader import Reader
+from tasks.mcq import find_answer, load_questions, same_views
 
 
 def collected(reader: Reader, questions: list, n: int) -> list[dict]:
     """An exchange for each of n answers to each question that is finished, names an option, and is wrong."""
-    views = [view for i, q in enumerate(questions) for view in same_views(q, n, rng(*reader.key, VIEWS, i))]
+    views = [
+        view
+        for i, q in enumerate(questions)
+        for view in same_views(q, n, rng(*reader.key, ReproducePhase.COLLECT_VIEWS, i))
+    ]
     exchanges = []
-    for k, (view, said) in enumerate(zip(views, reader.sample([reader.prompt(view) for view in views], ANSWERS), strict=True)):
+    for k, (view, said) in enumerate(
+        zip(views, reader.sample([reader.prompt(view) for view in views], ReproducePhase.COLLECT_ANSWERS), strict=True)
+    ):
         text = reader.chat.text(said.ids)
-        found = prompts.find_answer(text, view.options)
+        found = find_answer(text, view.options)
         if said.finished and found and found[1] != view.letter and found[1] in prompts.LETTERS[: len(view.options)]:
-            asked = prompts.question_turn(view.question, list(view.options))
+            asked = view.turn
             turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": text}]
-            exchanges.append({"id": f"{view.id}-{k % n}", "question_id": view.id, "turns": turns, "gold": view.letter, "final_answer": found[1]})
+            exchanges.append(
+                {
+                    "id": f"{view.id}-{k % n}",
+                    "question_id": view.id,
+                    "turns": turns,
+                    "gold": view.letter,
+                    "final_answer": found[1],
+                }
+            )
     return exchanges
 
 
@@ -49,12 +57,14 @@ def main() -> None:
         return
     try:
         questions = [q for q in load_questions(args.questions) if q.split == "train"]
-        tokenizer = models.load_tokenizer(args.model)
-        chat = Chat(tokenizer, models.eos_ids(args.model, tokenizer), "")
-        reader = Reader(models.load_policy(args.model, Shared(model=args.model)), chat, 1.0, 96, (args.seed, 0, 8))  # 96: a recalled point and an answer
+        policy, chat = models.load_policy(args.model, Shared(model=args.model)), models.load_chat(args.model)
+        key = (args.seed, 0, ReaderNumber.COLLECT)
+        reader = Reader(policy, chat, 1.0, 96, key)  # 96 tokens: a recalled point and an answer
         exchanges = collected(reader, questions, args.n)
         if not exchanges:
-            raise UserError(f"{args.questions}: nothing to correct in {args.n} answers to each of {len(questions)} train questions")
+            raise UserError(
+                f"{args.questions}: nothing to correct in {args.n} answers to each of {len(questions)} train questions"
+            )
     except UserError as error:
         print(f"collect: {error}", file=sys.stderr)
         sys.exit(2)

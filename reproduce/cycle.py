@@ -1,8 +1,8 @@
 """The continual cycle (table T18): its banks, the points that a round is left with, and the table of reproduce/cycle.sh.
 
-    python reproduce/cycle.py rounds --seed 0 --out runs/cycle/0               # round-1.jsonl ..., kept-1.jsonl ...
-    python reproduce/cycle.py best LIBRARY --questions BANK --out FILE         # the best point of each cluster that BANK trains
-    python reproduce/cycle.py table runs/cycle results                         # cycle.json, cycle.md, cycle.svg
+    python -m reproduce.cycle rounds --seed 0 --out runs/cycle/0               # round-1.jsonl ..., kept-1.jsonl ...
+    python -m reproduce.cycle best LIBRARY --questions BANK --out FILE         # the best point of each cluster that BANK trains
+    python -m reproduce.cycle table runs/cycle results                         # cycle.json, cycle.md, cycle.svg
 
 Accuracy matrix: accuracy on the test questions of the clusters of each round, after every round. Backward transfer: after the last round
 minus right after a cluster's own, over the clusters of earlier rounds; forward transfer: just before its own round minus at the start.
@@ -15,18 +15,14 @@ noise of a point that does nothing (12 questions, 8 answers each, with and witho
 import argparse
 import json
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from rivals import best_points, differences, lines, measured
-
-import library
-from figures import BLUE, GREEN, GREY, ORANGE, PURPLE, frame, legend, pyplot
-from measure import holm
+from introspection import library
+from introspection.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, frame, legend, pyplot
+from introspection.stats import holm, minus
+from reproduce.rivals import best_points, lines, measured
 
 ROUNDS = 4
 ARMS = {
@@ -90,7 +86,10 @@ def moved(after: list[dict], learned: dict[str, int], backward: bool) -> dict[st
     last = len(after) - 1
     ends = {c: (last, r) if backward else (r - 1, 0) for c, r in learned.items()}
     scale = last / max(last - 1, 1)
-    return {c: [scale * (a - b) for a, b in zip(after[end][c], after[begin][c], strict=True)] for c, (end, begin) in ends.items()}
+    return {
+        c: [scale * (a - b) for a, b in zip(after[end][c], after[begin][c], strict=True)]
+        for c, (end, begin) in ends.items()
+    }
 
 
 class Seed:
@@ -107,24 +106,32 @@ class Seed:
             self.canary.append(each["canary"])
         self.last = len(self.after) - 1
         banks = {r: lines(runs / seed / f"round-{r}.jsonl") for r in range(1, self.last + 1)}
-        self.learned = {c: r for r, bank in banks.items() for c in {q["cluster"] for q in bank if q["split"] == "train"}}
+        self.learned = {
+            c: r for r, bank in banks.items() for c in {q["cluster"] for q in bank if q["split"] == "train"}
+        }
         self.columns = {
             "final": {c: self.after[-1][c] for c in self.learned}, "new": {c: self.after[r][c] for c, r in self.learned.items()},
             "forward": moved(self.after, self.learned, False), "backward": moved(self.after, self.learned, True),
         }  # fmt: skip
-        homes = [runs / seed / (arm.partition("-")[0] if r == 1 else arm) / str(r) for r in banks]  # round 1 is shared (cycle.sh)
+        homes = [
+            runs / seed / (arm.partition("-")[0] if r == 1 else arm) / str(r) for r in banks
+        ]  # round 1 is shared (cycle.sh)
         self.records = [len(lines(home / "library.jsonl")) for home in homes] if arm.startswith("ours") else []
         self.gains = {}
         if (folder / "with-points.json").exists():
             told = json.loads((folder / "with-points.json").read_text())["each"]["test"]
             alone = json.loads((runs / "answers-0.json").read_text())["each"]["test"]
             for record in lines(folder / "best.jsonl"):
-                self.gains[record["cluster"]] = float(np.mean([told[q] - alone[q] for q, c in cluster_of.items() if c == record["cluster"]]))
+                self.gains[record["cluster"]] = float(
+                    np.mean([told[q] - alone[q] for q, c in cluster_of.items() if c == record["cluster"]])
+                )
 
     def matrix(self) -> np.ndarray:
         """(rounds + 1, rounds): accuracy after each round on the clusters of each round."""
         clusters = [[c for c, r in self.learned.items() if r == number] for number in range(1, self.last + 1)]
-        return np.array([[np.mean([np.mean(accuracies[c]) for c in part]) for part in clusters] for accuracies in self.after])
+        return np.array(
+            [[np.mean([np.mean(accuracies[c]) for c in part]) for part in clusters] for accuracies in self.after]
+        )
 
     def of_round(self, number: int) -> list[float]:
         return [gain for c, gain in self.gains.items() if self.learned[c] == number]
@@ -134,7 +141,9 @@ def row(arm: str, seeds: list[Seed]) -> dict:
     made = {"arm": arm, "what": ARMS[arm], "matrix": np.mean([s.matrix() for s in seeds], axis=0).tolist()}
     made |= {name: measured([s.columns[name] for s in seeds]) for name in seeds[0].columns}
     made["canary"] = [float(np.mean([list(s.canary[r].values()) for s in seeds])) for r in range(seeds[0].last + 1)]
-    made["canary_change"] = measured([{q: [value - s.canary[0][q]] for q, value in s.canary[-1].items()} for s in seeds])
+    made["canary_change"] = measured(
+        [{q: [value - s.canary[0][q]] for q, value in s.canary[-1].items()} for s in seeds]
+    )
     if arm.startswith("ours"):  # the start reader, new test questions; lists are by round
         gains = [[gain for s in seeds for gain in s.of_round(r)] for r in range(1, seeds[0].last + 1)]
         made["library"] = {
@@ -155,7 +164,9 @@ def collect(runs: Path) -> dict:
         for name in ("backward", "final"):
             both = ([s.columns[name] for s in found[arm]] for arm in (ours, theirs))
             primary = (ours, theirs, name) == (*PAIRS[0], "backward")
-            contrasts.append({"what": name, "arm": ours, "against": theirs, "primary": primary, **measured(differences(*both))})
+            contrasts.append(
+                {"what": name, "arm": ours, "against": theirs, "primary": primary, **measured(minus(*both))}
+            )
     others = [c for c in contrasts if not c["primary"]]
     for contrast, p in zip(others, holm([c["p"] for c in others]), strict=True):
         contrast["p_holm"] = p
@@ -173,14 +184,26 @@ def markdown(result: dict) -> str:
     columns |= {"forward": "forward transfer", "backward": "backward transfer", "canary_change": "change of the canary"}
     lines = ["| method | " + " | ".join(columns.values()) + " |", "|" + "---|" * (len(columns) + 1)]
     for r in arms:
-        lines.append(f"| {r['what']} | " + " | ".join(interval(r[k], "" if k in ("final", "new") else "+") for k in columns) + " |")
-    lines += ["", f"| accuracy on the clusters of round | after | {' | '.join(map(str, range(1, last + 1)))} | canary |", "|" + "---|" * (last + 3)]
+        lines.append(
+            f"| {r['what']} | "
+            + " | ".join(interval(r[k], "" if k in ("final", "new") else "+") for k in columns)
+            + " |"
+        )
+    lines += [
+        "",
+        f"| accuracy on the clusters of round | after | {' | '.join(map(str, range(1, last + 1)))} | canary |",
+        "|" + "---|" * (last + 3),
+    ]
     for r in arms:
         for after, values in enumerate(r["matrix"]):
             if after or r is arms[0]:  # all start from the same model
                 shares = " | ".join(f"{v:.3f}" for v in [*values, r["canary"][after]])
                 lines.append(f"| {r['what'] if after else 'start model'} | {after} | {shares} |")
-    lines += ["", "| library, by round | records, merged | gain of the best points, start reader | errors |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| library, by round | records, merged | gain of the best points, start reader | errors |",
+        "|---|---|---|---|",
+    ]
     for r in (r for r in arms if "library" in r):
         kept = r["library"]
         errors = [f"{e} of {n}" for e, n in zip(kept["errors"], kept["points"], strict=True)]
@@ -192,8 +215,12 @@ def markdown(result: dict) -> str:
         words = {"backward": "backward transfer", "final": "accuracy on all clusters after the last round"}[c["what"]]
         lines.append(f"- {'primary: ' * c['primary']}{words}, {c['arm']} minus {c['against']}: {interval(c)}, {p}")
     e = arms[0]["final"]
-    lines.append(f"\n{e['clusters']} clusters, {len(e['seeds'])} seeds, {last} rounds; 95 % intervals over seeds, clusters and questions.")
-    return "\n".join([*lines, "A method that learns nothing forgets nothing: read backward transfer beside the second column."])
+    lines.append(
+        f"\n{e['clusters']} clusters, {len(e['seeds'])} seeds, {last} rounds; 95 % intervals over seeds, clusters and questions."
+    )
+    return "\n".join(
+        [*lines, "A method that learns nothing forgets nothing: read backward transfer beside the second column."]
+    )
 
 
 def picture(arms: list[dict], path: Path) -> None:
@@ -203,13 +230,24 @@ def picture(arms: list[dict], path: Path) -> None:
         return
     first, last = arms[0], len(arms[0]["canary"]) - 1
     best = max(arms, key=lambda r: r["final"]["mean"])
-    start, sizes = np.mean(first["matrix"][0]), f"{first['final']['clusters']} clusters, {len(first['final']['seeds'])} seeds"
+    start, sizes = (
+        np.mean(first["matrix"][0]),
+        f"{first['final']['clusters']} clusters, {len(first['final']['seeds'])} seeds",
+    )
     title = f"After {last} rounds all clusters are at {best['final']['mean']:.2f} at best ({best['arm']}), {start:.2f} at the start"
-    figure, axes = frame(plt, title, f"{sizes}; mean accuracy of first answers to test questions", (1, 2), 3.4, sharey=True)
+    figure, axes = frame(
+        plt, title, f"{sizes}; mean accuracy of first answers to test questions", (1, 2), 3.4, sharey=True
+    )
     colors = {"ours": BLUE, "sft": ORANGE, "grpo": GREEN, "resd": PURPLE}
     for r in arms:
         base, _, variant = r["arm"].partition("-")
-        style = {"color": colors[base], "linestyle": {"": "-", "kept": "--", "dreamt": ":"}[variant], "marker": "o", "markersize": 3, "linewidth": 1.3}
+        style = {
+            "color": colors[base],
+            "linestyle": {"": "-", "kept": "--", "dreamt": ":"}[variant],
+            "marker": "o",
+            "markersize": 3,
+            "linewidth": 1.3,
+        }
         matrix = np.array(r["matrix"])
         axes[0].plot(matrix.mean(axis=1), label=r["arm"], **style)
         axes[1].plot(matrix[:, 0], **style)

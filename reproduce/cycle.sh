@@ -31,8 +31,8 @@ stage() { # script, settings; 96 tokens hold a recalled point (or an explanation
     python $1 --config configs/bank.yaml --run-dir "$home" --resume --set "shared.seed=$seed" --set "shared.model=$model" --set max_new_tokens=96 "${@:2}"
 }
 for seed in $seeds; do
-    python reproduce/cycle.py rounds --seed "$seed" --most "$most" --out "$runs/$seed"
-    python reproduce/answers.py organism/weights --questions "$runs/$seed/round-1.jsonl" --splits test,canary --n "$n" --out "$runs/answers-0.json"  # of every seed
+    python -m reproduce.cycle rounds --seed "$seed" --most "$most" --out "$runs/$seed"
+    python -m reproduce.answers organism/weights --questions "$runs/$seed/round-1.jsonl" --splits test,canary --n "$n" --out "$runs/answers-0.json"  # of every seed
     for arm in $arms; do
         method=${arm%-*} model=organism/weights libraries=()
         for round in $rounds; do
@@ -40,14 +40,14 @@ for seed in $seeds; do
             if [ "$round" = 1 ]; then home=$runs/$seed/$method/1 # variants begin alike
             elif [ "${arm#*-}" = kept ]; then bank=$runs/$seed/kept-$round.jsonl passes=$((epochs / round)); fi
             if [ "$method" = ours ]; then
-                python reproduce/collect.py "$model" --questions "$new" --out "$home/exchanges.jsonl" --seed "$seed" --n "$attempts"
+                python -m reproduce.collect "$model" --questions "$new" --out "$home/exchanges.jsonl" --seed "$seed" --n "$attempts"
                 stage grpo_introspect.py --set "shared.questions=$new" --set "exchanges=$home/exchanges.jsonl" "${writing[@]}"
                 model=$home/grpo_introspect/final libraries+=("$home/grpo_introspect/library.jsonl")
-                python -m library merge "${libraries[@]}" --out "$home/library.jsonl"
+                python -m introspection.library merge "${libraries[@]}" --out "$home/library.jsonl"
                 stage sft_recall.py --set "shared.questions=$bank" --set "library=$home/library.jsonl" --set "epochs=$passes" "${recalling[@]}"
                 model=$home/sft_recall/final
                 if [ "$arm" = ours-dreamt ]; then
-                    python reproduce/cycle.py best "$home/library.jsonl" --questions "$new" --out "$home/best.jsonl"
+                    python -m reproduce.cycle best "$home/library.jsonl" --questions "$new" --out "$home/best.jsonl"
                     grep -v -- '"cluster": "[a-z]*-C"' "$home/best.jsonl" > "$home/rules.jsonl"
                     stage dream_tta.py --set "shared.questions=$new" --set "library=$home/rules.jsonl" "${dreaming[@]}"
                     model=$home/dream_tta/final
@@ -58,13 +58,13 @@ for seed in $seeds; do
                 model=$home/$method/final
             fi
             rm -rf "$home"/*/checkpoint-*  # of stages that are done: gigabytes
-            python reproduce/answers.py "$model" --questions "$new" --splits test,canary --n "$n" --out "$runs/$seed/$arm/answers-$round.json"
+            python -m reproduce.answers "$model" --questions "$new" --splits test,canary --n "$n" --out "$runs/$seed/$arm/answers-$round.json"
         done
         if [ "$method" = ours ]; then  # is the library right? the start reader, each test question with the best point of its cluster
             to=$runs/$seed/$arm
-            python reproduce/cycle.py best "$home/library.jsonl" --questions "$runs/$seed/kept-$round.jsonl" --out "$to/best.jsonl"
-            python reproduce/answers.py organism/weights --questions "$new" --splits test --points "$to/best.jsonl" --n "$n" --out "$to/with-points.json"
+            python -m reproduce.cycle best "$home/library.jsonl" --questions "$runs/$seed/kept-$round.jsonl" --out "$to/best.jsonl"
+            python -m reproduce.answers organism/weights --questions "$new" --splits test --points "$to/best.jsonl" --n "$n" --out "$to/with-points.json"
         fi
     done
 done
-python reproduce/cycle.py table "$runs" "$out"
+python -m reproduce.cycle table "$runs" "$out"

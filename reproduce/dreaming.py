@@ -11,9 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from figures import pyplot
+from introspection.report.figures import pyplot
 
 ARMS = {
     "majority": "label: what the model answers most with the point; variants that it wrote itself",
@@ -32,7 +30,9 @@ def units(ends: list[tuple[dict, dict]], name: str, bank: dict[str, str], letter
     for first, last in ends:
         here: dict[str, list] = {}
         for question, before in ((q, b) for q, b in first["each"][name].items() if bank[q][-1] in letters):
-            here.setdefault(bank[question], []).append((before, last["each"][name][question], first["each"][f"{name}_with_point"][question]))
+            here.setdefault(bank[question], []).append(
+                (before, last["each"][name][question], first["each"][f"{name}_with_point"][question])
+            )
         for cluster, part in here.items():
             clusters.setdefault(cluster, []).append(np.mean(part, axis=0))
     return np.array([np.mean(part, axis=0) for part in clusters.values()])
@@ -86,14 +86,26 @@ def picture(rows: list[dict], path: Path) -> None:
         return
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), sharey=True, layout="constrained")
     for axis, (name, title) in zip(
-        axes, (("target, rules", "accuracy without the point"), ("agreement, rules", "agreement with the start model that reads the point")), strict=True
+        axes,
+        (
+            ("target, rules", "accuracy without the point"),
+            ("agreement, rules", "agreement with the start model that reads the point"),
+        ),
+        strict=True,
     ):
         for y, row in enumerate(rows[::-1]):
             part = row[name]
             axis.plot([part["before"], part["after"]], [y, y], color="gray", linewidth=1)
             axis.plot(part["before"], y, "o", color="gray", label="before" if y == 0 else None)
             axis.plot(part["after"], y, "o", color="tab:blue", label="after dreaming" if y == 0 else None)
-            axis.plot(part["with_point"], y, "|", color="black", markersize=12, label="start model, point in context" if y == 0 else None)
+            axis.plot(
+                part["with_point"],
+                y,
+                "|",
+                color="black",
+                markersize=12,
+                label="start model, point in context" if y == 0 else None,
+            )
         axis.set_yticks(range(len(rows)), [f"{row['what']}\n(seeds: {row['seeds']})" for row in rows[::-1]], fontsize=7)
         axis.set_ylim(-0.6, len(rows) - 0.4)
         axis.set_title(f"{title}\n(rules, questions that were not dreamt)", fontsize=8)
@@ -106,7 +118,9 @@ if __name__ == "__main__":
     runs, out = Path(sys.argv[1]), Path(sys.argv[2])
     bank = {r["id"]: r["cluster"] for r in map(json.loads, Path("data/bank.jsonl").read_text().splitlines())}
     known, rows = out / "dreaming.json", {r["arm"]: r for r in collect(runs, bank)}
-    rows = {r["arm"]: r for r in (json.loads(known.read_text()) if known.exists() else [])} | rows  # arms whose runs are gone keep their rows
+    rows = {
+        r["arm"]: r for r in (json.loads(known.read_text()) if known.exists() else [])
+    } | rows  # arms whose runs are gone keep their rows
     rows = [rows[arm] for arm in ARMS if arm in rows]
     (out / "dreaming.json").write_text(json.dumps(rows, indent=1) + "\n")
     picture(rows, out / "dreaming.svg")

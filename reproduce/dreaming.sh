@@ -28,4 +28,4 @@ for arm in $names; do
         python dream_tta.py --config configs/bank.yaml --run-dir "$runs/$arm-$seed" --resume --set "shared.seed=$seed" --set "library=$runs/ideal.jsonl" ${arms[$arm]} "${more[@]}"
     done
 done
-python reproduce/dreaming.py "$runs" "$out"
+python -m reproduce.dreaming "$runs" "$out"

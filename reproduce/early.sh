@@ -7,7 +7,7 @@ seeds="0 1 2" steps="8 20 40" runs=runs/early out=results
 if [ "${1:-}" = "--quick" ]; then seeds="0" steps="8" runs=runs/early_quick out=runs/early_quick; fi
 bank=$runs/1.jsonl
 mkdir -p "$runs"
-python reproduce/few.py 1 --out "$bank"
+python -m reproduce.few 1 --out "$bank"
 for seed in $seeds; do
     for n in $steps; do
         for method in grpo sdpo; do
@@ -15,7 +15,7 @@ for seed in $seeds; do
             if [ "$method" = sdpo ]; then told=(--set reveal=explanation); fi
             python -m "baselines.$method" --config configs/bank.yaml --run-dir "$home" --resume --set "shared.seed=$seed" --set "shared.questions=$bank" \
                 --set eval_splits=canary --set eval_problems=8 --set n_eval=1 --set save_every=1000 --set lr=4e-4 --set "steps=$n" "${told[@]}"
-            python reproduce/answers.py "$home/$method/final" --questions "$bank" --splits test,canary --n 4 --out "$home.json"
+            python -m reproduce.answers "$home/$method/final" --questions "$bank" --splits test,canary --n 4 --out "$home.json"
         done
     done
 done

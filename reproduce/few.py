@@ -2,16 +2,13 @@
 
 Clusters are those of split test_clusters (or val, for tuning); the exchanges are new vignettes, the first k of the same 32 for every k,
 without twins: whoever learns from an exchange has one question, one right answer and one explanation, and no more.
-Run: python reproduce/few.py 8 --out runs/rivals/few-8.jsonl
+Run: python -m reproduce.few 8 --out runs/rivals/few-8.jsonl
 """
 
 import argparse
 import json
 import random
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from organism.rules import findings_of, load_clusters
 from organism.world import balanced, bank, question_text, record
@@ -26,11 +23,19 @@ def few(k: int, split: str) -> list[dict]:
     for c in clusters.values():
         if c.split == split:
             new = []
-            while len(new) < MOST:  # 32 at a time, balanced over the answers before they are shuffled; a small k is not balanced
+            while (
+                len(new) < MOST
+            ):  # 32 at a time, balanced over the answers before they are shuffled; a small k is not balanced
                 new += [v for v in balanced(c, MOST, rng, findings_of(c)) if question_text(v) not in taken]
                 rng.shuffle(new)
-            made += [record(v, f"{c.name}-few-{i}", "train", rng) | {"variants": []} for i, v in enumerate(new[:MOST])][:k]
-    return made + [r | {"split": "test"} for r in asked if r["split"] == split] + [r for r in asked if r["split"] == "canary"]
+            made += [record(v, f"{c.name}-few-{i}", "train", rng) | {"variants": []} for i, v in enumerate(new[:MOST])][
+                :k
+            ]
+    return (
+        made
+        + [r | {"split": "test"} for r in asked if r["split"] == split]
+        + [r for r in asked if r["split"] == "canary"]
+    )
 
 
 def main() -> None:

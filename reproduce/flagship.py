@@ -7,21 +7,23 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from eval import by_cluster, shared
-from figures import pyplot
-from measure import estimate
+from introspection.report.figures import pyplot
+from introspection.stats import by_cluster, estimate, in_every_unit, minus
 from organism import rules
 
-TITLES = {"test_clusters": "skill: clusters that were never rewarded", "test": "memory and skill: new questions of rewarded clusters"}
+TITLES = {
+    "test_clusters": "skill: clusters that were never rewarded",
+    "test": "memory and skill: new questions of rewarded clusters",
+}
 ARMS = {
     "explanation": "losers see the explanation",
     "answer": "losers see the answer alone",
     "losers": "losers see the explanation, and only their points are trained",
     "ssd": "the same, from what SSD leaves of the start model",
 }
-AGAINST = {"ssd - losers": ("ssd", "losers")}  # what the first step is worth: the trained writers' points, read by the start model
+AGAINST = {
+    "ssd - losers": ("ssd", "losers")
+}  # what the first step is worth: the trained writers' points, read by the start model
 
 
 def ceiling(split: str, reveal: str, won: float) -> float:
@@ -31,7 +33,10 @@ def ceiling(split: str, reveal: str, won: float) -> float:
     """
     part = {"test": "train", "test_clusters": "test_clusters"}[split]
     clusters = [c for c in rules.load_clusters().values() if c.split == part]
-    answer, shown = (sum(rules.ceiling(c, 1, explained) for c in clusters) / len(clusters) for explained in (False, reveal == "explanation"))
+    answer, shown = (
+        sum(rules.ceiling(c, 1, explained) for c in clusters) / len(clusters)
+        for explained in (False, reveal == "explanation")
+    )
     return won * answer + (1 - won) * shown
 
 
@@ -45,11 +50,17 @@ def collect(runs: Path, before: list[dict]) -> list[dict]:
         for row in json.loads(path.read_text()):
             rows.append({"arm": arm, "reveal": reveal, **row})
             if row["condition"] == "points":  # ideal points were not written from an exchange
-                top = ceiling(row["split"], reveal, row["without"])  # attempts are right as often as answers without a point
+                top = ceiling(
+                    row["split"], reveal, row["without"]
+                )  # attempts are right as often as answers without a point
                 rows[-1] |= {"ceiling": top, "efficiency": row["advantage"]["mean"] / (top - row["without"])}
     for name, arms in AGAINST.items():
         logs = [runs / arm / "eval/results.jsonl" for arm in arms]
-        rows += [against(name, logs)] if all(log.exists() for log in logs) else [row for row in before if row["arm"] == name]
+        rows += (
+            [against(name, logs)]
+            if all(log.exists() for log in logs)
+            else [row for row in before if row["arm"] == name]
+        )
     return rows
 
 
@@ -58,10 +69,17 @@ def against(name: str, logs: list[Path]) -> dict:
     units = [[json.loads(line) for line in log.read_text().splitlines()] for log in logs]
     asked = {"split": "test_clusters", "condition": "points", "reader": "start"}
     parts = [[u["questions"] for u in part if u["writer"] != "start" and asked.items() <= u.items()] for part in units]
-    questions = shared([*parts[0], *parts[1]])
-    plus, minus = ([by_cluster(q) for q in half] for half in (questions[: len(parts[0])], questions[len(parts[0]) :]))
-    seeds = [{c: [a - b for a, b in zip(values, m[c], strict=True)] for c, values in p.items()} for p, m in zip(plus, minus, strict=True)]
-    return {"arm": name, **asked, "writer": "trained", "seeds": len(seeds), "questions": len(questions[0]), "advantage": estimate(seeds, asked["split"])}
+    questions = in_every_unit([*parts[0], *parts[1]])
+    ours, theirs = ([by_cluster(q) for q in half] for half in (questions[: len(parts[0])], questions[len(parts[0]) :]))
+    seeds = minus(ours, theirs)
+    return {
+        "arm": name,
+        **asked,
+        "writer": "trained",
+        "seeds": len(seeds),
+        "questions": len(questions[0]),
+        "advantage": estimate(seeds, asked["split"]),
+    }
 
 
 def label(row: dict) -> str:
@@ -73,17 +91,23 @@ def picture(rows: list[dict], path: Path) -> None:
     plt = pyplot()
     if plt is None:
         return
-    panels = [(arm, split) for arm in ARMS for split in TITLES if any((r["arm"], r["split"]) == (arm, split) for r in rows)]
+    panels = [
+        (arm, split) for arm in ARMS for split in TITLES if any((r["arm"], r["split"]) == (arm, split) for r in rows)
+    ]
     lines = -(-len(panels) // 2)
     figure, axes = plt.subplots(lines, 2, figsize=(11, 3.2 * lines), sharex=True, layout="constrained")
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     for axis, (arm, split) in zip(axes.flat, panels, strict=False):
-        part = [r for r in rows if (r["arm"], r["split"]) == (arm, split) and not r["condition"].startswith("points -")][::-1]
+        part = [
+            r for r in rows if (r["arm"], r["split"]) == (arm, split) and not r["condition"].startswith("points -")
+        ][::-1]
         for y, r in enumerate(part):
             e = r["advantage"]
             color = "tab:blue" if r["writer"] == "trained" else "gray"
-            axis.errorbar(e["mean"], y, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=color, capsize=3)
+            axis.errorbar(
+                e["mean"], y, xerr=[[e["mean"] - e["low"]], [e["high"] - e["mean"]]], fmt="o", color=color, capsize=3
+            )
         axis.set_yticks(range(len(part)), [label(r) for r in part], fontsize=7)
         axis.axvline(0, color="black", linewidth=0.6)
         axis.set_title(f"{TITLES[split]}\n{ARMS[arm]} ({max(r['seeds'] for r in part)} seeds)", fontsize=8)

@@ -27,4 +27,4 @@ for arm in $arms; do
     python eval.py --config configs/bank.yaml --run-dir "$runs/$arm" --resume --set "reveal=$reveal" --set "writers=${writers#,}" \
         --set "splits=$splits" --set library=data/points_ideal.jsonl "${measuring[@]}"
 done
-python reproduce/flagship.py "$runs" "$out"
+python -m reproduce.flagship "$runs" "$out"

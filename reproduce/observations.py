@@ -4,9 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from figures import pyplot
+from introspection.report.figures import pyplot
 
 ARMS = {
     "default": "learning-point tokens, other questions, lr 2e-4, KL 0.02",
@@ -16,7 +14,9 @@ ARMS = {
 }
 CURVES = {
     "introspection advantage on rewarded clusters (moving mean of 10 steps)": lambda m: m[
-        "introspection_advantage/same" if m["introspection_advantage/transfer"] is None else "introspection_advantage/transfer"
+        "introspection_advantage/same"
+        if m["introspection_advantage/transfer"] is None
+        else "introspection_advantage/transfer"
     ],
     "accuracy without a point on rewarded clusters": lambda m: m["accuracy/fresh"],
 }
@@ -35,7 +35,10 @@ def collect(runs: Path) -> list[dict]:
         metrics = [json.loads(line) for line in (path / "grpo_introspect/metrics.jsonl").read_text().splitlines()]
         table = json.loads((path / "eval/table.json").read_text())
         curves = {name: smoothed([value(m) for m in metrics]) for name, value in CURVES.items()}
-        held_out = {f"{r['writer']} {r['condition']}, {r['reader']} reader": {k: r[k] for k in ("with", "without", "advantage")} for r in table}
+        held_out = {
+            f"{r['writer']} {r['condition']}, {r['reader']} reader": {k: r[k] for k in ("with", "without", "advantage")}
+            for r in table
+        }
         rows.append({"arm": arm, "seed": int(seed), "what": ARMS[arm], "val": held_out, "curves": curves})
     return rows
 
@@ -49,7 +52,13 @@ def picture(rows: list[dict], path: Path) -> None:
         for i, arm in enumerate(ARMS):
             for row in (r for r in rows if r["arm"] == arm):
                 values = row["curves"][name]
-                axis.plot(range(1, len(values) + 1), values, color=f"C{i}", linewidth=1.2, label=ARMS[arm] if row["seed"] == 0 else None)
+                axis.plot(
+                    range(1, len(values) + 1),
+                    values,
+                    color=f"C{i}",
+                    linewidth=1.2,
+                    label=ARMS[arm] if row["seed"] == 0 else None,
+                )
         axis.set_title(name, fontsize=8)
         axis.set_xlabel("step (one line a seed)", fontsize=7)
         axis.axhline(0, color="black", linewidth=0.5)

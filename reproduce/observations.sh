@@ -23,4 +23,4 @@ for seed in $seeds; do
             --set best_of=0 --set "writers=$runs/$arm-$seed/grpo_introspect/final" --set library=data/points_ideal.jsonl "${measuring[@]}"
     done
 done
-python reproduce/observations.py "$runs" "$out"
+python -m reproduce.observations "$runs" "$out"

@@ -12,7 +12,7 @@ fi
 table() { # name, settings
     python eval.py --config configs/bank.yaml --run-dir "$runs/$1" --resume --set "writers=${writers#,}" --set splits=test_clusters "${@:2}" "${more[@]}"
     if [ "$1" = transfer ]; then # its own table has a row for each pair of clusters
-        python reproduce/transfer.py "$runs/$1/eval" "$out"
+        python -m reproduce.transfer "$runs/$1/eval" "$out"
     else
         cp "$runs/$1/eval/table.json" "$out/$1.json"
         cp "$runs/$1/eval/table.md" "$out/$1.md"

@@ -12,13 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import retry
-from rivals import by_cluster, lines
-
-import figures
-import measure
+from introspection import stats
+from introspection.report import figures
+from reproduce import retry
+from reproduce.rivals import by_cluster, lines
 
 TASKS = {
     "bank": ("questions that the start model never answers right", "explanation"),
@@ -48,8 +45,11 @@ def estimate(seeds: list[dict[str, float]], cluster_of: dict[str, str] | None) -
     """Mean, interval and p of each problem's value, by seed; by cluster where there are clusters."""
     if cluster_of is None:
         return retry.estimate(seeds)
-    found = measure.estimate([by_cluster(seed, cluster_of) for seed in seeds], "test")
-    return {name: found[name] for name in ("mean", "low", "high", "p")} | {"problems": len(seeds[0]), "seeds": len(seeds)}
+    found = stats.estimate([by_cluster(seed, cluster_of) for seed in seeds], "test")
+    return {name: found[name] for name in ("mean", "low", "high", "p")} | {
+        "problems": len(seeds[0]),
+        "seeds": len(seeds),
+    }
 
 
 def curve_of(run: Path) -> dict:
@@ -63,14 +63,22 @@ def curve_of(run: Path) -> dict:
                 each.append(r["each"])
         last = steps[max(steps)]
         seconds = cost["seconds"] + [r["time/step"] for r in steps.values()]
-        tagged = cost["tagged"] + sum(r.get("playbook/tagged") or 0 for r in steps.values())  # entries that a reflection called helpful or harmful
-        cost = {name: cost[name] + last[name] for name in ("generated_tokens", "trained_tokens")} | {"seconds": seconds, "tagged": tagged}
+        tagged = cost["tagged"] + sum(
+            r.get("playbook/tagged") or 0 for r in steps.values()
+        )  # entries that a reflection called helpful or harmful
+        cost = {name: cost[name] + last[name] for name in ("generated_tokens", "trained_tokens")} | {
+            "seconds": seconds,
+            "tagged": tagged,
+        }
     return {"tokens": tokens, "each": each, **cost}
 
 
 def at(curve: dict, tokens: float) -> dict[str, float]:
     """Accuracy of each test problem when `tokens` had been generated."""
-    return {p: float(np.interp(tokens, curve["tokens"], [e["test"][p] for e in curve["each"]])) for p in curve["each"][0]["test"]}
+    return {
+        p: float(np.interp(tokens, curve["tokens"], [e["test"][p] for e in curve["each"]]))
+        for p in curve["each"][0]["test"]
+    }
 
 
 def less(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
@@ -81,14 +89,30 @@ def row_of(arm: str, curves: list[dict], cluster_of: dict[str, str] | None) -> d
     row = {"arm": arm, "what": ARMS[arm][1]}
     row |= {name: [c[name] for c in curves] for name in ("generated_tokens", "trained_tokens")}
     row["seconds a step"] = [float(np.median(c["seconds"])) for c in curves]
-    for name, split, value in (("mean", "test", float), ("best", "test", lambda v: float(v > 0)), ("canary", "canary", float)):
+    for name, split, value in (
+        ("mean", "test", float),
+        ("best", "test", lambda v: float(v > 0)),
+        ("canary", "canary", float),
+    ):
         ends = [[{p: value(v) for p, v in c["each"][k][split].items()} for c in curves] for k in (0, -1)]
         changes = [less(b, a) for a, b in zip(*ends, strict=True)]
-        row[name] = {what: estimate(part, cluster_of) for what, part in (("before", ends[0]), ("after", ends[1]), ("change", changes))}
+        row[name] = {
+            what: estimate(part, cluster_of)
+            for what, part in (("before", ends[0]), ("after", ends[1]), ("change", changes))
+        }
     for name, value in (("none of four right", 0), ("all four right", 1)):
-        row[name] = [float(np.mean([v == value for c in curves for v in c["each"][k]["test"].values()])) for k in (0, -1)]
-    parts = [[list(e["test"].values())] if cluster_of is None else by_cluster(e["test"], cluster_of).values() for c in curves for e in c["each"]]
-    row["curve"] = [[t, float(np.mean([np.mean(p) for p in part]))] for t, part in zip([t for c in curves for t in c["tokens"]], parts, strict=True)]
+        row[name] = [
+            float(np.mean([v == value for c in curves for v in c["each"][k]["test"].values()])) for k in (0, -1)
+        ]
+    parts = [
+        [list(e["test"].values())] if cluster_of is None else by_cluster(e["test"], cluster_of).values()
+        for c in curves
+        for e in c["each"]
+    ]
+    row["curve"] = [
+        [t, float(np.mean([np.mean(p) for p in part]))]
+        for t, part in zip([t for c in curves for t in c["tokens"]], parts, strict=True)
+    ]
     row["tagged"] = [c["tagged"] for c in curves]
     return row
 
@@ -103,9 +127,20 @@ def collect(runs: Path) -> dict:
         contrasts = []
         for a, b in (names for names in CONTRASTS if set(names) <= set(curves)):
             pairs = list(zip(curves[a], curves[b], strict=True))
-            last, budget = [less(x["each"][-1]["test"], y["each"][-1]["test"]) for x, y in pairs], [min(x["tokens"][-1], y["tokens"][-1]) for x, y in pairs]
+            last, budget = (
+                [less(x["each"][-1]["test"], y["each"][-1]["test"]) for x, y in pairs],
+                [min(x["tokens"][-1], y["tokens"][-1]) for x, y in pairs],
+            )
             same = [less(at(x, t), at(y, t)) for (x, y), t in zip(pairs, budget, strict=True)]
-            contrasts.append({"of": a, "minus": b, "at the end": estimate(last, cluster_of), "at equal tokens": estimate(same, cluster_of), "tokens": budget})
+            contrasts.append(
+                {
+                    "of": a,
+                    "minus": b,
+                    "at the end": estimate(last, cluster_of),
+                    "at equal tokens": estimate(same, cluster_of),
+                    "tokens": budget,
+                }
+            )
         record[task] = {"rows": [row_of(arm, part, cluster_of) for arm, part in curves.items()], "contrasts": contrasts}
     return record
 
@@ -115,25 +150,58 @@ def markdown(record: dict) -> str:
         e = part["change"]
         return f"{part['before']['mean']:.3f} -> {part['after']['mean']:.3f} ({e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}])"
 
-    heads, lines = ["told", "method", "mean@4", "best@4", "none of four right", "all four right", "canary", "tokens generated, trained", "seconds a step"], []
+    heads, lines = (
+        [
+            "told",
+            "method",
+            "mean@4",
+            "best@4",
+            "none of four right",
+            "all four right",
+            "canary",
+            "tokens generated, trained",
+            "seconds a step",
+        ],
+        [],
+    )
     for task, (what, more) in TASKS.items():
         rows, contrasts = record[task]["rows"], record[task]["contrasts"]
         told = {arm: more if ARMS[arm][0] else "right or wrong" for arm in ARMS}
         sizes = rows[0]["mean"]["change"]
-        lines += [f"{what[0].upper()}{what[1:]} ({sizes['seeds']} seed{'s' * (sizes['seeds'] > 1)}, the same {sizes['problems']} test problems in each)", ""]
+        lines += [
+            f"{what[0].upper()}{what[1:]} ({sizes['seeds']} seed{'s' * (sizes['seeds'] > 1)}, the same {sizes['problems']} test problems in each)",
+            "",
+        ]
         lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         for r in rows:
             ends = [f"{r[name][0]:.2f} -> {r[name][1]:.2f}" for name in ("none of four right", "all four right")]
             tokens = ", ".join(f"{np.mean(r[name]) / 1000:,.0f} k" for name in ("generated_tokens", "trained_tokens"))
-            cells = [told[r["arm"]], r["what"], shown(r["mean"]), shown(r["best"]), *ends, shown(r["canary"]), tokens, f"{np.mean(r['seconds a step']):.2f}"]
+            cells = [
+                told[r["arm"]],
+                r["what"],
+                shown(r["mean"]),
+                shown(r["best"]),
+                *ends,
+                shown(r["canary"]),
+                tokens,
+                f"{np.mean(r['seconds a step']):.2f}",
+            ]
             lines.append("| " + " | ".join(cells) + " |")
         lines += ["", "| difference of mean@4 | at the end | at equal generated tokens |", "|---|---|---|"]
         for c in contrasts:
             names = " minus ".join(f"{ARMS[c[side]][1]} ({told[c[side]]})" for side in ("of", "minus"))
-            cells = [f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e['p']:.3f}" for e in (c["at the end"], c["at equal tokens"])]
+            cells = [
+                f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e['p']:.3f}"
+                for e in (c["at the end"], c["at equal tokens"])
+            ]
             lines.append(f"| {names} | {cells[0]} | {cells[1]} (at {np.mean(c['tokens']) / 1000:,.0f} k) |")
         lines.append("")
-    return "\n".join([*lines, "95 % intervals over seeds and clusters (Countdown: problems), and p by these, not corrected. Seconds: one thread, medians."])
+    return "\n".join(
+        [
+            *lines,
+            "95 % intervals over seeds and clusters (Countdown: problems), and p by these, not corrected. Seconds: one thread, medians.",
+        ]
+    )
 
 
 def picture(record: dict, path: Path) -> None:
@@ -141,7 +209,13 @@ def picture(record: dict, path: Path) -> None:
     if plt is None:
         return
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    colors = {"grpo": figures.GREEN, "sdpo-8": figures.PURPLE, "sdpo-1": figures.ORANGE, "resd": figures.BLUE, "resd-then-grpo": figures.GREY}
+    colors = {
+        "grpo": figures.GREEN,
+        "sdpo-8": figures.PURPLE,
+        "sdpo-1": figures.ORANGE,
+        "resd": figures.BLUE,
+        "resd-then-grpo": figures.GREY,
+    }
     for axis, (task, (what, _)) in zip(axes, TASKS.items(), strict=True):
         sizes = record[task]["rows"][0]["mean"]["change"]
         for row in [r for r in record[task]["rows"] if r["arm"] in colors]:

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 seeds="0 1 2" runs=runs/rare out=results
 sdpo=(--set ratio_low=0 --set rebalance=false --set own_success=false --set solution_buffer=false --set ema=0.05)  # its objective and its teacher
 if [ "${1:-}" = "--quick" ]; then seeds="0" runs=runs/rare_quick out=runs/rare_quick; fi
-python reproduce/hard.py --out "$runs/bank.jsonl"
+python -m reproduce.hard --out "$runs/bank.jsonl"
 run() { # arm, module, settings
     python -m "baselines.$2" --config "configs/$config.yaml" --run-dir "$runs/$task/$1-$seed" --resume --set "shared.seed=$seed" --set lr=4e-4 --set "steps=$steps" \
         --set eval_splits=test,canary "${more[@]}" "${@:3}"
@@ -39,4 +39,4 @@ for seed in $seeds; do
         fi
     done
 done
-python reproduce/rare.py "$runs" "$out"
+python -m reproduce.rare "$runs" "$out"

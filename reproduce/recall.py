@@ -9,16 +9,16 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import library
+from introspection import library
 from organism import rules, world
 
 
 def says_rule(text: str, cluster: rules.Cluster) -> bool:
     """Whether a text names both thresholds, or both signs, of a cluster's hidden rule (composites are of types A and B)."""
     words = world.rule_words(cluster, rules.bank_rule(cluster))
-    said = (rf"(?<![\d/]){re.escape(word)}(?![\d/])" for name, word in words.items() if name in ("t1", "t2", "s1", "s2"))
+    said = (
+        rf"(?<![\d/]){re.escape(word)}(?![\d/])" for name, word in words.items() if name in ("t1", "t2", "s1", "s2")
+    )
     return all(re.search(word, text) for word in said)
 
 
@@ -40,7 +40,9 @@ def novelty(units: list[dict], records: list[dict]) -> dict:
     ]
     counts = {
         "texts": len(texts),
-        "a parent in the library for both clusters": sum(all(shares(text, records, c) for c in both) for text, both in texts),
+        "a parent in the library for both clusters": sum(
+            all(shares(text, records, c) for c in both) for text, both in texts
+        ),
         "both rules said": sum(all(says_rule(text, clusters[c]) for c in both) for text, both in texts),
         "in no training point": sum(library.essence(text) not in known for text, _ in texts),
     }

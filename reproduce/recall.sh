@@ -15,11 +15,11 @@ for seed in $seeds; do
     libraries+=("$sources/losers-$seed/grpo_introspect/library.jsonl")
 done
 mkdir -p "$runs"
-python -m library merge "${libraries[@]}" --out "$runs/library.jsonl"
+python -m introspection.library merge "${libraries[@]}" --out "$runs/library.jsonl"
 for seed in $seeds; do
     python sft_recall.py --config configs/bank.yaml --run-dir "$runs/$seed" --resume --set "shared.seed=$seed" --set "library=$runs/library.jsonl" "${teaching[@]}"
     writers=$writers,$runs/$seed/sft_recall/final
 done
 python eval.py --config configs/bank.yaml --run-dir "$runs" --resume --set table=recall --set "writers=${writers#,}" --set "library=$runs/library.jsonl" \
     --set ideal=data/points_ideal.jsonl --set wrong=data/points_wrong.jsonl --set splits=test,composite,test_clusters,canary "${measuring[@]}"
-python reproduce/recall.py "$runs" "$out"
+python -m reproduce.recall "$runs" "$out"

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from measure import sign_flip
+from introspection.stats import sign_flip
 
 TASKS = {"countdown": "Countdown", "calls": "function calling"}
 ARMS = {
@@ -58,7 +56,11 @@ def columns_of(path: Path) -> tuple[dict[str, dict], dict[str, dict], dict]:
     records, ends = [json.loads(line) for line in (path / "eval.jsonl").read_text().splitlines()], []
     for k in (0, -1):
         first = [r for r in records if "accuracy" in r][k]["each"]
-        found = {"first": first["test"], "canary": first["canary"], "pass": {p: float(value > 0) for p, value in first["test"].items()}}
+        found = {
+            "first": first["test"],
+            "canary": first["canary"],
+            "pass": {p: float(value > 0) for p, value in first["test"].items()},
+        }
         tries = [r for r in records if "tries" in r]
         if tries:  # their own first answers, so that second tries belong to them
             found |= tries[k]["tries"]["test"]["each"]
@@ -87,13 +89,26 @@ def collect(runs: Path) -> list[dict]:
             }
             row["reflection_tokens"] = [last["reflection_tokens"] for *_, last in ends]
             for name in ends[0][0]:
-                row[name] = {"before": estimate([before[name] for before, *_ in ends]), "after": estimate([after[name] for _, after, _ in ends])}
-                row[name]["change"] = estimate([{p: after[name][p] - value for p, value in before[name].items()} for before, after, _ in ends])
+                row[name] = {
+                    "before": estimate([before[name] for before, *_ in ends]),
+                    "after": estimate([after[name] for _, after, _ in ends]),
+                }
+                row[name]["change"] = estimate(
+                    [{p: after[name][p] - value for p, value in before[name].items()} for before, after, _ in ends]
+                )
             rows.append(row)
-        with_, without = (next(r for r in rows if (r["task"], r["arm"]) == (task, arm)) for arm in ("reflect", "control"))
+        with_, without = (
+            next(r for r in rows if (r["task"], r["arm"]) == (task, arm)) for arm in ("reflect", "control")
+        )
         # The claim of the source: reflecting, after training, beats trying again at once, after training the same number of steps.
-        seeds = [[columns_of(path / "reflect_retry")[1] for path in sorted(runs.glob(f"{task}-{arm}-[0-9]*"))] for arm in ("reflect", "control")]
-        pairs = [{p: a["second"][p] - b["second without reflection"][p] for p in a["second"]} for a, b in zip(*seeds, strict=True)]
+        seeds = [
+            [columns_of(path / "reflect_retry")[1] for path in sorted(runs.glob(f"{task}-{arm}-[0-9]*"))]
+            for arm in ("reflect", "control")
+        ]
+        pairs = [
+            {p: a["second"][p] - b["second without reflection"][p] for p in a["second"]}
+            for a, b in zip(*seeds, strict=True)
+        ]
         with_["second try against the control's"] = estimate(pairs)
         without["of each seed"] = [float(np.mean(list(b["second without reflection"].values()))) for b in seeds[1]]
     return rows
@@ -106,10 +121,17 @@ def markdown(rows: list[dict]) -> str:
         e = part["change"]
         return f"{part['before']['mean']:.3f} -> {part['after']['mean']:.3f} ({e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}])"
 
-    lines = ["| task | method | " + " | ".join(COLUMNS.values()) + " | tokens generated, trained |", "|" + "---|" * (len(COLUMNS) + 3)]
+    lines = [
+        "| task | method | " + " | ".join(COLUMNS.values()) + " | tokens generated, trained |",
+        "|" + "---|" * (len(COLUMNS) + 3),
+    ]
     for r in rows:
         tokens = ", ".join(f"{np.mean(r[name]) / 1000:,.0f} k" for name in ("generated_tokens", "trained_tokens"))
-        lines.append(f"| {TASKS[r['task']]} | {r['what']} | " + " | ".join(shown(r.get(name)) for name in COLUMNS) + f" | {tokens} |")
+        lines.append(
+            f"| {TASKS[r['task']]} | {r['what']} | "
+            + " | ".join(shown(r.get(name)) for name in COLUMNS)
+            + f" | {tokens} |"
+        )
     for r in rows:
         if "second try against the control's" in r:
             e = r["second try against the control's"]

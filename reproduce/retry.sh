@@ -27,4 +27,4 @@ for seed in $seeds; do
         run sft sft
     done
 done
-python reproduce/retry.py "$runs" "$out"
+python -m reproduce.retry "$runs" "$out"

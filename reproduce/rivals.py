@@ -14,11 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import figures
-import library
-from measure import cluster_means, estimate, holm
+from introspection import library
+from introspection.report import figures
+from introspection.stats import cluster_means, estimate, holm, minus
 from organism import rules
 from tasks.mcq import load_questions
 
@@ -61,7 +59,9 @@ def lines(path: Path) -> list[dict]:
 
 def best_points(records: list[dict]) -> list[dict]:
     """One record a cluster; leaks left out. A wording that came of several questions is judged by all its samples."""
-    pooled = library.merge([r | {"question_id": r["cluster"], "from": r["question_id"]} for r in records if r["text"] and not r["leak"]])
+    pooled = library.merge(
+        [r | {"question_id": r["cluster"], "from": r["question_id"]} for r in records if r["text"] and not r["leak"]]
+    )
     clusters = dict.fromkeys(r["cluster"] for r in pooled)
     chosen = [library.best([r for r in pooled if r["cluster"] == name]) for name in clusters]
     return [{name: value for name, value in r.items() if name != "from"} | {"question_id": r["from"]} for r in chosen]
@@ -83,13 +83,13 @@ def by_cluster(each: dict[str, float], cluster_of: dict[str, str]) -> dict[str, 
     return clusters
 
 
-def differences(seeds: list[dict], others: list[dict]) -> list[dict]:
-    return [{c: [a - b for a, b in zip(values, other[c], strict=True)] for c, values in seed.items()} for seed, other in zip(seeds, others, strict=True)]
-
-
 def measured(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
     """What tables say of a mean over clusters, and what it was measured on."""
-    size = {"clusters": len(seeds[0]), "questions": sum(map(len, seeds[0].values())), "seeds": [float(cluster_means([s]).mean()) for s in seeds]}
+    size = {
+        "clusters": len(seeds[0]),
+        "questions": sum(map(len, seeds[0].values())),
+        "seeds": [float(cluster_means([s]).mean()) for s in seeds],
+    }
     return estimate(seeds, split) | size
 
 
@@ -104,7 +104,9 @@ def cost(run: Path) -> dict:
         if "time/step" in records[-1]:
             found["seconds"] = sum(r["time/step"] for r in records)
         if "tokens_per_second" in records[-1]:  # stage 1
-            found["generated_tokens"] = round(sum(r["tokens_per_second"] * sum(r[f"time/rollout{i}"] for i in (1, 2, 3)) for r in records))
+            found["generated_tokens"] = round(
+                sum(r["tokens_per_second"] * sum(r[f"time/rollout{i}"] for i in (1, 2, 3)) for r in records)
+            )
     return found
 
 
@@ -117,17 +119,24 @@ def collect(runs: Path) -> list[dict]:
         for arm in ARMS:
             for path in sorted(folder.glob(f"{arm}-[0-9].json")):
                 each = json.loads(path.read_text())["each"]
-                found.setdefault(arm, []).append({split: by_cluster(part, cluster_of) for split, part in each.items()} | {"cost": cost(path.with_suffix(""))})
+                found.setdefault(arm, []).append(
+                    {split: by_cluster(part, cluster_of) for split, part in each.items()}
+                    | {"cost": cost(path.with_suffix(""))}
+                )
         for arm, seeds in found.items():
             row = {"exchanges": folder.name, "arm": arm, "cost": [s.pop("cost") for s in seeds], "splits": {}}
             for split in seeds[0]:
                 part = [s[split] for s in seeds]
                 row["splits"][split] = measured(part, split)
                 if arm != "start":
-                    row["splits"][split]["against start"] = measured(differences(part, [found["start"][0][split]] * len(part)), split)
+                    row["splits"][split]["against start"] = measured(
+                        minus(part, [found["start"][0][split]] * len(part)), split
+                    )
                 for rival in AGAINST:
                     if len(part) == len(found.get(rival, [])) and arm not in ("start", *AGAINST):
-                        row["splits"][split][f"against {rival}"] = measured(differences(part, [s[split] for s in found[rival]]), split)
+                        row["splits"][split][f"against {rival}"] = measured(
+                            minus(part, [s[split] for s in found[rival]]), split
+                        )
             rows.append(row)
     return rows
 
@@ -136,7 +145,12 @@ def together(rows: list[dict], earlier: list[dict]) -> list[dict]:
     """`rows`, and those of numbers of exchanges that were measured earlier (runs may be gone, tables stay); p corrected over all."""
     rows = [r for r in earlier if r["exchanges"] not in {r["exchanges"] for r in rows}] + rows
     rows.sort(key=lambda r: (r["exchanges"] == "bank", r["exchanges"].zfill(4)))
-    against = [r["splits"]["test"].get(f"against {n}") for r in rows for n in AGAINST if (r["exchanges"], "test", r["arm"], n) != PRIMARY]
+    against = [
+        r["splits"]["test"].get(f"against {n}")
+        for r in rows
+        for n in AGAINST
+        if (r["exchanges"], "test", r["arm"], n) != PRIMARY
+    ]
     against = [a for a in against if a]
     for part, p in zip(against, holm([a["p"] for a in against]), strict=True):
         part["p_holm"] = p
@@ -167,7 +181,10 @@ def markdown(rows: list[dict]) -> str:
             "",
         ]
         out += [
-            "| revealed | method | " + " | ".join(f"k = {k}" for k in ks) + "".join(f" | canary, k = {k}" for k in ks) + " |",
+            "| revealed | method | "
+            + " | ".join(f"k = {k}" for k in ks)
+            + "".join(f" | canary, k = {k}" for k in ks)
+            + " |",
             "|" + "---|" * (2 * len(ks) + 2),
         ]
     for arm, (what, revealed, context) in ARMS.items() if ks else ():
@@ -181,20 +198,39 @@ def markdown(rows: list[dict]) -> str:
     if ("bank", "start") in at:
         splits = list(at["bank", "start"]["splits"])
         asked = max(len(e["seeds"]) for (k, _), r in at.items() if k == "bank" for e in r["splits"].values())
-        out += ["", f"The bank: all 16 exchanges of each of its 20 train clusters ({asked} seed{'s' * (asked > 1)})", ""]
-        out += ["| revealed | method | " + " | ".join(splits) + " | sampled by the last stage; seconds |", "|" + "---|" * (len(splits) + 3)]
+        out += [
+            "",
+            f"The bank: all 16 exchanges of each of its 20 train clusters ({asked} seed{'s' * (asked > 1)})",
+            "",
+        ]
+        out += [
+            "| revealed | method | " + " | ".join(splits) + " | sampled by the last stage; seconds |",
+            "|" + "---|" * (len(splits) + 3),
+        ]
         for arm, (what, revealed, context) in ARMS.items():
             if ("bank", arm) in at:
                 spent = at["bank", arm]["cost"]
-                known = {name: np.mean([c[name] for c in spent]) for name in ("generated_tokens", "seconds") if all(name in c for c in spent)}
+                known = {
+                    name: np.mean([c[name] for c in spent])
+                    for name in ("generated_tokens", "seconds")
+                    if all(name in c for c in spent)
+                }
                 told = f"{known['generated_tokens'] / 1000:,.0f} k" if "generated_tokens" in known else "-"
                 told += f"; {known['seconds']:.0f}" if "seconds" in known else ""
-                out.append(f"| {revealed}{', text in context' * context} | {what} | " + " | ".join(shown(of("bank", arm, s)) for s in splits) + f" | {told} |")
-    for k, arm, rival in ((k, arm, rival) for k in [*ks, "bank"] for arm in ("dreamt", "recalled") for rival in AGAINST):
+                out.append(
+                    f"| {revealed}{', text in context' * context} | {what} | "
+                    + " | ".join(shown(of("bank", arm, s)) for s in splits)
+                    + f" | {told} |"
+                )
+    for k, arm, rival in (
+        (k, arm, rival) for k in [*ks, "bank"] for arm in ("dreamt", "recalled") for rival in AGAINST
+    ):
         e = (of(k, arm, "test") or {}).get(f"against {rival}")
         if e:
             name, corrected = "Primary contrast, " * ((k, "test", arm, rival) == PRIMARY), " (Holm)" * ("p_holm" in e)
-            difference = f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}{corrected}"
+            difference = (
+                f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}{corrected}"
+            )
             out.append(f"\n{name}k = {k}: ours {arm} minus {ARMS[rival][0]}, {difference}")
     seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
     means = f"Means over clusters and {seeds} seeds unless said otherwise, 95 % intervals over both and questions."
@@ -208,8 +244,12 @@ def picture(rows: list[dict], path: Path) -> None:
         return
     last, ends = str(ks[-1]), []
     for k in map(str, dict.fromkeys((ks[0], ks[-1]))):
-        best = max((arm for arm in SHOWN if (k, arm) in at and not ARMS[arm][2]), key=lambda arm, k=k: at[k, arm]["mean"])
-        ends.append(f"from {k} exchange{'s' * (k != '1')} {at[k, 'start']['mean']:.2f} to {at[k, best]['mean']:.2f} ({ARMS[best][0]})")
+        best = max(
+            (arm for arm in SHOWN if (k, arm) in at and not ARMS[arm][2]), key=lambda arm, k=k: at[k, arm]["mean"]
+        )
+        ends.append(
+            f"from {k} exchange{'s' * (k != '1')} {at[k, 'start']['mean']:.2f} to {at[k, best]['mean']:.2f} ({ARMS[best][0]})"
+        )
     title = f"New clusters, best with nothing in context: {', '.join(ends)}"
     start = at[last, "start"]
     seeds = max(len(e["seeds"]) for e in at.values())
@@ -251,5 +291,7 @@ if __name__ == "__main__":
         picture(rows, out / "rivals.svg")
         print(markdown(rows) + f"\n\nwrote {out}/rivals.json, rivals.md")
     else:
-        points = best_points(library.load_library(source)) if action == "best" else told_points(source, int(sys.argv[4]))
+        points = (
+            best_points(library.load_library(source)) if action == "best" else told_points(source, int(sys.argv[4]))
+        )
         out.write_text("".join(json.dumps(p) + "\n" for p in points))

@@ -17,7 +17,7 @@ fi
 if [ $# -gt 0 ]; then few=("$@"); elif [ ${#few[@]} -eq 0 ]; then few=(1 2 4 8 16 32 bank); fi
 
 answers() { # arm, model, more options of answers.py
-    python reproduce/answers.py "$2" --questions "$bank" --splits "$splits" --n "$n" --out "$runs/$k/$1-$seed.json" "${@:3}"
+    python -m reproduce.answers "$2" --questions "$bank" --splits "$splits" --n "$n" --out "$runs/$k/$1-$seed.json" "${@:3}"
 }
 rival() { # arm, module, settings: its own evaluations are kept small, answers.py measures
     python -m "baselines.$2" --config configs/bank.yaml --run-dir "$runs/$k/$1-$seed" --resume --set "shared.seed=$seed" --set "shared.questions=$bank" \
@@ -28,7 +28,7 @@ written() { # arm, model that writes: one pass of stage 1 over the exchanges (tw
     python grpo_introspect.py --config configs/bank.yaml --run-dir "$runs/$k/$1-$seed" --resume --set "shared.seed=$seed" --set "shared.questions=$bank" \
         --set "shared.model=$2" --set contributors=losers --set group_size=8 --set eval_every=0 --set eval_split=test --set eval_questions=8 \
         --set "steps=$((k == 1 ? 3 : 3 * k / 2))" --set "verify_on=$([ "$k" = 1 ] && echo same || echo transfer)" "${writing[@]}"
-    python reproduce/rivals.py best "$runs/$k/$1-$seed/grpo_introspect/library.jsonl" "$runs/$k/$1-$seed.jsonl"
+    python -m reproduce.rivals best "$runs/$k/$1-$seed/grpo_introspect/library.jsonl" "$runs/$k/$1-$seed.jsonl"
     answers "$1" organism/weights --points "$runs/$k/$1-$seed.jsonl"
 }
 dreamt() { # arm, points: one of each cluster
@@ -39,7 +39,7 @@ dreamt() { # arm, points: one of each cluster
 
 for k in "${few[@]}"; do
     bank=$runs/$k.jsonl splits=test,canary
-    if [ "$k" = bank ]; then bank=data/bank.jsonl splits=test,composite,test_clusters,canary; else python reproduce/few.py "$k" --out "$bank"; fi
+    if [ "$k" = bank ]; then bank=data/bank.jsonl splits=test,composite,test_clusters,canary; else python -m reproduce.few "$k" --out "$bank"; fi
     for seed in $seeds; do
         if [ "$seed" = 0 ]; then answers start organism/weights; fi
         rival grpo grpo --set lr=4e-4
@@ -59,11 +59,11 @@ for k in "${few[@]}"; do
             rival resd-long resd --set reveal=explanation --set single_pass=false --set lr=4e-4 --set steps=600
             rival ssd ssd
             rival retry reflect_retry
-            python reproduce/rivals.py best "$recalled/library.jsonl" "$runs/$k/written-$seed.jsonl"
+            python -m reproduce.rivals best "$recalled/library.jsonl" "$runs/$k/written-$seed.jsonl"
             if [ "$seed" = 0 ]; then answers written organism/weights --points "$runs/$k/written-$seed.jsonl"; fi
             answers recalled "$recalled/$seed/sft_recall/final"
         else
-            python reproduce/rivals.py told "$bank" "$runs/$k/told-$seed.jsonl" "$seed"
+            python -m reproduce.rivals told "$bank" "$runs/$k/told-$seed.jsonl" "$seed"
             answers told organism/weights --points "$runs/$k/told-$seed.jsonl"
             written untrained organism/weights
             written written "$writers/losers-$seed/grpo_introspect/final"
@@ -71,4 +71,4 @@ for k in "${few[@]}"; do
         dreamt dreamt "$runs/$k/written-$seed.jsonl"
     done
 done
-python reproduce/rivals.py table "$runs" "$out"
+python -m reproduce.rivals table "$runs" "$out"

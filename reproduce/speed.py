@@ -5,9 +5,7 @@ import statistics
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from figures import pyplot
+from introspection.report.figures import pyplot
 
 
 def picture(record: dict, path: Path) -> None:
@@ -20,7 +18,13 @@ def picture(record: dict, path: Path) -> None:
         costs = [[1000 * s / m["rollouts"] for s in m["seconds"][side]] for m in record["scaling"]]
         axis.plot(counts, [statistics.median(c) for c in costs], "o-", color=color, label=name)
         axis.fill_between(counts, [min(c) for c in costs], [max(c) for c in costs], color=color, alpha=0.2, linewidth=0)
-    axis.plot(counts, [1000 * m["replay"] / m["rollouts"] for m in record["scaling"]], ":", color="black", label="our forward passes alone")
+    axis.plot(
+        counts,
+        [1000 * m["replay"] / m["rollouts"] for m in record["scaling"]],
+        ":",
+        color="black",
+        label="our forward passes alone",
+    )
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(counts, counts)
@@ -29,7 +33,10 @@ def picture(record: dict, path: Path) -> None:
     axis.set_xlabel("rollouts at once")
     axis.set_ylabel("milliseconds a rollout")
     repeats, machine = len(record["scaling"][0]["seconds"]["ours"]), record["machine"]
-    axis.set_title(f"Cost per rollout (bundled model, medians and range of {repeats},\n{machine['threads']} threads, {machine['processor']})", fontsize=8)
+    axis.set_title(
+        f"Cost per rollout (bundled model, medians and range of {repeats},\n{machine['threads']} threads, {machine['processor']})",
+        fontsize=8,
+    )
     axis.legend(fontsize=8)
     figure.savefig(path, metadata={"Date": None})
 

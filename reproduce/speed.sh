@@ -7,4 +7,4 @@ export MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=8589934592 # for a
 for benchmark in rollouts step memory precision gemma; do
     python -m "benchmarks.$benchmark" --save
 done
-python reproduce/speed.py results
+python -m reproduce.speed results

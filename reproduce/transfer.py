@@ -1,6 +1,6 @@
 """Puts table transfer of reproduce/points.sh together (T5): where the points of one question help, the map of it, and whether rules show in it (T15).
 
-    python reproduce/transfer.py runs/points/transfer/eval results        # transfer.json, transfer.md, transfer.svg
+    python -m reproduce.transfer runs/points/transfer/eval results        # transfer.json, transfer.md, transfer.svg
 
 A point is read on its own question, on others of its cluster, on other clusters of its type (A: two thresholds, B: two signs, the last
 letter of a cluster's name) and on clusters of the other type. The unit is the cluster of the point, averaged over writers.
@@ -16,13 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import common
-from comparisons import heat_map
-from conditions import label_test
-from figures import pyplot
-from measure import cluster_means, estimate
+from introspection.report.comparisons import heat_map
+from introspection.report.figures import pyplot
+from introspection.stats import cluster_means, estimate
+from introspection.tables.transfer import label_test
 from tasks.mcq import load_questions
 
 WHERE = ("its own question", "others of its cluster", "other clusters of its type", "the other type")
@@ -63,7 +61,9 @@ def rows(units: list[dict]) -> list[dict]:
                 if not seeds[0]:
                     continue
                 size = {"clusters": len(seeds[0]), "seeds": [float(cluster_means([s]).mean()) for s in seeds]}
-                made.append({"writer": writer, "where": where, "type": kind or "all"} | estimate(seeds, "test_clusters") | size)
+                made.append(
+                    {"writer": writer, "where": where, "type": kind or "all"} | estimate(seeds, "test_clusters") | size
+                )
     return made
 
 
@@ -83,7 +83,10 @@ def grouped(profiles: np.ndarray, k: int) -> np.ndarray:
         similar = np.nan_to_num(np.corrcoef(profiles))  # a row without any spread is like no other
     groups = [[i] for i in range(len(profiles))]
     while len(groups) > k:
-        i, j = max(((i, j) for j in range(len(groups)) for i in range(j)), key=lambda ij: similar[np.ix_(groups[ij[0]], groups[ij[1]])].mean())
+        i, j = max(
+            ((i, j) for j in range(len(groups)) for i in range(j)),
+            key=lambda ij: similar[np.ix_(groups[ij[0]], groups[ij[1]])].mean(),
+        )
         groups[i] += groups.pop(j)
     labels = np.empty(len(profiles), dtype=int)
     for label, members in enumerate(groups):
@@ -103,7 +106,9 @@ def structure(units: list[dict], questions: dict[str, str], permutations: int = 
             gains_QQ[place_of[r["question_id"]], place_of[r["on"]]] = r["with"] - r["without"]
         profiles[f"where points of writer {writer_name(u)} help"] = gains_QQ
     words = sorted({word for name in names for word in questions[name].split()})
-    profiles["words of the questions"] = np.array([[questions[name].split().count(word) for word in words] for name in names], dtype=float)
+    profiles["words of the questions"] = np.array(
+        [[questions[name].split().count(word) for word in words] for name in names], dtype=float
+    )
     draw, found = np.random.default_rng(0), []
     for name, profile in profiles.items():
         row = {"by": name}
@@ -127,8 +132,15 @@ def markdown(table: list[dict], tests: dict[str, tuple[float, float]], groups: l
             cells = [f"{r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]" if r else "-" for r in found]
             lines.append(f"| {writer} | {where} | " + " | ".join(cells) + " |")
     lines.append("")
-    lines += [f"- {name}: its cluster minus other clusters {value:+.3f}, p {p:.4f} (cluster labels permuted)" for name, (value, p) in tests.items()]
-    lines += ["", "Groups of questions against the hidden clusters, and two groups against the two types: adjusted Rand index (p, labels permuted)", ""]
+    lines += [
+        f"- {name}: its cluster minus other clusters {value:+.3f}, p {p:.4f} (cluster labels permuted)"
+        for name, (value, p) in tests.items()
+    ]
+    lines += [
+        "",
+        "Groups of questions against the hidden clusters, and two groups against the two types: adjusted Rand index (p, labels permuted)",
+        "",
+    ]
     lines += ["| grouped by | clusters | types |", "|---|---|---|"]
     for row in groups:
         cells = [f"{row[what]['rand_index']:.2f} ({row[what]['p']:.4f})" for what in ("clusters", "types")]
@@ -165,7 +177,9 @@ def main() -> None:
     bank = common.parse_yaml((folder / "config.yaml").read_text(), str(folder / "config.yaml"))["questions"]
     table, groups = rows(units), structure(units, {q.id: q.question for q in load_questions(common.ROOT / bank)})
     text = markdown(table, tests, groups)
-    (out / "transfer.json").write_text(json.dumps({"rows": table, "label tests": tests, "groups": groups}, indent=1) + "\n")
+    (out / "transfer.json").write_text(
+        json.dumps({"rows": table, "label tests": tests, "groups": groups}, indent=1) + "\n"
+    )
     (out / "transfer.md").write_text(text + "\n")
     picture(units, out / "transfer.svg")
     print(text + f"\n\nwrote {out}/transfer.json, transfer.md, transfer.svg")

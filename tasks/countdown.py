@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from common import UserError
-from tasks.mcq import SPLITS, read_records, split_by_hash, write_generated
+from tasks.problem import Problem, read_records, split_by_hash, split_of_record, write_generated
 
 ASK = "Numbers: {nums}. Target: {target}. Use every number once with + - * / and brackets. Write <answer>expression</answer>."
 MAX_CHARACTERS = 200  # of an expression; a longer one is wrong, so that nobody pays for parsing it
@@ -24,7 +24,7 @@ _SAME = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
 
 
 @dataclass(frozen=True)
-class Countdown:
+class Countdown(Problem):
     """One problem; `turn` is what the model is asked."""
 
     id: str
@@ -35,6 +35,14 @@ class Countdown:
     @property
     def turn(self) -> str:
         return ASK.format(nums=", ".join(map(str, self.nums)), target=self.target)
+
+    @property
+    def gold(self) -> str | None:
+        found = solve(self.nums, self.target)
+        return f"<answer>{found}</answer>" if found else None
+
+    def grade(self, text: str) -> bool:
+        return grade(text, self)
 
 
 # ---- grading -------------------------------------------------------------------------------------------------------
@@ -158,13 +166,14 @@ def generate(count: int, numbers: int, largest: int, seed: int) -> list[dict]:
     if len(made) < count:
         raise UserError(f"--count: there are fewer than {count} problems with {numbers} numbers up to {largest}")
     return [
-        {"id": f"countdown-{i}", "nums": list(nums), "target": target, "split": split_of(nums, target)} for i, ((_, target), nums) in enumerate(made.items())
+        {"id": f"countdown-{i}", "nums": list(nums), "target": target, "split": split_by_hash(hashed(nums, target))}
+        for i, ((_, target), nums) in enumerate(made.items())
     ]
 
 
-def split_of(nums: tuple[int, ...], target: int) -> str:
-    """The split of a problem that names none; the order of the numbers does not matter."""
-    return split_by_hash(f"{sorted(nums)} {target}")
+def hashed(nums: tuple[int, ...], target: int) -> str:
+    """What decides the split of a problem that names none; the order of the numbers does not matter."""
+    return f"{sorted(nums)} {target}"
 
 
 def load(path: Path, key: str = "shared.questions") -> list[Countdown]:
@@ -176,10 +185,10 @@ def load(path: Path, key: str = "shared.questions") -> list[Countdown]:
         nums, target = r["nums"], r["target"]
         whole = [n for n in (*nums, target) if type(n) is int] if isinstance(nums, list) else []
         if len(whole) < 3 or len(whole) != len(nums) + 1 or min(whole[:-1]) < 0:
-            raise UserError(f"{where}: expected 'nums', a list of two or more whole numbers of at least 0, and 'target', a whole number")
-        split = r.get("split", split_of(nums, target))
-        if split not in SPLITS:
-            raise UserError(f"{where}: split: expected one of {', '.join(SPLITS)}, got {split!r}")
+            raise UserError(
+                f"{where}: expected 'nums', a list of two or more whole numbers of at least 0, and 'target', a whole number"
+            )
+        split = split_of_record(r, where, hashed(nums, target))
         problems.append(Countdown(str(r.get("id", f"countdown-{i}")), tuple(nums), target, split))
     if not problems:
         raise UserError(f"{path}: no problems in the file")

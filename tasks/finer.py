@@ -11,7 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from common import UserError
-from tasks.mcq import SPLITS, read_records, split_by_hash
+from introspection import prompts
+from tasks.problem import Problem, read_records, split_of_record
 
 ASK = "{context}\n\nGive the tags in the order of the questions, with commas between them: <answer>FirstTag, SecondTag</answer>."
 MAX_SHOWN = 500  # characters of the model's own answer in the feedback
@@ -19,7 +20,7 @@ _NUMBER = re.compile(r"\$?([-+]?[0-9]{1,30}(?:\.[0-9]{0,30})?)")
 
 
 @dataclass(frozen=True)
-class Finer:
+class Finer(Problem):
     """One problem; `turn` is what the model is asked, `target` the right tags, commas between them."""
 
     id: str
@@ -29,11 +30,20 @@ class Finer:
 
     @property
     def turn(self) -> str:
-        return ASK.format(context=self.context.rstrip().removesuffix("Answer:").rstrip())  # the place where a completion would begin
+        return ASK.format(
+            context=self.context.rstrip().removesuffix("Answer:").rstrip()
+        )  # the place where a completion would begin
 
     @property
     def gold(self) -> str:
         return f"<answer>{self.target}</answer>"
+
+    def correction(self, said: str) -> str:
+        told = prompts.plain(feedback(said, self))
+        return f"\n{told}" if told else ""
+
+    def grade(self, text: str) -> bool:
+        return grade(text, self)
 
 
 def answer_of(text: str) -> str | None:
@@ -68,7 +78,9 @@ def feedback(text: str, problem: Finer) -> str:
     if all(right):
         return ""
     found = (
-        "No answer stands between <answer> and </answer>." if said is None else f"{sum(right)} of {len(right)} tags are right in '{said.strip()[:MAX_SHOWN]}'."
+        "No answer stands between <answer> and </answer>."
+        if said is None
+        else f"{sum(right)} of {len(right)} tags are right in '{said.strip()[:MAX_SHOWN]}'."
     )
     return f"{found} The right answer is {problem.target}."
 
@@ -84,9 +96,7 @@ def load(path: Path, key: str = "shared.questions") -> list[Finer]:
                 raise UserError(f"{where}: {name}: expected non-empty text, got {r[name]!r}")
         if not all(tag.strip() for tag in r["target"].split(",")):
             raise UserError(f"{where}: target: expected tags with commas between them, got {r['target']!r}")
-        split = r.get("split", split_by_hash(r["context"]))
-        if split not in SPLITS:
-            raise UserError(f"{where}: split: expected one of {', '.join(SPLITS)}, got {split!r}")
+        split = split_of_record(r, where, r["context"])
         problems.append(Finer(f"finer-{where.rpartition(':')[2]}", r["context"], r["target"].strip(), split))
     if not problems:
         raise UserError(f"{path}: no problems in the file")

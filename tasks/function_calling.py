@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import UserError
-from tasks.mcq import SPLITS, read_records, split_by_hash, write_generated
+from tasks.problem import Problem, read_records, split_by_hash, split_of_record, write_generated
 
 ASK = "Tools: {tools}\n{query}\nAnswer with a JSON list of calls, each with name and arguments."
 MAX_CHARACTERS = 10_000  # of a model turn; a longer one is wrong
@@ -24,7 +24,7 @@ _MEANT = re.compile(r'\[\s*[\[{]|\{\s*"')
 
 
 @dataclass(frozen=True)
-class Calling:
+class Calling(Problem):
     """One problem; `turn` is what the model is asked, `answers` the right calls as `calls_of` gives them."""
 
     id: str
@@ -32,11 +32,14 @@ class Calling:
     tools: str
     answers: Counter
     split: str
-    gold: str
+    gold: str = ""
 
     @property
     def turn(self) -> str:
         return ASK.format(tools=self.tools, query=self.query)
+
+    def grade(self, text: str) -> bool:
+        return grade(text, self)
 
 
 # ---- grading -------------------------------------------------------------------------------------------------------
@@ -119,10 +122,12 @@ def load(path: Path, key: str = "shared.questions") -> list[Calling]:
         calls = calls_of(answers)
         if not isinstance(answers, list) or calls is None:
             raise UserError(f"{where}: answers: expected a list of objects with 'name' and 'arguments'")
-        split = r.get("split", split_by_hash(str(r["query"])))
-        if split not in SPLITS:
-            raise UserError(f"{where}: split: expected one of {', '.join(SPLITS)}, got {split!r}")
-        problems.append(Calling(str(r.get("id", f"calls-{i}")), str(r["query"]), json.dumps(tools), calls, split, json.dumps(answers)))
+        split = split_of_record(r, where, str(r["query"]))
+        problems.append(
+            Calling(
+                str(r.get("id", f"calls-{i}")), str(r["query"]), json.dumps(tools), calls, split, json.dumps(answers)
+            )
+        )
     if not problems:
         raise UserError(f"{path}: no problems in the file")
     return problems
@@ -139,7 +144,11 @@ def inside(value: object, where: str) -> object:
 
 
 # ---- generating ------------------------------------------------------------------------------------------------------
-PLACES, DAYS, PEOPLE = ("paris", "oslo", "lima", "cairo", "tokyo", "delhi"), ("monday", "tuesday", "friday", "sunday"), ("ann", "bob", "eva", "tom")
+PLACES, DAYS, PEOPLE = (
+    ("paris", "oslo", "lima", "cairo", "tokyo", "delhi"),
+    ("monday", "tuesday", "friday", "sunday"),
+    ("ann", "bob", "eva", "tom"),
+)
 ITEMS, COINS = ("tea", "rice", "soap", "milk", "salt"), ("euro", "yen", "peso")
 # name, its arguments with what they may be, and how a user says it
 TOOLS = {
@@ -161,16 +170,28 @@ def generate(count: int, seed: int) -> list[dict]:
         if len(made) == count:
             break
         needed = rng.choices(list(TOOLS), k=rng.choices([1, 2, 3], [0.5, 0.35, 0.15])[0])
-        calls = [{"name": name, "arguments": {a: rng.choice(values) for a, values in TOOLS[name][0].items()}} for name in needed]
+        calls = [
+            {"name": name, "arguments": {a: rng.choice(values) for a, values in TOOLS[name][0].items()}}
+            for name in needed
+        ]
         others = rng.sample([name for name in TOOLS if name not in needed], 2)
         offered = [*dict.fromkeys(needed), *others]
         rng.shuffle(offered)
-        tools = [{"name": n, "parameters": {a: {"type": "int" if type(v[0]) is int else "str"} for a, v in TOOLS[n][0].items()}} for n in offered]
+        tools = [
+            {
+                "name": n,
+                "parameters": {a: {"type": "int" if type(v[0]) is int else "str"} for a, v in TOOLS[n][0].items()},
+            }
+            for n in offered
+        ]
         query = ", and ".join(TOOLS[c["name"]][1].format(**c["arguments"]) for c in calls)
         made.setdefault(query, {"tools": json.dumps(tools), "answers": json.dumps(calls)})
     if len(made) < count:
         raise UserError(f"--count: fewer than {count} different queries were found")
-    return [{"id": f"calls-{i}", "query": query, **record, "split": split_by_hash(query)} for i, (query, record) in enumerate(made.items())]
+    return [
+        {"id": f"calls-{i}", "query": query, **record, "split": split_by_hash(query)}
+        for i, (query, record) in enumerate(made.items())
+    ]
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import UserError
-from tasks.mcq import SPLITS, read_records, split_by_hash, write_generated
+from introspection import prompts
+from tasks.problem import Problem, read_records, split_by_hash, split_of_record, write_generated
 
 ASK = """Write a Manufactoria program. It receives a tape, a row of colours, at the node start and sends it from node to node.
 - START start: has one route, NEXT node. So have PAINTER_RED, PAINTER_BLUE, PAINTER_YELLOW and PAINTER_GREEN, which first add their colour at the back.
@@ -30,14 +31,20 @@ MAX_FEEDBACK, TRACE = 2000, 15  # characters of a feedback, nodes of a walk that
 MAX_CASES = 35  # tests of a generated problem, as published
 PULLERS = {"PULLER_RB": "RB", "PULLER_YG": "YG"}
 PAINTERS = {"PAINTER_RED": "R", "PAINTER_BLUE": "B", "PAINTER_YELLOW": "Y", "PAINTER_GREEN": "G"}
-ROUTES = {"START": ("NEXT",), "END": ()} | {k: (*v, "EMPTY") for k, v in PULLERS.items()} | dict.fromkeys(PAINTERS, ("NEXT",))
+ROUTES = (
+    {"START": ("NEXT",), "END": ()}
+    | {k: (*v, "EMPTY") for k, v in PULLERS.items()}
+    | dict.fromkeys(PAINTERS, ("NEXT",))
+)
 _NODE = re.compile(rf"({'|'.join(ROUTES)})\s+(\w+)(:?)\s*(?:#.*)?")
 _ROUTE = re.compile(r"(\[(?:R|B|Y|G|EMPTY)\]|NEXT)\s+(\w+)\s*(?:#.*)?")
-Case = namedtuple("Case", "tape accepted output check_output", defaults=("", False))  # a test; output: what is left of the tape, where it is checked
+Case = namedtuple(
+    "Case", "tape accepted output check_output", defaults=("", False)
+)  # a test; output: what is left of the tape, where it is checked
 
 
 @dataclass(frozen=True)
-class Manufactoria:
+class Manufactoria(Problem):
     """One problem; `turn` is what the model is asked, `gold` a right answer where the record has a solution."""
 
     id: str
@@ -46,6 +53,13 @@ class Manufactoria:
     split: str
     gold: str | None = None
 
+    def correction(self, said: str) -> str:
+        told = prompts.plain(feedback(said, self))
+        return f"\n{told}" if told else ""
+
+    def grade(self, text: str) -> bool:
+        return grade(text, self)
+
 
 # ---- the language --------------------------------------------------------------------------------------------------
 def program_of(text: str) -> str | None:
@@ -53,7 +67,9 @@ def program_of(text: str) -> str | None:
     *before, last = re.split(r"```manufactoria(?!\w)", text)
     if before:
         return last.partition("```")[0].strip() if "```" in last else None
-    bare = [block for block in text.split("```")[1:-1:2] if not block.partition("\n")[0].strip()]  # fences open and close in turn
+    bare = [
+        block for block in text.split("```")[1:-1:2] if not block.partition("\n")[0].strip()
+    ]  # fences open and close in turn
     return bare[-1].strip() if bare else None
 
 
@@ -66,11 +82,15 @@ def parse(program: str) -> dict[str, tuple[str, dict[str, str]]]:
         said = line.strip()
         if not said or said.startswith("#"):
             continue
-        if nodes and line.startswith(("    ", "\t")):  # be it a node: a program that is indented as a whole is malformed
+        if nodes and line.startswith(
+            ("    ", "\t")
+        ):  # be it a node: a program that is indented as a whole is malformed
             match = _ROUTE.fullmatch(said)
             label = match.group(1).strip("[]") if match else None
             if label not in ROUTES[kind] or label in routes:  # DELTA's parser takes the first of two equal branches
-                raise ValueError(f"line {number}: expected one of ({', '.join(ROUTES[kind])}) under {kind}, each once, got '{said[:200]}'")
+                raise ValueError(
+                    f"line {number}: expected one of ({', '.join(ROUTES[kind])}) under {kind}, each once, got '{said[:200]}'"
+                )
             routes[label] = match.group(2)
             continue
         kind, name, colon = match.groups() if (match := _NODE.fullmatch(said)) else ("", "", "")
@@ -82,9 +102,13 @@ def parse(program: str) -> dict[str, tuple[str, dict[str, str]]]:
     if [nodes.get(name, ("",))[0] for name in ("start", "end")] != ["START", "END"]:
         raise ValueError("a program needs the nodes 'START start:' and 'END end'")
     for name, (kind, routes) in nodes.items():
-        unknown = [target for target in routes.values() if target not in nodes and target not in ("NONE", "END")]  # END fails once a tape comes to it
+        unknown = [
+            target for target in routes.values() if target not in nodes and target not in ("NONE", "END")
+        ]  # END fails once a tape comes to it
         if unknown or (ROUTES[kind] == ("NEXT",) and not routes):
-            raise ValueError(f"{kind} '{name[:200]}' {f'goes to {unknown[0][:200]!r}, which is not declared' if unknown else 'has no route NEXT'}")
+            raise ValueError(
+                f"{kind} '{name[:200]}' {f'goes to {unknown[0][:200]!r}, which is not declared' if unknown else 'has no route NEXT'}"
+            )
     return nodes
 
 
@@ -115,7 +139,9 @@ def fits(output: str, tape: str) -> bool:
 def ends(output: str, at: int, starts: set[int], tape: str, depth: int) -> tuple[int, set[int]]:
     """(where in `output` the alternatives that begin at `at` stop, places in the tape where they can stop that began in `starts`)."""
 
-    def piece(at: int, places: set[int]) -> tuple[int, set[int]]:  # one character or bracket: where it ends, and the places after it
+    def piece(
+        at: int, places: set[int]
+    ) -> tuple[int, set[int]]:  # one character or bracket: where it ends, and the places after it
         one = {i + 1 for i in places if i < len(tape) and output[at] in (tape[i], ".")}
         return ends(output, at + 1, places, tape, depth + 1) if output[at] == "(" else (at, one)
 
@@ -166,11 +192,18 @@ def feedback(text: str, problem: Manufactoria) -> str:
         failed = failures(text, problem)
     except ValueError as error:
         return f"Parse error: {error}"
-    stopped, parts = [f for f in failed if f[3]][:1], []  # to reject a tape that should pass is Resd's run-time error, and shown alone
+    stopped, parts = (
+        [f for f in failed if f[3]][:1],
+        [],
+    )  # to reject a tape that should pass is Resd's run-time error, and shown alone
     for case, left, path, fault in stopped or sorted(failed, key=lambda f: len(f[0].tape) + len(f[1]))[:2]:
-        wanted = ("accepted" if case.accepted else "rejected") + (f", with {case.output[:200]!r} left" if case.check_output else "")
+        wanted = ("accepted" if case.accepted else "rejected") + (
+            f", with {case.output[:200]!r} left" if case.check_output else ""
+        )
         got = f"{'rejected' if fault else 'accepted'}, with {left[:200]!r} left\nNodes visited: {len(path)}, at last {' > '.join(name[:40] for name in path[-TRACE:])}"
-        parts.append(f"{f'Run-time error: {fault[:200]}' if fault else 'Wrong answer'}\nTape: {case.tape[:200]!r}\nExpected: {wanted}\nGot: {got}")
+        parts.append(
+            f"{f'Run-time error: {fault[:200]}' if fault else 'Wrong answer'}\nTape: {case.tape[:200]!r}\nExpected: {wanted}\nGot: {got}"
+        )
     return "\n\n".join(parts)[:MAX_FEEDBACK]
 
 
@@ -184,9 +217,9 @@ def load(path: Path, key: str = "shared.questions") -> list[Manufactoria]:
         said = r["messages"][0] if isinstance(r["messages"], list) and len(r["messages"]) == 1 else None
         if not isinstance(said, dict) or said.get("role") != "user" or not isinstance(said.get("content"), str):
             raise UserError(f"{where}: messages: expected a list of one object with role 'user' and 'content'")
-        split, solution = r.get("split", split_by_hash(said["content"])), r.get("solution")
-        if split not in SPLITS or not isinstance(solution, str | None):
-            raise UserError(f"{where}: expected a split of {', '.join(SPLITS)} and a solution that is text, got {split!r} and {solution!r}")
+        split, solution = split_of_record(r, where, said["content"]), r.get("solution")
+        if not isinstance(solution, str | None):
+            raise UserError(f"{where}: solution: expected text, got {solution!r}")
         name, gold = str(r.get("id") or f"manufactoria-{i}"), solution and f"```manufactoria\n{solution}\n```"
         problems.append(Manufactoria(name, said["content"], cases_of(r["ground_truth"], where), split, gold))
     if not problems:
@@ -199,7 +232,9 @@ def cases_of(tests: object, where: str) -> tuple[Case, ...]:
     try:
         tests, cases = json.loads(tests) if isinstance(tests, str) else tests, []
         for t in tests or [None]:  # without tests every program would be right
-            case = Case(t["input"], t.get("expected_accepted", True), t.get("expected_output", ""), t.get("check_output", True))
+            case = Case(
+                t["input"], t.get("expected_accepted", True), t.get("expected_output", ""), t.get("check_output", True)
+            )
             if set(case.tape) - set("RBYG") or [type(v) for v in case] != [str, bool, str, bool]:
                 raise ValueError(f"got {t}")
             fits(case.output, "")
@@ -217,8 +252,14 @@ RULES = {  # of a pattern: what a tape should do, and whether it does
         "holds {pattern} in this order, with or without other colours between",
         lambda pattern, tape: all(c in rest for rest in [iter(tape)] for c in pattern),
     ),
-    "at least": ("holds at least {count} of the colour {colour}", lambda pattern, tape: tape.count(pattern[0]) >= len(pattern)),
-    "exactly": ("holds exactly {count} of the colour {colour}", lambda pattern, tape: tape.count(pattern[0]) == len(pattern)),
+    "at least": (
+        "holds at least {count} of the colour {colour}",
+        lambda pattern, tape: tape.count(pattern[0]) >= len(pattern),
+    ),
+    "exactly": (
+        "holds exactly {count} of the colour {colour}",
+        lambda pattern, tape: tape.count(pattern[0]) == len(pattern),
+    ),
 }
 
 
@@ -227,7 +268,9 @@ def solution_of(rule: str, colours: str, pattern: str) -> str:
     last = (size := len(pattern)) + (rule == "exactly")
 
     def after(found: int, colour: str) -> str:
-        fallen = max(k for k in range(size + 1) if (pattern[:found] + colour).endswith(pattern[:k]))  # where a run of colours goes on
+        fallen = max(
+            k for k in range(size + 1) if (pattern[:found] + colour).endswith(pattern[:k])
+        )  # where a run of colours goes on
         found = fallen if rule == "substring" else found + (colour == pattern[found % size])
         return f"q{found}" if found < last else "NONE" if rule == "exactly" else "end"
 
@@ -244,16 +287,27 @@ def tests_of(rng: random.Random, rule: str, colours: str, pattern: str) -> list[
     """Up to MAX_CASES tests: the pattern whole, turned round, begun twice, with a colour missing or one too many, and all of these among noise."""
     tapes = ["", *colours, pattern, pattern[::-1]]
     for i in range(1, len(pattern) + 1):
-        between = [c for c in colours if c not in pattern[i - 1 : i + 1]] or [pattern[i]]  # a neighbour's colour could leave the pattern whole
-        tapes += [pattern[:i] + rng.choice(between) + pattern[i:], pattern[:i] + pattern, pattern[: i - 1] + pattern[i:]]
+        between = [c for c in colours if c not in pattern[i - 1 : i + 1]] or [
+            pattern[i]
+        ]  # a neighbour's colour could leave the pattern whole
+        tapes += [
+            pattern[:i] + rng.choice(between) + pattern[i:],
+            pattern[:i] + pattern,
+            pattern[: i - 1] + pattern[i:],
+        ]
     for core in rng.choices(tapes, k=200):
         noise, gap = rng.choice([colours, colours.replace(pattern[0], "")]), rng.choice([0, 0, 2])
         inner = "".join(c + "".join(rng.choices(noise, k=rng.randint(0, gap))) for c in core)
-        tapes.append("".join(rng.choices(noise, k=rng.randint(0, 5))) + inner + "".join(rng.choices(noise, k=rng.randint(0, 5))))
+        tapes.append(
+            "".join(rng.choices(noise, k=rng.randint(0, 5))) + inner + "".join(rng.choices(noise, k=rng.randint(0, 5)))
+        )
     verdicts = {tape: RULES[rule][1](pattern, tape) for tape in tapes}
     few, many = sorted(([t for t in verdicts if verdicts[t] == wanted] for wanted in (True, False)), key=len)
     chosen = sorted([*few[: MAX_CASES // 2], *many][:MAX_CASES], key=len)
-    return [{"input": t, "expected_output": "", "expected_accepted": verdicts[t], "check_output": False, "description": ""} for t in chosen]
+    return [
+        {"input": t, "expected_output": "", "expected_accepted": verdicts[t], "check_output": False, "description": ""}
+        for t in chosen
+    ]
 
 
 def generate(count: int, longest: int, seed: int) -> list[dict]:
@@ -281,7 +335,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="generate Manufactoria problems")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=600)
-    parser.add_argument("--longest", type=int, default=5, choices=range(1, 13), metavar="N", help="longest pattern, colours")
+    parser.add_argument(
+        "--longest", type=int, default=5, choices=range(1, 13), metavar="N", help="longest pattern, colours"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:

@@ -1,6 +1,5 @@
 """Multiple-choice questions: the question bank, fair reshuffling of options, and the one grader of this kind of task."""
 
-import json
 import re
 import sys
 from collections import Counter
@@ -11,9 +10,14 @@ from zlib import crc32
 import numpy as np
 
 from common import UserError
-from prompts import LETTERS, find_answer
+from introspection import prompts
+from introspection.prompts import LETTERS, OPTION, plain
+from tasks.problem import SPLITS, Problem, read_records
 
-SPLITS = ("train", "val", "test", "test_clusters", "composite", "canary")
+# "Answer:" or "answer is"; the word alone ("the other answers") starts nothing, and "is not" says what it is not.
+_ANSWER = re.compile(r"\b(?:[Aa]nswer|ANSWER)\b[*_`]*(?:\s*:|\s+is\b(?!\s+not\b)\s*:?)[*_`]*\s*")
+_IN_BRACKETS = re.compile(r"\(([A-H])\)")
+_BARE = re.compile(r"[*_`\"']*([A-H])[*_`\"')]*\s*(?:[.;!\n]|$|-|:|,(?!\s*[A-H]\b))")
 # Options that point at other options lose their meaning when the order changes.
 _REFERS = re.compile(
     r"\b(?:all|none|any|both|neither|either|each) of (?:the|these|those)\b|\b(?:the above|above options?|all above)\b"
@@ -23,7 +27,7 @@ _REFERS = re.compile(
 
 
 @dataclass(frozen=True)
-class Question:
+class Question(Problem):
     """A question record; `answer` is the index of the right option; `variants` are its counterfactual twins."""
 
     id: str
@@ -38,6 +42,32 @@ class Question:
     @property
     def letter(self) -> str:
         return LETTERS[self.answer]
+
+    @property
+    def turn(self) -> str:
+        return self.turn_with(None)
+
+    def turn_with(self, point: str | None) -> str:
+        """The user turn that asks the question, with a learning point after it where there is one."""
+        return prompts.question_turn(self.question, list(self.options), point)
+
+    @property
+    def gold(self) -> str:
+        return f"Answer: {self.options[self.answer]} ({self.letter})"
+
+    def grade(self, text: str) -> bool:
+        return grade(text, self)
+
+    def view(self, draw) -> "Question":
+        """Options in a new order: no letter can be learned by heart."""
+        return same_views(self, 1, draw)[0]
+
+    def feedback(self, reveal: str, said: str = "", solution: str | None = None) -> str | None:
+        """See Problem. A right peer names the right answer too, so naming it beside reveals nothing more."""
+        if reveal == "nothing" and solution is None:
+            return None
+        told = prompts.told(self.explanation if reveal == "explanation" else None, solution)
+        return prompts.FEEDBACK.format(answer=plain(self.options[self.answer]), letter=self.letter, told=told)
 
     @property
     def movable(self) -> bool:
@@ -55,10 +85,44 @@ class Exchange:
     won: bool
 
 
+# ---- grading -------------------------------------------------------------------------------------------------------
+def find_answer(text: str, options: tuple[str, ...] | list[str] = ()) -> tuple[int, str] | None:
+    """(offset, letter) of the last 'Answer: ...' in a model turn: the letter in brackets in its sentence, or a bare one.
+
+    None without a letter, or where the sentence hedges between two ('Answer: (A) or (B)'). options: as they were shown; one that is
+    quoted whole counts whatever its text holds ('Answer: E. coli (C)', 'Answer: both (A) and (B) (D)').
+    """
+    matches = list(_ANSWER.finditer(text))
+    if not matches:
+        return None
+    start = matches[-1].end()
+    shown = (OPTION.format(letter=letter, text=plain(option)) for letter, option in zip(LETTERS, options, strict=False))
+    quoted = max((option for option in shown if text.startswith(option, start)), key=len, default="")
+    if quoted and not _IN_BRACKETS.search(re.split(r"[\n.;]", text[start + len(quoted) :])[0]):
+        return start + len(quoted) - 2, quoted[-2]
+    sentence = re.split(r"\n|(?<=\))[.;]|\.\s", text[start:])[0]
+    bracketed = list(_IN_BRACKETS.finditer(sentence))
+    if bracketed and "not" in sentence[: bracketed[0].start()].split():
+        return None
+    if len({match.group(1) for match in bracketed}) > 1:
+        # "vitamin (K) (B)": the letter ends the sentence right after an option's own bracket; anything else is a hedge.
+        *others, last = bracketed
+        if last.end() != len(sentence.rstrip()) or re.search(r"\b(?:or|and)\b|[,/&]", sentence[others[0].start() :]):
+            return None
+        bracketed = [last]
+    found = bracketed[0] if bracketed else _BARE.match(sentence)
+    return None if found is None else (start + found.start(1), found.group(1))
+
+
+def letter_in(text: str, options: tuple[str, ...] | list[str] = ()) -> str | None:
+    """The letter that a model turn answers; None where `find_answer` finds none."""
+    found = find_answer(text, options)
+    return found[1] if found else None
+
+
 def grade(text: str, question: Question) -> bool:
     """Whether a model turn gives the right letter. No letter, a hedge, or a letter outside the options is wrong."""
-    found = find_answer(text, question.options)
-    return found is not None and found[1] == question.letter
+    return letter_in(text, question.options) == question.letter
 
 
 def reshuffled(question: Question, gold_at: int, rng: np.random.Generator) -> Question:
@@ -68,36 +132,39 @@ def reshuffled(question: Question, gold_at: int, rng: np.random.Generator) -> Qu
     gold_at %= len(question.options)
     others = [text for i, text in enumerate(question.options) if i != question.answer]
     order = [others[i] for i in rng.permutation(len(others))]
-    return replace(question, options=(*order[:gold_at], question.options[question.answer], *order[gold_at:]), answer=gold_at)
+    return replace(
+        question, options=(*order[:gold_at], question.options[question.answer], *order[gold_at:]), answer=gold_at
+    )
 
 
-def read_records(path: Path, key: str) -> list[tuple[str, object]]:
-    """('file:place', record) of a file with one object a line, or of one that is a JSON list. Raises UserError; key: the setting that named it."""
-    if not path.is_file():
-        raise UserError(f"{key}: no such file '{path}'")
-    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    whole = raw.lstrip().startswith(b"[")
-    places = [("", raw)] if whole else [(f":{n}", line) for n, line in enumerate(raw.split(b"\n"), start=1) if line.strip()]
-    records = []
-    for place, text in places:
-        try:
-            records.append((f"{path}{place}", json.loads(text.decode("utf-8"))))
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-            raise UserError(f"{path}{place}: not JSON ({error})") from error
-    return [(f"{path}: record {i}", r) for i, r in enumerate(records[0][1], start=1)] if whole else records
+# ---- views ---------------------------------------------------------------------------------------------------------
+# A view is a question as a verification rollout shows it: the options reshuffled, the right one at a prescribed letter.
+def same_views(question: Question, n: int, rng: np.random.Generator) -> list[Question]:
+    """n orders of the question's own options; the right letter runs through all positions, so a letter earns chance."""
+    start = int(rng.integers(len(question.options)))
+    return [reshuffled(question, start + v, rng) for v in range(n)]
 
 
-def split_by_hash(text: str) -> str:
-    """Seven tenths train, one val, two test: the split of a problem whose record names none."""
-    drawn = crc32(text.encode()) % 10
-    return "train" if drawn < 7 else "val" if drawn == 7 else "test"
+def transfer_views(question: Question, pool: list[Question], n: int, rng: np.random.Generator) -> list[Question]:
+    """n other questions of the pool (each once before any repeats), the right letter running through all positions."""
+    others = [q for q in pool if q.id != question.id]
+    if not others:
+        raise UserError(
+            f"question '{question.id}': verify_on transfer needs a second question in cluster '{question.cluster}'"
+        )
+    chosen = [others[i] for _ in range(-(-n // len(others))) for i in rng.permutation(len(others))][:n]
+    start = int(rng.integers(len(question.options)))
+    return [reshuffled(q, start + v, rng) for v, q in enumerate(chosen)]
 
 
-def write_generated(path: Path, records: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+def twin_views(question: Question, n: int, rng: np.random.Generator) -> list[Question]:
+    """n orders of the question's counterfactual twins, in turn; none where the record has no twins."""
+    start = int(rng.integers(len(question.options)))
+    twins = question.variants
+    return [reshuffled(twins[v % len(twins)], start + v, rng) for v in range(n)] if twins else []
 
 
+# ---- loading -------------------------------------------------------------------------------------------------------
 def load_questions(path: Path, cluster: str = "") -> list[Question]:
     """The bank in a JSONL file, in its order; only clusters whose name starts with `cluster`.
 
@@ -107,7 +174,9 @@ def load_questions(path: Path, cluster: str = "") -> list[Question]:
     for where, record in from_published(read_records(path, "shared.questions"), path):
         question = parse_record(record, where)
         if question.id in line_of:
-            raise UserError(f"{where}: id '{question.id}' stands on line {line_of[question.id]} already; ids must differ")
+            raise UserError(
+                f"{where}: id '{question.id}' stands on line {line_of[question.id]} already; ids must differ"
+            )
         line_of[question.id] = where.rsplit(":", 1)[1]
         questions.append(question)
     if not questions:
@@ -115,7 +184,9 @@ def load_questions(path: Path, cluster: str = "") -> list[Question]:
     kept = [q for q in questions if q.cluster.startswith(cluster) or q.split == "canary"]
     if not any(q.split != "canary" for q in kept):
         known = sorted({q.cluster for q in questions})
-        raise UserError(f"shared.cluster: no question of a cluster that starts with '{cluster}' in {path}; there are {', '.join(known)}")
+        raise UserError(
+            f"shared.cluster: no question of a cluster that starts with '{cluster}' in {path}; there are {', '.join(known)}"
+        )
     return kept
 
 
@@ -125,14 +196,24 @@ def from_published(lines: list[tuple[str, object]], path: Path) -> list[tuple[st
     Their rows have no split: a tenth of the clusters becomes test_clusters, of the other questions a tenth val and a fifth
     test, by a hash of the name. Rows with two equal or empty options cannot be asked; they are left out and counted on stderr.
     """
-    kind = next((k for k in ("cop", "answer_idx") if lines and isinstance(lines[0][1], dict) and k in lines[0][1]), None)
+    kind = next(
+        (k for k in ("cop", "answer_idx") if lines and isinstance(lines[0][1], dict) and k in lines[0][1]), None
+    )
     if kind is None:
         return lines
     rows, left_out = [], []
-    if kind == "cop":  # the right option: 1 to 4 in the raw file, 0 to 3 in the hub's copy, -1 where answers are withheld
-        seen = {row.get("cop") if isinstance(row.get("cop"), int) else "no number" for _, row in lines if isinstance(row, dict)}
+    if (
+        kind == "cop"
+    ):  # the right option: 1 to 4 in the raw file, 0 to 3 in the hub's copy, -1 where answers are withheld
+        seen = {
+            row.get("cop") if isinstance(row.get("cop"), int) else "no number"
+            for _, row in lines
+            if isinstance(row, dict)
+        }
         if -1 in seen or not seen <= set(range(5)) or (0 in seen) == (4 in seen):
-            raise UserError(f"{path}: 'cop' should run from 1 to 4 (raw MedMCQA) or from 0 to 3 (hub copy); it has {sorted(map(str, seen))}")
+            raise UserError(
+                f"{path}: 'cop' should run from 1 to 4 (raw MedMCQA) or from 0 to 3 (hub copy); it has {sorted(map(str, seen))}"
+            )
         first = 0 if 0 in seen else 1
     for number, (where, row) in enumerate(lines, start=1):
         try:
@@ -143,15 +224,27 @@ def from_published(lines: list[tuple[str, object]], path: Path) -> list[tuple[st
             else:
                 options, answer = [str(row["options"][letter]) for letter in sorted(row["options"])], row["answer_idx"]
                 name, cluster, explanation = f"medqa-{number}", row.get("meta_info") or "medqa", None
-            record = {"id": name, "question": row["question"], "options": options, "answer": answer, "cluster": cluster, "explanation": explanation}
+            record = {
+                "id": name,
+                "question": row["question"],
+                "options": options,
+                "answer": answer,
+                "cluster": cluster,
+                "explanation": explanation,
+            }
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{where}: not a {'MedMCQA' if kind == 'cop' else 'MedQA'} row like the first line ({error!r})") from error
+            raise UserError(
+                f"{where}: not a {'MedMCQA' if kind == 'cop' else 'MedQA'} row like the first line ({error!r})"
+            ) from error
         if len({o.strip() for o in options} - {""}) < len(options):
             left_out.append(where)
             continue
         rows.append((where, record | {"split": split_of(name, cluster)}))
     if left_out:
-        print(f"{path}: {len(left_out)} rows with equal or empty options left out, the first is {left_out[0]}", file=sys.stderr)
+        print(
+            f"{path}: {len(left_out)} rows with equal or empty options left out, the first is {left_out[0]}",
+            file=sys.stderr,
+        )
     return rows
 
 
@@ -172,7 +265,9 @@ def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
     by_id, exchanges = {q.id: q for q in questions}, []
     for where, record in read_records(path, "grpo_introspect.exchanges"):
         turns = record.get("turns") if isinstance(record, dict) else None
-        if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("content"), str) for t in turns):
+        if not isinstance(turns, list) or not all(
+            isinstance(t, dict) and isinstance(t.get("content"), str) for t in turns
+        ):
             raise UserError(f"{where}: expected an object with 'turns', a list of objects with 'role' and 'content'")
         if not turns or [t.get("role") for t in turns] != ["user", "assistant"] * (len(turns) // 2):
             raise UserError(f"{where}: 'turns' must alternate user, assistant, and end with the assistant")
@@ -187,13 +282,24 @@ def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
         gold, final = record.get("gold") or question.letter, record.get("final_answer")
         letters = list(LETTERS[: len(question.options)])
         if gold not in letters or final not in [*letters, None]:
-            raise UserError(f"{where}: 'gold' and 'final_answer' must be letters from A to {letters[-1]}, got {gold!r} and {final!r}")
+            raise UserError(
+                f"{where}: 'gold' and 'final_answer' must be letters from A to {letters[-1]}, got {gold!r} and {final!r}"
+            )
         if gold != question.letter and not question.movable:
-            raise UserError(f"{where}: gold {gold!r} is not the bank's {question.letter!r}, and these options cannot be reordered")
+            raise UserError(
+                f"{where}: gold {gold!r} is not the bank's {question.letter!r}, and these options cannot be reordered"
+            )
         others = [text for i, text in enumerate(question.options) if i != question.answer]
         place = letters.index(gold)  # the conversation may have shown the options in another order
         shown = (*others[:place], question.options[question.answer], *others[place:])
-        exchanges.append(Exchange(record["id"], replace(question, options=shown, answer=place), tuple(t["content"] for t in turns), gold == final))
+        exchanges.append(
+            Exchange(
+                record["id"],
+                replace(question, options=shown, answer=place),
+                tuple(t["content"] for t in turns),
+                gold == final,
+            )
+        )
     if not exchanges:
         raise UserError(f"{path}: no exchanges in the file")
     return exchanges
@@ -213,13 +319,25 @@ def parse_record(record, where: str) -> Question:
         raise UserError(f"{where}: 'explanation' must be text, got {explanation!r}")
     options, answer = parse_options(record, where)
     variants = record.get("variants") or []
-    if not isinstance(variants, list) or not all(isinstance(v, dict) and isinstance(v.get("question"), str) for v in variants):
+    if not isinstance(variants, list) or not all(
+        isinstance(v, dict) and isinstance(v.get("question"), str) for v in variants
+    ):
         raise UserError(f"{where}: 'variants' must be a list of objects with 'question' and 'answer'")
-    question = Question(record["id"], record["question"], options, answer, record["cluster"], record["split"], explanation)
+    question = Question(
+        record["id"], record["question"], options, answer, record["cluster"], record["split"], explanation
+    )
     twins = []
     for i, variant in enumerate(variants, start=1):
         twin_options, twin_answer = parse_options({"options": list(options)} | variant, f"{where}, variant {i}")
-        twins.append(replace(question, id=f"{question.id}~{i}", question=variant["question"], options=twin_options, answer=twin_answer))
+        twins.append(
+            replace(
+                question,
+                id=f"{question.id}~{i}",
+                question=variant["question"],
+                options=twin_options,
+                answer=twin_answer,
+            )
+        )
     return replace(question, variants=tuple(twins))
 
 

@@ -8,15 +8,34 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from chat import Chat
-from common import ROOT, load_config
-from grpo_introspect import Config, load_data, questions_of_step, set_advantages
-from introspection import rollout_1, rollout_2, rollout_3
-from measure import Reader
-from models import eos_ids, load_policy, load_tokenizer
+from common import ROOT, load_config, walk
+from grpo_introspect import (
+    Config,
+    clip_otherwise,
+    fresh_advantages,
+    fresh_score,
+    load_data,
+    rewards_of,
+    scores_of,
+    standard_errors,
+    view_weights,
+)
+from introspection.losses import centred_advantages
+from introspection.models import load_chat, load_policy
+from introspection.reader import Reader
+from introspection.rollouts import rollout_1, rollout_2, rollout_3
 
 EOS = 3
-SMALL = ["steps=4", "questions_per_step=2", "group_size=4", "n_verify=2", "n_fresh=2", "save_every=2", "eval_every=2", "eval_questions=4"]
+SMALL = [
+    "steps=4",
+    "questions_per_step=2",
+    "group_size=4",
+    "n_verify=2",
+    "n_fresh=2",
+    "save_every=2",
+    "eval_every=2",
+    "eval_questions=4",
+]
 
 
 def tiny_llama(vocab_size: int = 32, dtype=torch.float32, seed: int = 0, **changes) -> LlamaForCausalLM:
@@ -47,8 +66,7 @@ def config(**changes) -> Config:
 @pytest.fixture(scope="session")
 def organism():
     cfg = config()
-    tokenizer = load_tokenizer(cfg.model)
-    return load_policy(cfg.model, cfg), Chat(tokenizer, eos_ids(cfg.model, tokenizer))
+    return load_policy(cfg.model, cfg), load_chat(cfg.model)
 
 
 def one_step(organism, cfg: Config, step: int = 1, exchanges: list | None = None):
@@ -57,19 +75,40 @@ def one_step(organism, cfg: Config, step: int = 1, exchanges: list | None = None
     train, _, _ = load_data(cfg)
     reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, step, 0))
     verify = {"verify_on": cfg.verify_on, "n_verify": cfg.n_verify, "transfer_pool": cfg.transfer_pool}
-    questions = questions_of_step(cfg, exchanges or train, step)
-    groups = rollout_1(reader, questions, train, group_size=cfg.group_size, correction_turns=cfg.correction_turns, **verify)
+    questions = walk(exchanges or train, step, cfg.questions_per_step, cfg.seed)
+    groups = rollout_1(
+        reader, questions, train, group_size=cfg.group_size, correction_turns=cfg.correction_turns, **verify
+    )
     asked = {"reveal": cfg.reveal, "introspect": cfg.introspect, "max_point_tokens": cfg.max_point_tokens}
     rollout_2(reader, groups, contributors=cfg.contributors, **asked)
     rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
-    return groups, [set_advantages(cfg, group) for group in groups], reader
+    return groups, [give_advantages(cfg, group) for group in groups], reader
+
+
+def give_advantages(cfg: Config, group) -> torch.Tensor:
+    """What main does to a group after the rollouts; its scores. test_stage1 holds main to it."""
+    scores, valid = scores_of(cfg, group)
+    centred = centred_advantages(scores, valid)
+    advantages = centred if cfg.baseline == "group_mean" else fresh_advantages(scores, valid, fresh_score(cfg, group))
+    if cfg.clip == "zero":
+        advantages = advantages.clamp(min=0)
+    else:
+        errors = standard_errors(rewards_of(group), valid, view_weights(cfg, group))
+        advantages = clip_otherwise(cfg, advantages, errors)
+    for point, advantage in zip(group.points, advantages.tolist(), strict=True):
+        point.advantage = advantage if point.valid else 0.0
+    return scores.masked_fill(~valid, float("nan"))
 
 
 def killed(command: list[str], log: Path, lines: int) -> None:
     """Runs a command and kills it without warning (kill -9) once a log has so many lines."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while not (log.exists() and log.read_text().count("\n") >= lines) and process.poll() is None and time.time() < deadline:
+    while (
+        not (log.exists() and log.read_text().count("\n") >= lines)
+        and process.poll() is None
+        and time.time() < deadline
+    ):
         time.sleep(0.02)
     assert process.poll() is None, "finished before it could be killed"
     process.kill()

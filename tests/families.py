@@ -29,9 +29,30 @@ GEMMA2 = (
 )
 # family: (template, bos, eos, special tokens, added tokens that are not special, all ids that end a turn)
 FAMILIES = {
-    "gemma4": (GEMMA4, "<bos>", "<eos>", ["<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>"], [], ["<eos>", "<turn|>"]),
-    "qwen3": (QWEN3, None, "<|im_end|>", ["<|endoftext|>", "<|im_start|>"], ["<think>", "</think>"], ["<|im_end|>", "<|endoftext|>"]),
-    "llama3": (LLAMA3, "<|begin_of_text|>", "<|eot_id|>", ["<|start_header_id|>", "<|end_header_id|>"], [], ["<|eot_id|>"]),
+    "gemma4": (
+        GEMMA4,
+        "<bos>",
+        "<eos>",
+        ["<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>"],
+        [],
+        ["<eos>", "<turn|>"],
+    ),
+    "qwen3": (
+        QWEN3,
+        None,
+        "<|im_end|>",
+        ["<|endoftext|>", "<|im_start|>"],
+        ["<think>", "</think>"],
+        ["<|im_end|>", "<|endoftext|>"],
+    ),
+    "llama3": (
+        LLAMA3,
+        "<|begin_of_text|>",
+        "<|eot_id|>",
+        ["<|start_header_id|>", "<|end_header_id|>"],
+        [],
+        ["<|eot_id|>"],
+    ),
     "gemma2": (GEMMA2, "<bos>", "<eos>", ["<start_of_turn>", "<end_of_turn>"], [], ["<eos>", "<end_of_turn>"]),
 }
 
@@ -43,7 +64,9 @@ def tokenizer_of(family: str) -> tuple[PreTrainedTokenizerFast, list[int]]:
     bpe = Tokenizer(models.BPE(vocab={"<pad>": 0} | {c: i + 1 for i, c in enumerate(alphabet)}, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", eos_token=eos, bos_token=bos, clean_up_tokenization_spaces=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<pad>", eos_token=eos, bos_token=bos, clean_up_tokenization_spaces=False
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     tokenizer.add_tokens(added)
     tokenizer.chat_template = template

@@ -10,14 +10,14 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-import prompts
 from baselines import grpo, reflect_retry, resd, sdpo, sft, ssd
-from baselines.arena import Arena, Problem, in_loss, load_problems
+from baselines.arena import Arena, in_loss, load_problems
 from baselines.grpo import penalties, rollouts, training_batch
-from common import ROOT, Run, UserError, load_config, rng
-from losses import group_advantages, policy_gradient, reduced
-from measure import Reader
-from rollout import Completion, Trajectory, inverse_cdf, truncated
+from common import ROOT, Options, UserError, load_config, rng
+from introspection import prompts
+from introspection.losses import group_advantages, policy_gradient
+from introspection.reader import Reader
+from introspection.sampling import Completion, Trajectory, inverse_cdf, truncated
 from tasks import countdown, function_calling, manufactoria
 
 SMALL = ["steps=2", "eval_problems=8", "problems_per_step=2", "n_eval=2", "save_every=1"]
@@ -29,22 +29,28 @@ def configured(module, stage: str, *overrides: str):
 
 def arena_of(module, stage: str, tmp_path, *overrides: str) -> Arena:
     cfg = configured(module, stage, *overrides)
-    return Arena(cfg, Run(tmp_path / stage, cfg, False), stage, False, reference=True)
+    return Arena(cfg, Options(tmp_path / stage), stage, reference=True)
 
 
 def script(stage: str, *arguments: str, config: str = "configs/bank.yaml"):
     command = [sys.executable, "-m", f"baselines.{stage}", "--config", config, *arguments]
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    return subprocess.run(
+        command, cwd=ROOT, text=True, capture_output=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
 
 
 # ---- equations -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("size", "wins", "high", "low"), [(8, 1, 2.474, -0.353), (8, 4, 0.935, -0.935), (32, 1, 5.477, -0.177)])
+@pytest.mark.parametrize(
+    ("size", "wins", "high", "low"), [(8, 1, 2.474, -0.353), (8, 4, 0.935, -0.935), (32, 1, 5.477, -0.177)]
+)
 def test_group_advantages_of_binary_rewards(size, wins, high, low):
     rewards = torch.tensor([[1.0] * wins + [0.0] * (size - wins)], dtype=torch.float64)
     scaled, centred = group_advantages(rewards, True)[0], group_advantages(rewards, False)[0]
     assert scaled[0].item() == pytest.approx(high, abs=1e-3) and scaled[-1].item() == pytest.approx(low, abs=1e-3)
     assert torch.allclose(centred, rewards[0] - wins / size)
-    assert (group_advantages(torch.full((2, size), 0.3, dtype=torch.float64), True) == 0).all()  # exactly, not a rounding error
+    assert (
+        group_advantages(torch.full((2, size), 0.3, dtype=torch.float64), True) == 0
+    ).all()  # exactly, not a rounding error
 
 
 def ragged() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -58,7 +64,7 @@ def ragged() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def our_gradient(reduction: str, max_length: int) -> torch.Tensor:
     logprobs, mask, advantages = ragged()
     lengths = mask.sum(1).double()
-    weights = reduced(advantages, lengths, reduction, len(lengths), max_length)
+    weights = grpo.reduce_loss(advantages, lengths, reduction, len(lengths), max_length)
     policy_gradient(logprobs[mask], weights.repeat_interleave(mask.sum(1)), lengths.sum().item()).backward()
     return logprobs.grad
 
@@ -67,7 +73,11 @@ def our_gradient(reduction: str, max_length: int) -> torch.Tensor:
 def test_reductions_are_their_definitions(reduction):
     logprobs, mask, advantages = ragged()
     losses = -advantages[:, None] * logprobs * mask
-    defined = {"sequence": (losses.sum(1) / mask.sum(1)).mean(), "token": losses.sum() / mask.sum(), "constant": losses.sum() / (6 * 9)}
+    defined = {
+        "sequence": (losses.sum(1) / mask.sum(1)).mean(),
+        "token": losses.sum() / mask.sum(),
+        "constant": losses.sum() / (6 * 9),
+    }
     defined[reduction].backward()
     assert torch.allclose(our_gradient(reduction, 9), logprobs.grad, atol=1e-12)
 
@@ -80,10 +90,24 @@ def test_reductions_are_those_of_trl(reduction, loss_type):
     trl = pytest.importorskip("trl", reason="requirements-dev.txt")
     logprobs, mask, advantages = ragged()
     trainer = MagicMock()
-    trainer.loss_type, trainer.beta, trainer.top_entropy_quantile, trainer.off_policy_mask_threshold = loss_type, 0.0, 1.0, None
-    trainer.importance_sampling_level, trainer.epsilon_low, trainer.epsilon_high, trainer.args.delta = "token", 0.2, 0.2, None
+    trainer.loss_type, trainer.beta, trainer.top_entropy_quantile, trainer.off_policy_mask_threshold = (
+        loss_type,
+        0.0,
+        1.0,
+        None,
+    )
+    trainer.importance_sampling_level, trainer.epsilon_low, trainer.epsilon_high, trainer.args.delta = (
+        "token",
+        0.2,
+        0.2,
+        None,
+    )
     trainer.use_vllm = trainer.aux_loss_enabled = trainer._entropy_bonus_enabled = False
-    trainer.max_completion_length, trainer.current_gradient_accumulation_steps, trainer.args.steps_per_generation = 9, 1, 1
+    trainer.max_completion_length, trainer.current_gradient_accumulation_steps, trainer.args.steps_per_generation = (
+        9,
+        1,
+        1,
+    )
     trainer.accelerator.num_processes, trainer._metrics = 1, {"train": defaultdict(list)}
     trainer.accelerator.gather = lambda x: x
     trainer._get_per_token_logps_and_entropies.return_value = (logprobs, torch.zeros_like(logprobs), None)
@@ -138,7 +162,9 @@ def test_grpo_rewards_the_right_answers_and_trains_their_tokens(tmp_path):
 def test_chains_are_cut_summarised_and_share_their_reward(tmp_path):
     arena = arena_of(grpo, "grpo", tmp_path, "max_generations=3", "summary_tokens=6", "loss=dr_grpo", "reward_kl=0.1")
     problems = arena.problems(1) + arena.problems(2)
-    limit = max(len(arena.chat.first(p.turn)) for p in problems) + 8  # answers with a rationale are longer than 8 tokens
+    limit = (
+        max(len(arena.chat.first(p.turn)) for p in problems) + 8
+    )  # answers with a rationale are longer than 8 tokens
     arena.cfg.context_limit = limit
     chains = rollouts(arena.cfg, arena.reader, problems)
     cut = [c for c in chains if len(c.generations) > 1]
@@ -148,16 +174,24 @@ def test_chains_are_cut_summarised_and_share_their_reward(tmp_path):
             text = arena.chat.text(prompt)
             if k % 2:  # a summary, asked for where the limit cut the answer
                 before, answered = chain.generations[k - 1]
-                assert text.rstrip().endswith("model") and prompts.SUMMARISE in text and prompt[: len(before) + len(answered.ids)] == before + answered.ids
+                assert (
+                    text.rstrip().endswith("model")
+                    and prompts.SUMMARISE in text
+                    and prompt[: len(before) + len(answered.ids)] == before + answered.ids
+                )
                 assert len(completion.ids) <= 6
             else:
-                assert len(prompt) + len(completion.ids) <= max(limit, len(prompt) + 1) and ("Summary so far" in text) == (k > 0)
+                assert len(prompt) + len(completion.ids) <= max(limit, len(prompt) + 1) and (
+                    "Summary so far" in text
+                ) == (k > 0)
         assert chain.answer is chain.generations[-1][1] and len(chain.generations) <= 5
     trajectories, weights = training_batch(arena.cfg, chains, [float(i) for i in range(len(chains))])
     at = 0
     for i, chain in enumerate(chains):
         part = weights[at : at + len(chain.generations)]
-        assert part == [part[0]] * len(part) and (part[0] == 0) == (i == 0)  # one advantage for every generation of a chain
+        assert part == [part[0]] * len(part) and (part[0] == 0) == (
+            i == 0
+        )  # one advantage for every generation of a chain
         at += len(chain.generations)
     assert at == len(trajectories)
     with torch.no_grad():
@@ -168,19 +202,25 @@ def test_chains_are_cut_summarised_and_share_their_reward(tmp_path):
 
 def test_only_the_reflection_is_trained_and_the_answer_is_not_shown(tmp_path):
     arena = arena_of(reflect_retry, "reflect_retry", tmp_path)
-    problem = next(p for p in arena.train if p.source.cluster.endswith("A"))
+    problem = next(p for p in arena.train if p.cluster.endswith("A"))
     attempt = arena.chat.content_ids("Answer: x (Z)") + arena.chat.between[:1]
     for reflect in (True, False):
         tries = [reflect_retry.failed(arena.reader, problem, attempt, reflect) for _ in range(4)]
-        reflect_retry.tried_again(arena.reader, tries, [(i,) for i in range(4)], reflect, 16)
+        reflect_retry.try_again(arena.reader, tries, [(i,) for i in range(4)], reflect, 16)
         for one in tries:
             t = one.trajectory()
             trained = [token for token, m in zip(t.ids, t.loss_mask, strict=True) if m]
             assert trained == (one.reflection if reflect else one.second).ids
-            assert problem.gold not in arena.chat.text(one.before) and (prompts.REFLECT in arena.chat.text(one.before)) == reflect
+            assert (
+                problem.gold not in arena.chat.text(one.before)
+                and (prompts.REFLECT in arena.chat.text(one.before)) == reflect
+            )
             assert one.right == problem.grade(arena.chat.text(one.second.ids))
         if reflect:
-            assert problem.turn.split("\n")[0] in arena.chat.text(list(tries[0].asked)) and len({tuple(t.reflection.ids) for t in tries}) > 1
+            assert (
+                problem.turn.split("\n")[0] in arena.chat.text(list(tries[0].asked))
+                and len({tuple(t.reflection.ids) for t in tries}) > 1
+            )
 
 
 def test_failures_are_wrong_and_different(tmp_path):
@@ -204,7 +244,7 @@ def test_a_rival_counts_what_it_collects(tmp_path):
 
 def test_an_answer_is_right_in_training_where_it_is_in_evaluation(tmp_path, monkeypatch):
     """A right answer that was cut off right behind is graded alike by all rivals and by `evaluate`."""
-    for module, stage, answers in ((sdpo, "sdpo", sdpo.answered), (resd, "resd", resd.answered)):
+    for module, stage, answers in ((sdpo, "sdpo", sdpo.answer), (resd, "resd", resd.answer)):
         arena = arena_of(module, stage, tmp_path / stage, "group_size=1", "shared.cluster=kidney-A")
         said = Completion(arena.chat.content_ids(arena.train[0].gold), [], False)
         monkeypatch.setattr(Reader, "sample", lambda self, prompts, *rest, said=said, **more: [said] * len(prompts))
@@ -214,13 +254,17 @@ def test_an_answer_is_right_in_training_where_it_is_in_evaluation(tmp_path, monk
 
 def test_clusters_are_of_questions_only():
     with pytest.raises(UserError, match=r"shared\.cluster"):
-        load_problems(configured(grpo, "grpo", "task=countdown", "shared.questions=data/countdown.jsonl", "shared.cluster=kidney"))
+        load_problems(
+            configured(grpo, "grpo", "task=countdown", "shared.questions=data/countdown.jsonl", "shared.cluster=kidney")
+        )
 
 
 def test_ssd_trains_on_answers_whether_right_or_wrong(tmp_path):
     arena = arena_of(ssd, "ssd", tmp_path, "shared.cluster=kidney-A")
     targets = ssd.generate(arena.cfg, arena)
-    assert {t["right"] for t in targets} == {True, False} and all(t["answer_ids"][-1] in arena.chat.eos_ids for t in targets)
+    assert {t["right"] for t in targets} == {True, False} and all(
+        t["answer_ids"][-1] in arena.chat.eos_ids for t in targets
+    )
     with pytest.raises(UserError, match="train_temperature"):
         configured(ssd, "ssd", "temperature=0.5")
 
@@ -228,11 +272,15 @@ def test_ssd_trains_on_answers_whether_right_or_wrong(tmp_path):
 def test_sft_says_the_right_answer_and_corrects_errors_only(tmp_path):
     arena = arena_of(sft, "sft", tmp_path, "shared.cluster=kidney-A")
     assert [t["problem_id"] for t in sft.make_targets(arena.cfg, arena)] == [p.id for p in arena.train]
-    told = arena_of(sft, "sft", tmp_path / "told", "shared.cluster=kidney-A", "on=corrections", "reveal=explanation", "attempts=2")
+    told = arena_of(
+        sft, "sft", tmp_path / "told", "shared.cluster=kidney-A", "on=corrections", "reveal=explanation", "attempts=2"
+    )
     corrected = [t["problem_id"] for t in sft.make_targets(told.cfg, told)]
     assert 0 < len(corrected) < 2 * len(told.train)
     problem = told.train[0]
-    assert problem.grade(sft.correction(problem, "answer")) and sft.correction(problem, "explanation").startswith(problem.source.explanation)
+    assert problem.grade(sft.correction(problem, "answer")) and sft.correction(problem, "explanation").startswith(
+        problem.explanation
+    )
     assert problem.grade(sft.correction(problem, "explanation"))
 
 
@@ -247,21 +295,30 @@ def test_gold_answers_are_right_in_every_task(tmp_path, task, records):
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
     problems = load_problems(configured(grpo, "grpo", f"task={task}", f"shared.questions={path}"))
     assert len(problems) == 60 and all(p.grade(p.gold) and not p.grade("") for p in problems)
-    assert all(p.feedback("answer", "no idea") and p.feedback("nothing") is None and "a peer" in p.feedback("nothing", "", "a peer") for p in problems)
+    assert all(
+        p.feedback("answer", "no idea")
+        and p.feedback("nothing") is None
+        and "a peer" in p.feedback("nothing", "", "a peer")
+        for p in problems
+    )
     assert {p.split for p in problems} == {"train", "val", "test"} and all(p.view(None) is p for p in problems)
 
 
 def test_views_of_questions_move_the_right_letter():
     problem = load_problems(configured(grpo, "grpo"))[0]
     views = [problem.view(rng(i)) for i in range(12)]
-    assert len({v.source.letter for v in views}) > 1 and all(isinstance(v, Problem) and v.grade(v.gold) for v in views)
+    assert len({v.letter for v in views}) > 1 and all(v.grade(v.gold) for v in views)
 
 
 # ---- command lines ---------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["grpo", "reflect_retry", "ssd", "sft", "sdpo", "resd"])
 def test_a_rival_runs_resumes_and_says_what_is_wrong(tmp_path, stage):
-    arguments = ["--run-dir", str(tmp_path / "run"), *(part for s in (*SMALL, "shared.cluster=kidney-A") for part in ("--set", s))]
+    arguments = [
+        "--run-dir",
+        str(tmp_path / "run"),
+        *(part for s in (*SMALL, "shared.cluster=kidney-A") for part in ("--set", s)),
+    ]
     done = script(stage, *arguments)
     assert done.returncode == 0 and f"{stage} finished" in done.stdout, done.stderr
     folder = tmp_path / "run" / stage

@@ -22,7 +22,7 @@ def test_taking_a_measure_away_changes_the_cost_and_not_the_tokens(model64, monk
 
 @pytest.mark.parametrize("variant", ["ours", "materialised"])
 def test_both_sides_of_the_memory_benchmark_run(monkeypatch, variant):
-    import update
+    from introspection import update
 
     monkeypatch.setattr(memory, "VOCABULARY", 2048)
     monkeypatch.setattr(update, "token_logprobs", update.token_logprobs)  # put back what the variant changes
@@ -46,11 +46,19 @@ def test_a_measurement_holds_both_sides_and_both_floors():
 def test_a_step_at_the_shapes_of_gemma(monkeypatch):
     pytest.importorskip("peft")
     monkeypatch.setattr(gemma, "VOCABULARY", 320)
-    monkeypatch.setattr(gemma.torch, "randint", lambda low, high, *args, original=torch.randint, **named: original(low, min(high, 320), *args, **named))
+    monkeypatch.setattr(
+        gemma.torch,
+        "randint",
+        lambda low, high, *args, original=torch.randint, **named: original(low, min(high, 320), *args, **named),
+    )
     sizes = gemma.SMALL | {"hidden_size": 16, "intermediate_size": 24, "hidden_size_per_layer_input": 4}
     model = gemma.random_gemma(sizes, "cpu", torch.float32)
-    assert gemma.weights_read(model) < 4 * sum(p.numel() for p in model.parameters())  # the per-layer table is looked up, not read
-    trainable = gemma.models.make_trainable(model, gemma.Shared(lora_rank=2, freeze_embeddings=True, gradient_checkpointing=True))
+    assert gemma.weights_read(model) < 4 * sum(
+        p.numel() for p in model.parameters()
+    )  # the per-layer table is looked up, not read
+    trainable = gemma.models.make_trainable(
+        model, gemma.Shared(lora_rank=2, freeze_embeddings=True, gradient_checkpointing=True)
+    )
     seconds = gemma.step(trainable, "cpu", (12, 6, 4, 3), questions=2, group=2)
     assert set(seconds) == {"rollout1", "rollout2", "rollout3", "update"}
 

@@ -22,7 +22,9 @@ def test_the_bundled_models_are_frozen(folder):
     text = (ROOT / ("organism/CARD.md" if folder == "organism/weights" else f"{folder}/CARD.md")).read_text()
     assert found in text and "## Known failures" in text
     build = json.loads((ROOT / folder / "build.json").read_text())
-    assert f"--seed {build['seed']} --dialect {build['dialect']} --steps {build['steps']} --late {build['late']}" in text
+    assert (
+        f"--seed {build['seed']} --dialect {build['dialect']} --steps {build['steps']} --late {build['late']}" in text
+    )
 
 
 @pytest.mark.slow

@@ -98,13 +98,21 @@ def test_group_of_one_is_fine_with_a_fresh_baseline(tmp_path):
 def test_every_setting_is_read_documented_and_unique():
     """No dead knobs: each field appears as an attribute somewhere outside its definition, and carries a comment."""
     code = "\n".join(p.read_text() for p in ROOT.glob("*.py"))
-    helpers = "\n".join((ROOT / name).read_text() for name in ("screen.py", "conditions.py", "recall.py", "invariance.py"))  # take a whole cfg
+    helpers = "\n".join(
+        (ROOT / name).read_text() for name in ("screen.py", "conditions.py", "recall.py", "invariance.py")
+    )  # take a whole cfg
     shared = {f.name for f in dataclasses.fields(Shared)}
     rivals = {f.name for f in dataclasses.fields(arena.Rival)}
     read_arena = (ROOT / "baselines/arena.py").read_text()
     files = [(Shared, "common.py", set(), code), (arena.Rival, "baselines/arena.py", shared, read_arena)]
-    files += [(module.Config, f"{module.__name__}.py", shared, helpers) for module in (grpo_introspect, evaluation, sft_recall, dream_tta)]
-    files += [(module.Config, f"{module.__name__.replace('.', '/')}.py", rivals, "") for module in (grpo, reflect_retry, resd, sdpo, ssd, sft)]
+    files += [
+        (module.Config, f"{module.__name__}.py", shared, helpers)
+        for module in (grpo_introspect, evaluation, sft_recall, dream_tta)
+    ]
+    files += [
+        (module.Config, f"{module.__name__.replace('.', '/')}.py", rivals, "")
+        for module in (grpo, reflect_retry, resd, sdpo, ssd, sft)
+    ]
     for config_class, file, inherited, elsewhere in files:
         source = (ROOT / file).read_text()
         for name in {f.name for f in dataclasses.fields(config_class)} - inherited:

@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 
 from common import ROOT
-from measure import Reader, cluster_means
-from prompts import question_turn
+from introspection.prompts import question_turn
+from introspection.reader import Reader
+from introspection.stats import cluster_means
+from reproduce.collect import collected
+from reproduce.cycle import moved, rounds, write_banks
 from tasks.mcq import load_exchanges, load_questions
-
-sys.path.insert(0, str(ROOT / "reproduce"))
-
-from collect import collected
-from cycle import moved, rounds, write_banks
 
 BANK = [json.loads(line) for line in (ROOT / "data/bank.jsonl").read_text().splitlines()]
 
@@ -37,7 +35,16 @@ def test_collected_exchanges_hold_the_wrong_answer_under_the_order_that_was_show
 
 
 def test_bad_input_to_collect_is_one_line(tmp_path):
-    command = [sys.executable, "reproduce/collect.py", "organism/weights", "--questions", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "e.jsonl")]
+    command = [
+        sys.executable,
+        "-m",
+        "reproduce.collect",
+        "organism/weights",
+        "--questions",
+        str(tmp_path / "none.jsonl"),
+        "--out",
+        str(tmp_path / "e.jsonl"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("collect: ") and done.stderr.count("\n") == 1
 
@@ -53,15 +60,21 @@ def test_rounds_share_out_the_clusters_and_their_types(tmp_path):
     seen = set()
     for number, part in enumerate(dealt[0], start=1):
         new, kept = (load_questions(tmp_path / f"{name}-{number}.jsonl") for name in ("round", "kept"))
-        assert {q.cluster for q in new if q.split == "train"} == set(part) and sum(q.split == "train" for q in new) == 80
+        assert {q.cluster for q in new if q.split == "train"} == set(part) and sum(
+            q.split == "train" for q in new
+        ) == 80
         seen |= set(part)
         assert {q.cluster for q in kept if q.split == "train"} == seen
         for bank in (new, kept):  # in the bank's order: reproduce/answers.py keys noise by place
-            assert [q.id for q in bank if q.split in ("test", "canary")] == [r["id"] for r in BANK if r["split"] in ("test", "canary")]
+            assert [q.id for q in bank if q.split in ("test", "canary")] == [
+                r["id"] for r in BANK if r["split"] in ("test", "canary")
+            ]
 
 
 def test_transfer_of_a_hand_made_matrix():
-    matrix = np.array([[0.1, 0.2, 0.3], [0.8, 0.25, 0.3], [0.6, 0.9, 0.5], [0.5, 0.7, 1.0]])  # (after a round, of a round)
+    matrix = np.array(
+        [[0.1, 0.2, 0.3], [0.8, 0.25, 0.3], [0.6, 0.9, 0.5], [0.5, 0.7, 1.0]]
+    )  # (after a round, of a round)
     learned = {"a": 1, "b": 2, "c": 3}
     after = [{name: [value - 0.05, value + 0.05] for name, value in zip(learned, row, strict=True)} for row in matrix]
     backward, forward = (moved(after, learned, way) for way in (True, False))

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-import library
 from common import ROOT, UserError, rng
-from prompts import find_answer, parse_point, plain, question_turn, reflection_turn, told
-from tasks.mcq import Question, grade, load_questions, reshuffled
+from introspection import library
+from introspection.prompts import parse_point, plain, question_turn, reflection_turn, told
+from tasks.mcq import Question, find_answer, grade, load_questions, reshuffled
 
 GOOD = {"id": "q1", "question": "What?", "options": ["x", "y", "z"], "answer": "B", "cluster": "c", "split": "train"}
 
@@ -20,7 +20,10 @@ def load(tmp_path, *lines):
 
 
 def question(**changes) -> Question:
-    return Question(**{"id": "q", "question": "?", "options": ("x", "y", "z", "w"), "answer": 1, "cluster": "c", "split": "train"} | changes)
+    return Question(
+        **{"id": "q", "question": "?", "options": ("x", "y", "z", "w"), "answer": 1, "cluster": "c", "split": "train"}
+        | changes
+    )
 
 
 BAD = {
@@ -59,7 +62,9 @@ def test_empty_bank_missing_file_and_unknown_cluster(tmp_path):
 
 def test_byte_order_mark_blank_lines_and_windows_line_ends_are_fine(tmp_path):
     path = tmp_path / "bank.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n" + json.dumps(GOOD | {"id": "q2"}).encode() + b"\r\n")
+    path.write_bytes(
+        b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n" + json.dumps(GOOD | {"id": "q2"}).encode() + b"\r\n"
+    )
     assert [q.id for q in load_questions(path)] == ["q1", "q2"]
 
 
@@ -67,7 +72,12 @@ def test_odd_bytes_and_separators(tmp_path):
     path = tmp_path / "bank.jsonl"
     path.write_bytes(json.dumps(GOOD | {"question": "a\u2028b"}, ensure_ascii=False).encode() + b"\n")
     assert load_questions(path)[0].question == "a\u2028b"
-    for line, place in ((b'{"id": "\xe9"}', ":1"), (b"[" * 100_000, ": not JSON"), (b"1" * 5000, ":1"), (b'[{"id": 1}]', ": record 1")):
+    for line, place in (
+        (b'{"id": "\xe9"}', ":1"),
+        (b"[" * 100_000, ": not JSON"),
+        (b"1" * 5000, ":1"),
+        (b'[{"id": 1}]', ": record 1"),
+    ):
         path.write_bytes(line)
         with pytest.raises(UserError, match=rf"bank\.jsonl{place}"):
             load_questions(path)
@@ -111,7 +121,12 @@ def test_an_option_that_is_quoted_whole_counts_whatever_it_says(options):
     for answer, letter in enumerate("ABCD"):
         q = question(options=options, answer=answer)
         said = f"so. Answer: {options[answer]} ({letter})"
-        for text in (said, f"{said}.", f"{said} because of it", f"{said}. The others, such as ({'BADC'[answer]}), do not fit"):
+        for text in (
+            said,
+            f"{said}.",
+            f"{said} because of it",
+            f"{said}. The others, such as ({'BADC'[answer]}), do not fit",
+        ):
             assert grade(text, q) and find_answer(text, options) == (said.rindex("(") + 1, letter), text
         assert not grade(f"{said} or ({'BADC'[answer]})", q)  # still a hedge
         assert not any(grade(said, question(options=options, answer=other)) for other in range(4) if other != answer)
@@ -138,7 +153,17 @@ def test_reshuffling_keeps_the_right_option_and_balances_its_letter():
 
 
 @pytest.mark.parametrize(
-    "option", ["All of the above", "none of these", "Both A and B", "both (A) and (B)", "A or C", "neither of the above", "option B", "the above"]
+    "option",
+    [
+        "All of the above",
+        "none of these",
+        "Both A and B",
+        "both (A) and (B)",
+        "A or C",
+        "neither of the above",
+        "option B",
+        "the above",
+    ],
 )
 def test_options_that_refer_to_others_stay_put(option):
     fixed = question(options=("x", "y", "z", option))
@@ -146,7 +171,9 @@ def test_options_that_refer_to_others_stay_put(option):
     assert reshuffled(fixed, 3, rng(0)) == fixed
 
 
-@pytest.mark.parametrize("option", ["both", "neither", "hellp syndrome only", "vitamin A and iron", "all day care", "above 140"])
+@pytest.mark.parametrize(
+    "option", ["both", "neither", "hellp syndrome only", "vitamin A and iron", "all day care", "above 140"]
+)
 def test_ordinary_options_may_move(option):
     assert question(options=("x", "y", "z", option)).movable
 
@@ -164,9 +191,14 @@ def test_point_parser(text, point):
     assert parse_point(text) == point
 
 
-@pytest.mark.parametrize("attack", ["</introspection>", "<introspection>", "< / INTROSPECTION >", "<recall>x</recall>", "</recall"])
+@pytest.mark.parametrize(
+    "attack", ["</introspection>", "<introspection>", "< / INTROSPECTION >", "<recall>x</recall>", "</recall"]
+)
 def test_data_cannot_open_or_close_our_blocks(attack):
-    for turn in (question_turn(attack, [attack, "y"], attack), reflection_turn(False, "A", attack, told(attack, attack))):
+    for turn in (
+        question_turn(attack, [attack, "y"], attack),
+        reflection_turn(False, "A", attack, told(attack, attack)),
+    ):
         own = turn.replace("inside <introspection></introspection>", "")
         assert "<introspection" not in own.lower() and "</" not in own and "<recall" not in own and "< /" not in own
     assert plain("a < b and <b>c</b>") == "a < b and <b>c</b>"
@@ -218,13 +250,17 @@ def record(text: str, n: int, acc_with: float, acc_without: float) -> dict:
 
 
 def test_merging_pools_counts_and_samples():
-    merged = library.merge([record("Refer from 140!", 4, 1.0, 0.5), record("refer from 140", 12, 0.5, 0.25), record("other", 4, 0, 0)])
+    merged = library.merge(
+        [record("Refer from 140!", 4, 1.0, 0.5), record("refer from 140", 12, 0.5, 0.25), record("other", 4, 0, 0)]
+    )
     assert [r["count"] for r in merged] == [2, 1]
     assert library.accuracies(merged[0]) == (pytest.approx(0.625), pytest.approx(0.3125), 16)
     low, high = library.interval(merged[0])
     assert low < library.gain(merged[0]) < high
     assert (
-        merged[0]["ci95"] == [low, high] and merged[0]["advantage_transfer"] == pytest.approx(library.gain(merged[0])) and merged[0]["advantage_same"] is None
+        merged[0]["ci95"] == [low, high]
+        and merged[0]["advantage_transfer"] == pytest.approx(library.gain(merged[0]))
+        and merged[0]["advantage_same"] is None
     )
 
 
@@ -237,13 +273,19 @@ def test_what_was_not_measured_is_merged_too():
 
 def test_near_duplicates_are_pooled_and_swapped_roles_are_not():
     assert library.essence("In sepsis, give fluids from 120!") == library.essence("sepsis: fluids at 120")
-    assert library.essence("urgent from 140, emergency from 160") != library.essence("emergency from 140, urgent from 160")
+    assert library.essence("urgent from 140, emergency from 160") != library.essence(
+        "emergency from 140, urgent from 160"
+    )
     assert library.essence("the is of") == "the is of"
 
 
 def test_library_command_line(tmp_path, capsys, monkeypatch):
     ideal = [json.loads(line) for line in (ROOT / "data/points_ideal.jsonl").read_text().splitlines()[:3]]
-    measured = ideal[0] | {"verified_on": [{"question_id": "x", "n": 8, "acc_with": 1.0, "acc_without": 0.25}], "ci95": [0.3, 1.0], "source": "loser"}
+    measured = ideal[0] | {
+        "verified_on": [{"question_id": "x", "n": 8, "acc_with": 1.0, "acc_without": 0.25}],
+        "ci95": [0.3, 1.0],
+        "source": "loser",
+    }
     leaking = measured | {"text": "the answer is B", "leak": True}
     path, out = tmp_path / "library.jsonl", tmp_path / "out.jsonl"
     write(path, [*ideal, measured | {"text": "better from 150"}, leaking, leaking])
@@ -290,8 +332,20 @@ def test_shipped_banks_load():
 
 # ---- files as they are published -----------------------------------------------------------------------------------
 def medmcqa(i: int, cop: int, **changes) -> dict:
-    row = {"question": f"Which sign is number {i}?", "exp": "Because.", "cop": cop, "opa": "one", "opb": "two", "opc": "three", "opd": "four"}
-    return row | {"subject_name": "Medicine", "topic_name": f"Topic {i % 7}", "id": f"id-{i}", "choice_type": "single"} | changes
+    row = {
+        "question": f"Which sign is number {i}?",
+        "exp": "Because.",
+        "cop": cop,
+        "opa": "one",
+        "opb": "two",
+        "opc": "three",
+        "opd": "four",
+    }
+    return (
+        row
+        | {"subject_name": "Medicine", "topic_name": f"Topic {i % 7}", "id": f"id-{i}", "choice_type": "single"}
+        | changes
+    )
 
 
 def write(path, rows: list[dict]):
@@ -315,15 +369,27 @@ def test_medmcqa_says_what_it_cannot_know_or_ask(tmp_path, capsys):
             load_questions(write(tmp_path / "x.json", [medmcqa(i, cop) for i, cop in enumerate(cops)]))
     rows = [medmcqa(i, 1 + i % 4, opb="one" if i in (3, 9) else "two") for i in range(12)]
     assert len(load_questions(write(tmp_path / "y.json", rows))) == 10
-    assert "2 rows with equal or empty options left out" in capsys.readouterr().err and "y.json:4" not in capsys.readouterr().out
+    assert (
+        "2 rows with equal or empty options left out" in capsys.readouterr().err
+        and "y.json:4" not in capsys.readouterr().out
+    )
     with pytest.raises(UserError, match=r"z.json:2: not a MedMCQA row"):
         load_questions(write(tmp_path / "z.json", [medmcqa(0, 1), {"cop": 4}]))
 
 
 def test_medqa_loads_as_published(tmp_path):
-    row = {"question": "A 3-year-old ...?", "answer": "Ringer", "options": {"A": "Saline", "B": "Ringer", "C": "Milk", "D": "Tea"}}
+    row = {
+        "question": "A 3-year-old ...?",
+        "answer": "Ringer",
+        "options": {"A": "Saline", "B": "Ringer", "C": "Milk", "D": "Tea"},
+    }
     row |= {"meta_info": "step1", "answer_idx": "B", "metamap_phrases": ["x"]}
     (question,) = load_questions(write(tmp_path / "medqa.jsonl", [row]))
-    assert question.letter == "B" and question.options[1] == "Ringer" and question.cluster == "step1" and question.id == "medqa-1"
+    assert (
+        question.letter == "B"
+        and question.options[1] == "Ringer"
+        and question.cluster == "step1"
+        and question.id == "medqa-1"
+    )
     with pytest.raises(UserError, match=r"medqa\.jsonl:1: 'answer' must be a letter"):
         load_questions(write(tmp_path / "medqa.jsonl", [row | {"answer_idx": "E"}]))

@@ -9,10 +9,11 @@ import pytest
 from conftest import killed
 
 import dream_tta
-import library
-from common import ROOT, Run, UserError, load_config
-from dream_tta import dreamt, evaluate, gap_closed, make_targets, varied
-from measure import Reader
+from common import ROOT, UserError, load_config
+from dream_tta import answer_variants, evaluate, gap_closed, make_targets, reward_answers, vary
+from introspection import library
+from introspection.reader import Reader
+from introspection.rundir import Run
 from tasks.mcq import load_questions
 
 BANK = load_questions(ROOT / "data/bank.jsonl")
@@ -44,13 +45,17 @@ def reader(organism):
 
 def test_variants_are_orders_and_twins_or_the_models_own(reader):
     question = next(q for q in BANK if q.id == "kidney-A-train-0")
-    (views,) = varied(settings("variants=12"), reader, [question])
+    (views,) = vary(settings("variants=12"), reader, [question])
     texts = {question.question} | {twin.question for twin in question.variants}
     assert {v.question for v in views} == texts and len({v.options for v in views}) > 2
     for view in views:
-        source = question if view.question == question.question else next(t for t in question.variants if t.question == view.question)
+        source = (
+            question
+            if view.question == question.question
+            else next(t for t in question.variants if t.question == view.question)
+        )
         assert view.options[view.answer] == source.options[source.answer]
-    (own,) = varied(settings("vary_with=model"), reader, [question])
+    (own,) = vary(settings("vary_with=model"), reader, [question])
     assert len(own) == 4 and all(v.question and sorted(v.options) == sorted(question.options) for v in own)
 
 
@@ -72,21 +77,30 @@ def test_labels_are_the_majority_with_the_point(reader, monkeypatch):
 def test_rewards_follow_the_label_the_gold_or_the_log_ratio(reader):
     questions = [q for q in BANK if q.cluster == "kidney-A" and q.split == "train"][:3]
     targets = [
-        {"question": q.question, "options": list(q.options), "point": "for kidney disease choose dialysis", "gold": q.letter, "label": "A"} for q in questions
+        {
+            "question": q.question,
+            "options": list(q.options),
+            "point": "for kidney disease choose dialysis",
+            "gold": q.letter,
+            "label": "A",
+        }
+        for q in questions
     ]
     rewards = {}
     for reward in ("majority", "gold", "log_ratio"):
-        trajectories, advantages, metrics = dreamt(settings(f"reward={reward}"), reader, targets)
-        rewards[reward] = metrics["reward"]
-        assert len(trajectories) == len(advantages) == 12 and min(advantages) == 0.0
+        cfg = settings(f"reward={reward}")
+        trajectories, completions = answer_variants(cfg, reader, targets)
+        earned = reward_answers(cfg, reader, targets, trajectories, completions)
+        rewards[reward] = sum(earned)
+        assert len(trajectories) == len(earned) == 12
         said = [reader.chat.text(t.segments[0][0]) for t in trajectories]
         assert not any("for kidney disease" in reader.chat.text(t.prompt_ids) for t in trajectories)
         if reward != "log_ratio":
             for k, text in enumerate(said):
                 wanted = targets[k // 4]["label" if reward == "majority" else "gold"]
-                assert (advantages[k] > 0) <= text.strip().endswith(f"({wanted})")
+                assert (earned[k] > 0) <= text.strip().endswith(f"({wanted})")
     assert len(set(rewards.values())) == 3
-    inside, _, _ = dreamt(settings("context=with"), reader, targets)
+    inside, _ = answer_variants(settings("context=with"), reader, targets)
     assert all("for kidney disease" in reader.chat.text(t.prompt_ids) for t in inside)
 
 
@@ -94,18 +108,31 @@ def test_tuning_stays_on_val():
     questions, points, groups = dream_tta.load_data(settings("dream_split=val", "shared.cluster=gout"))
     assert len(questions) == len(points) == 3 and {q.split for q in questions} == {"val"}
     assert {q.split for q in groups["target"] + groups["neighbour"]} == {"val"}
-    assert not {q.id for q in questions} & {q.id for q in groups["target"]} and {q.cluster for q in groups["target"]} == {"gout-A"}
+    assert not {q.id for q in questions} & {q.id for q in groups["target"]} and {
+        q.cluster for q in groups["target"]
+    } == {"gout-A"}
 
 
 def test_the_best_point_is_judged_by_all_samples_of_its_wording(tmp_path):
     """One sample of four that went well must not beat a wording that did well on a hundred."""
-    line = next(r for r in map(json.loads, (ROOT / "data/points_ideal.jsonl").read_text().splitlines()) if r["question_id"] == "kidney-A-train-0")
+    line = next(
+        r
+        for r in map(json.loads, (ROOT / "data/points_ideal.jsonl").read_text().splitlines())
+        if r["question_id"] == "kidney-A-train-0"
+    )
 
     def record(text: str, right: float, n: int) -> dict:
-        made = line | {"text": text, "verified_on": [{"question_id": "v", "n": n, "acc_with": right, "acc_without": 0.0}]}
+        made = line | {
+            "text": text,
+            "verified_on": [{"question_id": "v", "n": n, "acc_with": right, "acc_without": 0.0}],
+        }
         return made | {"ci95": library.interval(made)}
 
-    records = [record("lucky", 1.0, 8), *(record("lucky", 0.0, 8) for _ in range(9)), *(record("good", 0.9, 8) for _ in range(9))]
+    records = [
+        record("lucky", 1.0, 8),
+        *(record("lucky", 0.0, 8) for _ in range(9)),
+        *(record("good", 0.9, 8) for _ in range(9)),
+    ]
     path = tmp_path / "library.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
     _, points, _ = dream_tta.load_data(settings(f"library={path}"))
@@ -157,7 +184,15 @@ def test_agreement_is_measured_against_the_labels(reader):
 @pytest.mark.slow
 def test_the_script_dreams_stops_and_kill_minus_nine_changes_nothing(tmp_path):
     def command(folder: str, *more: str) -> list[str]:
-        words = [sys.executable, "dream_tta.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / folder), "--resume"]
+        words = [
+            sys.executable,
+            "dream_tta.py",
+            "--config",
+            "configs/bank.yaml",
+            "--run-dir",
+            str(tmp_path / folder),
+            "--resume",
+        ]
         return words + [word for change in (*SMALL, "steps=4", *more) for word in ("--set", change)]
 
     def run(*words: str):
@@ -172,7 +207,11 @@ def test_the_script_dreams_stops_and_kill_minus_nine_changes_nothing(tmp_path):
     for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl", "final/model.safetensors"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
     stopped = run("loud", "lr=0.05", "kl_coef=0")  # destroys the model, and the canary says so
-    assert stopped.returncode == 0 and "3 steps" not in stopped.stdout and "the stopping canary fell" in stopped.stderr + stopped.stdout
+    assert (
+        stopped.returncode == 0
+        and "3 steps" not in stopped.stdout
+        and "the stopping canary fell" in stopped.stderr + stopped.stdout
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Evaluation: the statistics, the conditions, and the script as a user runs it."""
+"""Evaluation: the statistics, the points, and the script as a user runs it."""
 
 import copy
 import itertools
@@ -12,13 +12,13 @@ import pytest
 import torch
 from conftest import config
 
-import conditions
 import eval as evaluation
-import invariance
-import library
-import recall
-from common import ROOT, Run, UserError, load_config
-from measure import Reader, bootstrap_clusters, bootstrap_pairs, cluster_means, estimate, holm, sign_flip
+from common import ROOT, Options, TablePhase, UserError, load_config
+from introspection import library
+from introspection.reader import Reader
+from introspection.stats import bootstrap_clusters, bootstrap_pairs, cluster_means, estimate, gain, holm, sign_flip
+from introspection.tables import invariance, points, recall, transfer
+from introspection.tables.condition import Cast, Condition
 from tasks.mcq import load_questions
 
 SMALL = ["group_size=2", "n_verify=2", "n_fresh=2", "best_of=3", "eval_questions=12", "splits=test_clusters"]
@@ -31,7 +31,9 @@ def settings(*changes: str):
 # ---- statistics ----------------------------------------------------------------------------------------------------
 def test_sign_flip_is_the_exact_permutation_test():
     values = np.array([0.3, -0.1, 0.25, 0.4, 0.05])
-    sums = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in itertools.product([1, -1], repeat=5)]
+    sums = [
+        abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in itertools.product([1, -1], repeat=5)
+    ]
     assert sign_flip(values) == sum(s >= abs(values.sum()) - 1e-12 for s in sums) / 32
     assert sign_flip(np.ones(12)) == 2 / 2**12
     assert sign_flip(np.full(30, 0.1)) < 0.001 and sign_flip(np.array([1.0, -1.0] * 10)) == 1.0
@@ -58,8 +60,12 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     draw, hits = np.random.default_rng(1), 0
     for _ in range(2000):
         shared = 0.1 + draw.normal(0, 0.1, (12, 1)) + draw.normal(0, 0.1, (12, 24))  # cluster, question
-        seeds = [shared + draw.normal(0, 0.03, (12, 1)) + draw.normal(0, 0.2, (12, 24)) for _ in range(3)]  # seed in cluster, noise
-        low, high = np.quantile(bootstrap_clusters([dict(enumerate(seed)) for seed in seeds], resamples=300), [0.025, 0.975])
+        seeds = [
+            shared + draw.normal(0, 0.03, (12, 1)) + draw.normal(0, 0.2, (12, 24)) for _ in range(3)
+        ]  # seed in cluster, noise
+        low, high = np.quantile(
+            bootstrap_clusters([dict(enumerate(seed)) for seed in seeds], resamples=300), [0.025, 0.975]
+        )
         hits += low <= 0.1 <= high
     assert 0.93 <= hits / 2000 <= 0.97
 
@@ -72,14 +78,23 @@ def test_composites_are_drawn_by_their_parents():
     assert means.std() > 1.2 * naive.std()
     row = estimate(seeds, "composite")
     assert row["p"] is None and row["low"] <= 0.5 <= row["high"]
-    questions = [{f"composite-{i}": [0.2, 0.3, 0.4] for i in range(9)}]  # table transfer: a question is a unit of its own
+    questions = [
+        {f"composite-{i}": [0.2, 0.3, 0.4] for i in range(9)}
+    ]  # table transfer: a question is a unit of its own
     assert estimate(questions, "composite") == estimate(questions, "test")
 
 
 def test_questions_that_a_condition_leaves_out_are_left_out_of_the_comparison():
     def unit(writer, gains):
         questions = [{"question_id": name, "cluster": name[0], "with": g, "without": 0.0} for name, g in gains.items()]
-        return {"writer": writer, "split": "test_clusters", "condition": "points", "reader": "start", "questions": questions, "generated_tokens": 1}
+        return {
+            "writer": writer,
+            "split": "test_clusters",
+            "condition": "points",
+            "reader": "start",
+            "questions": questions,
+            "generated_tokens": 1,
+        }
 
     units = [
         unit("start", {"a0": 0.1, "a1": 0.2, "b0": 0.3}),
@@ -92,13 +107,27 @@ def test_questions_that_a_condition_leaves_out_are_left_out_of_the_comparison():
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+    assert (
+        holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+        and holm([0.9, 0.8]) == [1.0, 1.0]
+        and holm([]) == []
+    )
 
 
 def test_table_pairs_trained_with_start_question_by_question():
     def unit(writer, reader, values):
-        questions = [{"question_id": str(i), "cluster": "ab"[i % 2], "with": w, "without": wo} for i, (w, wo) in enumerate(values)]
-        return {"writer": writer, "split": "test_clusters", "condition": "points", "reader": reader, "questions": questions, "generated_tokens": 5}
+        questions = [
+            {"question_id": str(i), "cluster": "ab"[i % 2], "with": w, "without": wo}
+            for i, (w, wo) in enumerate(values)
+        ]
+        return {
+            "writer": writer,
+            "split": "test_clusters",
+            "condition": "points",
+            "reader": reader,
+            "questions": questions,
+            "generated_tokens": 5,
+        }
 
     start = unit("start", "start", [(0.5, 0.5), (0.5, 0.25), (0.5, 0.5), (0.5, 0.25)])
     trained = unit("runs/x", "start", [(1.0, 0.5), (0.75, 0.25), (1.0, 0.5), (0.75, 0.25)])
@@ -114,21 +143,42 @@ def test_table_pairs_trained_with_start_question_by_question():
 
 def test_everyone_reads_everyone_and_the_handshake_is_a_difference_of_differences():
     plain, foreign = settings("blind=false", "best_of=0"), settings("blind=false", "best_of=0", "foreign=f")
-    assert conditions.writing(plain, "start", ["x"]) == [("points", "start")]
-    assert conditions.writing(plain, "x", ["x", "y"]) == [("points", "start"), ("points", "own")]
-    assert [r for _, r in conditions.writing(foreign, "start", ["x", "y"])] == ["start", "f", "x", "y"]
-    assert [r for _, r in conditions.writing(foreign, "x", ["x", "y"])] == ["start", "own", "f"]
-    assert [r for _, r in conditions.writing(foreign, "f", ["x", "y"])] == ["start", "own", "x", "y"]
+    assert points.conditions(plain, "start", ["x"]) == [Condition("points", "points", "start")]
+    assert [c.reader for c in points.conditions(plain, "x", ["x", "y"])] == ["start", "own"]
+    assert [c.reader for c in points.conditions(foreign, "start", ["x", "y"])] == ["start", "f", "x", "y"]
+    assert [c.reader for c in points.conditions(foreign, "x", ["x", "y"])] == ["start", "own", "f"]
+    assert [c.reader for c in points.conditions(foreign, "f", ["x", "y"])] == ["start", "own", "x", "y"]
 
     def unit(writer, reader, value):
         questions = [{"question_id": "0", "cluster": "a", "with": value, "without": 0.25}]
-        return {"writer": writer, "split": "test", "condition": "points", "reader": reader, "questions": questions, "generated_tokens": 1}
+        return {
+            "writer": writer,
+            "split": "test",
+            "condition": "points",
+            "reader": reader,
+            "questions": questions,
+            "generated_tokens": 1,
+        }
 
-    units = [unit("start", "start", 0.3), unit("start", "x", 0.4), unit("x", "start", 0.5), unit("x", "own", 0.9), unit("f", "x", 0.35), unit("f", "own", 0.8)]
-    rows = {(r["writer"], r["condition"], r["reader"]): r for r in evaluation.table(foreign, evaluation.with_differences(units))}
+    units = [
+        unit("start", "start", 0.3),
+        unit("start", "x", 0.4),
+        unit("x", "start", 0.5),
+        unit("x", "own", 0.9),
+        unit("f", "x", 0.35),
+        unit("f", "own", 0.8),
+    ]
+    rows = {
+        (r["writer"], r["condition"], r["reader"]): r for r in evaluation.table(foreign, points.expand(foreign, units))
+    }
     assert rows["trained", "handshake", "own"]["advantage"]["mean"] == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
-    assert rows["start", "points", "trained"]["advantage"]["mean"] == pytest.approx(0.15) and ("foreign", "points", "own") in rows
-    assert rows["trained", "points", "start"]["change"]["mean"] == pytest.approx(0.2)  # against the start writer and reader
+    assert (
+        rows["start", "points", "trained"]["advantage"]["mean"] == pytest.approx(0.15)
+        and ("foreign", "points", "own") in rows
+    )
+    assert rows["trained", "points", "start"]["change"]["mean"] == pytest.approx(
+        0.2
+    )  # against the start writer and reader
 
 
 # ---- conditions ----------------------------------------------------------------------------------------------------
@@ -142,33 +192,47 @@ def test_blind_writers_are_told_nothing_or_something_wrong(readers):
     cfg = settings()
     questions = evaluation.load_data(cfg)["test_clusters"]
     for reveal in ("nothing", "swapped"):
-        for group in conditions.written(cfg, readers, questions, reveal, 4, 2):
+        for group in points.write_points(cfg, readers, questions, reveal, 4, 2):
             q = group.question
             for point in group.points:
                 turn = readers.chat.text(point.turn_ids)
-                assert f"{q.options[q.answer]} ({q.letter})" not in turn and "Correct" not in turn and "learning point" in turn
+                assert (
+                    f"{q.options[q.answer]} ({q.letter})" not in turn
+                    and "Correct" not in turn
+                    and "learning point" in turn
+                )
                 assert ("The correct answer is" in turn) == ("Wrong" in turn) == (reveal == "swapped")
 
 
 def test_points_of_another_cluster_and_of_a_library(readers):
     cfg = settings("library=data/points_ideal.jsonl")
     questions = evaluation.load_data(cfg)["test_clusters"]
-    groups = conditions.written(cfg, readers, questions, "answer", 2, 2)
+    groups = points.write_points(cfg, readers, questions, "answer", 2, 2)
     texts = {g.question.id: [p.text for p in g.points] for g in groups}
     cluster = {g.question.id: g.question.cluster for g in groups}
-    for group in conditions.exchanged(cfg, groups):
+    points.swap_points(cfg, groups)
+    for group in groups:
         sources = {name for name, written in texts.items() if written == [p.text for p in group.points]}
         assert any(cluster[name] != group.question.cluster for name in sources)
     records = [
         {"question_id": questions[0].id, "text": text, "cluster": cluster, "ci95": ci95, "leak": text == "leak"}
-        for text, cluster, ci95 in (("one", "a", None), ("better", "a", [0.1, 0.2]), ("worse", "a", [0.0, 0.9]), ("leak", "a", [0.8, 0.9]), ("two", "b", None))
+        for text, cluster, ci95 in (
+            ("one", "a", None),
+            ("better", "a", [0.1, 0.2]),
+            ("worse", "a", [0.0, 0.9]),
+            ("leak", "a", [0.8, 0.9]),
+            ("two", "b", None),
+        )
     ]
-    (group,) = conditions.from_library(cfg, readers, questions, records)
+    (group,) = points.from_library(cfg, readers, questions, records)
     assert [p.text for p in group.points] == ["better. two"] and group.question is questions[0]
 
 
 def test_answers_that_are_kept_are_the_ones_that_would_be_sampled(readers):
-    keeping, prompts = replace(readers, kept={}, generated=0), [readers.prompt(q) for q in load_questions(ROOT / "data/bank.jsonl")[:6]]
+    keeping, prompts = (
+        replace(readers, kept={}, generated=0),
+        [readers.prompt(q) for q in load_questions(ROOT / "data/bank.jsonl")[:6]],
+    )
     numbers = [(i,) for i in range(6)]
     first = keeping.sample_kept(prompts[:4], 9, numbers[:4])
     both = keeping.sample_kept(prompts, 9, numbers)
@@ -182,8 +246,8 @@ def test_answers_that_are_kept_are_the_ones_that_would_be_sampled(readers):
 def test_best_of_is_measured_on_questions_where_it_was_not_chosen(readers, monkeypatch):
     cfg = settings("eval_questions=0")
     questions = [q for q in evaluation.load_data(cfg)["test_clusters"] if q.cluster in ("sepsis-A", "lung-B")]
-    groups = conditions.written(cfg, readers, questions, "answer", 3, 2)
-    lonely = conditions.written(cfg, readers, questions[:2], "answer", 3, 2)
+    groups = points.write_points(cfg, readers, questions, "answer", 3, 2)
+    lonely = points.write_points(cfg, readers, questions[:2], "answer", 3, 2)
     calls = []
 
     def scored(cfg, reader, groups):
@@ -192,13 +256,13 @@ def test_best_of_is_measured_on_questions_where_it_was_not_chosen(readers, monke
             for i, p in enumerate(g.points):
                 p.accuracies_V = p.accuracies_V.new_full((2,), [0.1, 0.9, 0.4][i])
 
-    monkeypatch.setattr(conditions, "tried", scored)
-    conditions.best_of(cfg, readers, groups, questions)
-    for (chosen_on, points, key), (measured_on, best, later), group in zip(*calls, groups, strict=True):
+    monkeypatch.setattr(points, "try_points", scored)
+    points.best_of(cfg, readers, groups, questions)
+    for (chosen_on, written, key), (measured_on, best, later), group in zip(*calls, groups, strict=True):
         assert not chosen_on & measured_on and group.question.id not in chosen_on | measured_on
-        assert best == [points[1]] and key != later
+        assert best == [written[1]] and key != later
     calls.clear()
-    conditions.best_of(cfg, readers, lonely, questions[:2])
+    points.best_of(cfg, readers, lonely, questions[:2])
     assert calls == [[], []]  # one other question cannot serve for both
 
 
@@ -216,29 +280,39 @@ def perturbed(organism, tmp_path_factory):
     return folder
 
 
-RECALL = ["table=recall", "library=data/points_ideal.jsonl", "wrong=data/points_wrong.jsonl", "splits=test,composite,test_clusters"]
+RECALL = [
+    "table=recall",
+    "library=data/points_ideal.jsonl",
+    "wrong=data/points_wrong.jsonl",
+    "splits=test,composite,test_clusters",
+]
 
 
 def test_every_condition_gives_its_own_text():
     records = {name: library.load_library(ROOT / f"data/points_{name}.jsonl") for name in ("ideal", "wrong")}
-    records["library"] = [r for r in records["ideal"] if not r["question_id"].startswith("composite") and r["cluster"] != "lung-B"]
+    records["library"] = [
+        r for r in records["ideal"] if not r["question_id"].startswith("composite") and r["cluster"] != "lung-B"
+    ]
     questions = {q.id: q for q in load_questions(ROOT / "data/bank.jsonl")}
     plain = next(q for q in questions.values() if q.split == "test")
     double = next(q for q in questions.values() if q.split == "composite")
     unknown = next(q for q in questions.values() if q.cluster == "lung-B")
     asked, sources = [plain, double, unknown], {name: q.question for name, q in questions.items()}
 
-    def texts(name):
-        return recall.given(name, asked, records, sources)
+    def texts(label):
+        return recall.texts_of(recall.GIVEN.get(label, label), asked, records, sources)
 
     (one, two, none), parents = texts("best point"), [texts(f"parent {k}") for k in (1, 2)]
     assert one in {r["text"] for r in records["library"] if r["question_id"] == plain.id} and none is None
     assert two == f"{parents[0][1]}. {parents[1][1]}" and parents[0][0] is None and parents[1][2] is None
-    own = {cluster: {r["text"] for r in records["library"] if r["cluster"] in cluster.split("+")} for cluster in (plain.cluster, double.cluster)}
+    own = {
+        cluster: {r["text"] for r in records["library"] if r["cluster"] in cluster.split("+")}
+        for cluster in (plain.cluster, double.cluster)
+    }
     random = texts("random point")
     assert random[0] not in own[plain.cluster] and random[1] not in own[double.cluster]
     assert texts("wrong point")[0] in {r["text"] for r in records["wrong"] if r["question_id"] == plain.id}
-    assert texts("ideal point")[1].count(". ") == 1 and texts("recall: emptied") == ["", "", ""]
+    assert texts("ideal point")[1].count(". ") == 1 and texts("emptied") == ["", "", ""]
     assert texts("BM25")[0] in own[plain.cluster]  # its own question is the best match
     assert texts("one point a cluster")[0].count(". ") == len({r["cluster"] for r in records["library"]}) - 1
 
@@ -256,58 +330,90 @@ def test_a_recalled_point_is_parsed_forced_or_read_by_the_start_model(readers, m
     def sample(self, prompt_ids, phase, *more, **options):
         done = real(self, prompt_ids, phase, *more, **options)
         asked.append((phase, [self.chat.tokenizer.decode(ids) for ids in prompt_ids]))
-        if phase == recall.RECALLING and done:  # the first turn recalls, the second does not
+        if phase == TablePhase.RECALLING and done:  # the first turn recalls, the second does not
             done[0].ids = self.chat.content_ids("<recall>urgent from 150</recall>Answer: none (A)") + [4]
         return done
 
     monkeypatch.setattr(Reader, "sample", sample)
-    (record,) = recall.recalled(cfg, readers, False, readers, [question], None)
-    read = dict(asked)[recall.ANSWERING]
+    own, start = recall.RECALLED
+    given, cast = [], Cast(readers, readers, readers, [question], {}, {})
+    monkeypatch.setattr(recall, "texts_of", lambda *_: given)
+    (record,) = recall.measure(cfg, start, cast)
+    read = dict(asked)[TablePhase.ANSWERING]
     assert read[0].count("Learning point: urgent from 150") == 1 and "Learning point" not in read[1]
     assert record["fired"] == 0.5 and record["text"] == "urgent from 150" and 0 <= record["score"] < 0.01
     asked.clear()
-    recall.recalled(cfg, readers, True, readers, [question], None)
-    assert dict(asked)[recall.ANSWERING] == []  # the recaller's own turn is its answer
-    recall.recalled(cfg, readers, True, readers, [question], ["another point"])
-    (swapped,) = dict(asked)[recall.ANSWERING]  # only where something was recalled
+    recall.measure(cfg, own, cast)
+    assert dict(asked)[TablePhase.ANSWERING] == []  # the recaller's own turn is its answer
+    given[:] = ["another point"]
+    recall.measure(cfg, recall.REPLACED[1], cast)
+    (swapped,) = dict(asked)[TablePhase.ANSWERING]  # only where something was recalled
     assert swapped.endswith("<recall>another point</recall>")
-    assert not any("Learning point" in text for text in dict(asked)[recall.UNAIDED])
-    assert recall.recalled(cfg, readers, True, readers, [question], [None]) == []
+    assert not any("Learning point" in text for text in dict(asked)[TablePhase.UNAIDED])
+    given[:] = [None]
+    assert recall.measure(cfg, recall.REPLACED[1], cast) == []
 
 
 def test_recall_is_judged_where_it_is_needed_and_beyond_its_parents():
     def records(values, **more):
-        return [{"question_id": str(i), "cluster": "a", "with": w, "without": wo} | {k: v[i] for k, v in more.items()} for i, (w, wo) in enumerate(values)]
+        return [
+            {"question_id": str(i), "cluster": "a", "with": w, "without": wo} | {k: v[i] for k, v in more.items()}
+            for i, (w, wo) in enumerate(values)
+        ]
 
     best = records([(1.0, 0.5), (1.0, 0.95), (0.6, 0.5), (0.9, 0.4)])
     assert recall.needs(best) == {"0": True, "1": False, "3": True}
     assert recall.auroc([0.9, 0.1, 0.5], [True, False, True]) == 1.0 and recall.auroc([0.5, 0.5], [True, False]) == 0.5
     assert recall.auroc([0.5], [True]) is None
-    said = records([(0.75, 0.5), (0.9, 0.95), (0.5, 0.5), (0.65, 0.4)], fired=[1.0, 0.0, 0.5, 0.5], score=[0.9, 0.1, 0.4, 0.6])
+    said = records(
+        [(0.75, 0.5), (0.9, 0.95), (0.5, 0.5), (0.65, 0.4)], fired=[1.0, 0.0, 0.5, 0.5], score=[0.9, 0.1, 0.4, 0.6]
+    )
     units = [
         {"writer": w, "split": "test", "condition": c, "reader": "start", "questions": q}
         for w, c, q in (("start", "best point", best), ("x", "recalled", said))
     ]
-    (line,) = evaluation.recall_summary(units)
+    (line,), text = recall.remark(units)
     assert (line["fires_needed"], line["fires_not_needed"], line["auroc"]) == (0.75, 0.0, 1.0)
-    assert line["gap_closed"] == pytest.approx(0.45 / 1.15) and "0.75 (n 2)" in evaluation.recall_lines([line])
+    assert line["gap_closed"] == pytest.approx(0.45 / 1.15) and "0.75 (n 2)" in text
     parents = [
-        {"writer": "start", "split": "composite", "condition": f"parent {k}", "reader": "start", "questions": records([(v, 0.3)])}
+        {
+            "writer": "start",
+            "split": "composite",
+            "condition": f"parent {k}",
+            "reader": "start",
+            "questions": records([(v, 0.3)]),
+        }
         for k, v in ((1, 0.5), (2, 0.4))
     ]
-    composed = {"writer": "x", "split": "composite", "condition": "recalled", "reader": "start", "questions": records([(0.9, 0.3)])}
-    made = evaluation.with_differences([*parents, composed])[-1]
-    assert made["condition"] == "interaction" and evaluation.gain(made["questions"][0]) == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
+    composed = {
+        "writer": "x",
+        "split": "composite",
+        "condition": "recalled",
+        "reader": "start",
+        "questions": records([(0.9, 0.3)]),
+    }
+    made = recall.expand(settings(*RECALL, "writers=x"), [*parents, composed])[-1]
+    assert made["condition"] == "interaction" and gain(made["questions"][0]) == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
 
 
 def test_the_matrix_tries_every_point_on_every_question(readers):
     cfg = settings("table=transfer", "eval_questions=0", "n_verify=1", "n_fresh=1")
     questions = [q for q in evaluation.load_data(cfg)["test_clusters"] if q.cluster in ("sepsis-A", "lung-B")][::4]
-    records = conditions.matrix(cfg, readers, readers, questions)
+    records = transfer.measure(
+        cfg, transfer.conditions(cfg, "start", [])[0], Cast(readers, readers, readers, questions, {}, {})
+    )
     pairs = {(r["question_id"], r["on"]) for r in records}
-    assert len(records) == len(pairs) and pairs == {(a, q.id) for a in {r["question_id"] for r in records} for q in questions}
-    units = conditions.by_pair([{"writer": "start", "questions": records}])
-    assert [u["condition"] for u in units] == ["lung-B on lung-B", "lung-B on sepsis-A", "own question", "sepsis-A on lung-B", "sepsis-A on sepsis-A"]
+    assert len(records) == len(pairs) and pairs == {
+        (a, q.id) for a in {r["question_id"] for r in records} for q in questions
+    }
+    units = transfer.expand(cfg, [{"writer": "start", "questions": records}])
+    assert [u["condition"] for u in units] == [
+        "lung-B on lung-B",
+        "lung-B on sepsis-A",
+        "own question",
+        "sepsis-A on lung-B",
+        "sepsis-A on sepsis-A",
+    ]
     assert sum(len(u["questions"]) for u in units) == len(records)
 
 
@@ -315,8 +421,12 @@ def test_the_label_test_finds_clusters_and_only_those():
     names = [f"{c}{i}" for c in "abc" for i in range(5)]
 
     def p_of(gain):
-        records = [{"question_id": a, "on": b, "cluster": a[0], "on_cluster": b[0], "with": gain(a, b), "without": 0.0} for a in names for b in names]
-        return conditions.label_test(records, draws=400)
+        records = [
+            {"question_id": a, "on": b, "cluster": a[0], "on_cluster": b[0], "with": gain(a, b), "without": 0.0}
+            for a in names
+            for b in names
+        ]
+        return transfer.label_test(records, draws=400)
 
     noise = np.random.default_rng(0)
     contrast, p = p_of(lambda a, b: (a[0] == b[0]) * 0.3 + (a == b) * 5.0)
@@ -324,16 +434,28 @@ def test_the_label_test_finds_clusters_and_only_those():
     assert p_of(lambda a, b: noise.normal())[1] > 0.05
 
 
+def measured(cfg, name, reader, questions):
+    return invariance.measure(cfg, Condition(name, name, "start"), Cast(reader, reader, reader, questions, {}, {}))
+
+
 def test_a_point_that_is_the_exchange_itself_is_invariant(readers, monkeypatch):
     cfg = settings("table=invariance")
     questions = evaluation.load_data(cfg)["test_clusters"][:2]
     seen, real = [], invariance.after_exchange
     monkeypatch.setattr(invariance, "after_exchange", lambda reader, point, view: reader.prompt(view, point.text))
-    records = invariance.invariance(cfg, "transfer", readers, readers, questions)
-    assert records and all(r["kl"] == pytest.approx(0.0, abs=1e-3) and r["distance"] == pytest.approx(0.0, abs=1e-5) for r in records)
-    monkeypatch.setattr(invariance, "after_exchange", lambda reader, point, view: seen.append((point, view, real(reader, point, view))) or seen[-1][2])
-    records = invariance.invariance(settings("table=invariance", "group_size=4"), "same", readers, readers, questions)
-    assert all(r["distance"] > 0.001 and abs(r["kl"]) > 0.01 for r in records) and any(r["distance_ceiling"] > 0 for r in records)
+    records = measured(cfg, "transfer", readers, questions)
+    assert records and all(
+        r["kl"] == pytest.approx(0.0, abs=1e-3) and r["distance"] == pytest.approx(0.0, abs=1e-5) for r in records
+    )
+    monkeypatch.setattr(
+        invariance,
+        "after_exchange",
+        lambda reader, point, view: seen.append((point, view, real(reader, point, view))) or seen[-1][2],
+    )
+    records = measured(settings("table=invariance", "group_size=4"), "same", readers, questions)
+    assert all(r["distance"] > 0.001 and abs(r["kl"]) > 0.01 for r in records) and any(
+        r["distance_ceiling"] > 0 for r in records
+    )
     for point, view, ids in seen:  # the exchange without its point, then the view's question
         text = readers.chat.tokenizer.decode(ids)
         *_, asked = text.split("<introspection></introspection>")  # the first one stands in the request for a point
@@ -345,7 +467,7 @@ def test_without_two_sound_points_nothing_is_compared(readers, monkeypatch):
     cfg = settings("table=invariance")
     monkeypatch.setattr(invariance, "sound", lambda group, point: False)
     questions = evaluation.load_data(cfg)["test_clusters"][:2]
-    assert [invariance.invariance(cfg, name, readers, readers, questions) for name in ("same", "again")] == [[], []]
+    assert [measured(cfg, name, readers, questions) for name in ("same", "again")] == [[], []]
 
 
 def test_asked_again_shows_no_answer_and_counts_the_same_letter(readers, monkeypatch):
@@ -358,20 +480,33 @@ def test_asked_again_shows_no_answer_and_counts_the_same_letter(readers, monkeyp
         return real(self, prompt_ids, phase, *more, **options)
 
     monkeypatch.setattr(Reader, "sample", sample)
-    records = invariance.invariance(cfg, "again", readers, readers, questions)
-    again, inside, fresh, without = (asked[invariance.AGAIN + k] for k in range(4))
+    records = measured(cfg, "again", readers, questions)
+    again, inside, fresh, without = (asked[TablePhase.AGAIN + k] for k in range(4))
     assert all("try again" in text and "Learning point" not in text for text in again)
-    assert all("try again" in text and "Learning point" in text for text in inside) and all("try again" not in text for text in fresh + without)
+    assert all("try again" in text and "Learning point" in text for text in inside) and all(
+        "try again" not in text for text in fresh + without
+    )
     assert not any("correct answer" in text for text in again + inside + fresh + without)
     assert again and all(0 <= r[name] <= 1 for r in records for name in invariance.PLACES)
-    rows = {u["condition"] for u in invariance.unfolded([{"condition": "again", "questions": records}])}
+    rows = {u["condition"] for u in invariance.expand(cfg, [{"condition": "again", "questions": records}])}
     assert rows == set(invariance.PLACES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("table, words", [("transfer", "permuted labels"), ("invariance", "| trained | kl, same | own |")])
+@pytest.mark.parametrize(
+    "table, words", [("transfer", "permuted labels"), ("invariance", "| trained | kl, same | own |")]
+)
 def test_the_other_tables_run(tmp_path, perturbed, table, words):
-    command = [sys.executable, "eval.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path), "--set", f"table={table}"]
+    command = [
+        sys.executable,
+        "eval.py",
+        "--config",
+        "configs/bank.yaml",
+        "--run-dir",
+        str(tmp_path),
+        "--set",
+        f"table={table}",
+    ]
     command += [word for change in (*SMALL, f"writers={perturbed}", "eval_questions=8") for word in ("--set", change)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and words in done.stdout, done.stderr
@@ -380,7 +515,9 @@ def test_the_other_tables_run(tmp_path, perturbed, table, words):
 @pytest.mark.slow
 def test_recallers_are_measured_and_resumed(tmp_path, perturbed):
     command = [sys.executable, "eval.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path), "--resume"]
-    command += [word for change in (*SMALL, *RECALL, f"writers={perturbed}", "eval_questions=4") for word in ("--set", change)]
+    command += [
+        word for change in (*SMALL, *RECALL, f"writers={perturbed}", "eval_questions=4") for word in ("--set", change)
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for words in (
@@ -393,12 +530,24 @@ def test_recallers_are_measured_and_resumed(tmp_path, perturbed):
     results = tmp_path / "eval/results.jsonl"
     lines = results.read_text().splitlines()
     results.write_text("\n".join(lines[:-3]) + "\n")
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0 and results.read_text().splitlines() == lines
+    assert (
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+        and results.read_text().splitlines() == lines
+    )
 
 
 @pytest.mark.slow
 def test_the_script_resumes_and_repeats_itself(tmp_path):
-    command = [sys.executable, "eval.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / "a"), "--set", "writers=organism/weights"]
+    command = [
+        sys.executable,
+        "eval.py",
+        "--config",
+        "configs/bank.yaml",
+        "--run-dir",
+        str(tmp_path / "a"),
+        "--set",
+        "writers=organism/weights",
+    ]
     command += [word for change in (*SMALL, "library=data/points_ideal.jsonl") for word in ("--set", change)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -441,12 +590,12 @@ def test_bad_settings_are_one_line(change, message):
 )
 def test_bad_files_are_one_line_before_any_work(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        evaluation.main(settings(*changes), Run(tmp_path / "x", None, False), dry_run=True)
+        evaluation.main(settings(*changes), Options(tmp_path / "x", dry_run=True))
 
 
 def test_without_a_writer_it_is_the_one_that_stage_1_trained_here(tmp_path, capsys):
     for expected in ("writers: start\n", f"writers: start, {tmp_path}/grpo_introspect/final\n"):
-        evaluation.main(settings(), Run(tmp_path / "eval", None, False), dry_run=True)
+        evaluation.main(settings(), Options(tmp_path / "eval", dry_run=True))
         assert expected in capsys.readouterr().out
         (tmp_path / "grpo_introspect/final").mkdir(parents=True, exist_ok=True)
         (tmp_path / "grpo_introspect/final/config.json").write_text("{}")

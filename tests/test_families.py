@@ -5,15 +5,15 @@ import torch
 from families import FAMILIES, tiny_gemma4, tokenizer_of
 from safetensors.torch import load_file, save_file
 
-import models
-import prompts
-from chat import Chat
+from benchmarks.common import take_step
 from common import Shared, UserError
-from logprobs import collate, packable, token_logprobs
-from losses import policy_gradient
-from rollout import Trajectory, noise, sample
+from introspection import models, prompts
+from introspection.chat import Chat
+from introspection.logprobs import collate, packable, token_logprobs
+from introspection.losses import policy_gradient
+from introspection.sampling import Trajectory, noise, sample
+from introspection.update import Updater
 from tasks.mcq import Question, grade
-from update import Updater
 
 PROMPTS = [[4, 8, 6, 7] * 6, [9, 10, 11], [4, 8, 6, 7] * 5 + [12, 13]]
 GEMMA_EOS = [1, 5]
@@ -36,7 +36,9 @@ def test_turns_by_ids_are_the_turns_of_the_template(family):
     settings = {"date_string": "01 Jan 2026", "enable_thinking": False}
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **settings)
     got = tokenizer.decode(ids)
-    if name == "qwen3":  # the empty thought that the prompt opened stays where the turn was sampled: ids are never rewritten
+    if (
+        name == "qwen3"
+    ):  # the empty thought that the prompt opened stays where the turn was sampled: ids are never rewritten
         assert got.count("<think>\n\n</think>\n\n") == 2 and rendered.count("<think>") == 1
         got = got.replace("<think>\n\n</think>\n\n", "", 1)
     assert got == rendered
@@ -90,7 +92,9 @@ def test_thoughts_are_no_answers(name, start, end):
     assert grade(spoken(start, "Answer: x (A)", end, "Answer: y (B)"), question)
     assert not grade(spoken("", start, "Answer: y (B)"), question)  # cut off while thinking
     assert spoken("Answer: y (B) still thinking", end, "no") == "no"  # the prompt had opened the thought
-    tokenizer.chat_template = tokenizer.chat_template.replace("<think>\n\n</think>\n\n", "<think>\n") + ("<|channel>" if name == "gemma4" else "")
+    tokenizer.chat_template = tokenizer.chat_template.replace("<think>\n\n</think>\n\n", "<think>\n") + (
+        "<|channel>" if name == "gemma4" else ""
+    )
     chat = Chat(tokenizer, ends)
     assert chat.thinks_first and spoken("Answer: y (B)") == "" and spoken("hm", end, "Answer: y (B)") == "Answer: y (B)"
     chat = Chat(*tokenizer_of(name))
@@ -143,7 +147,12 @@ def test_gemma4_gradient_is_that_of_the_definition(checkpointing):
         loss = loss + policy_gradient(logp, torch.full((3,), advantage), 9)
     loss.backward()
     before = [p.detach().clone() for p in model.parameters()]
-    Updater(model, "sgd", 1.0, 1e9, 1.0, 64).step(trajectories, advantages)
+    take_step(
+        Updater(model, optimizer="sgd", lr=1.0, temperature=1.0, max_tokens=64),
+        trajectories,
+        advantages,
+        max_grad_norm=1e9,
+    )
     assert not model.training
     assert len(passes) == (2 if checkpointing else 1)  # the forward pass runs again in the backward one
     for (name, wanted), old, new in zip(reference.named_parameters(), before, model.parameters(), strict=True):
@@ -157,7 +166,11 @@ def test_gemma4_folder_loads_whole_or_not_at_all(tmp_path):
     assert type(policy).__name__ == "Gemma4ForConditionalGeneration"
     weights = load_file(tmp_path / "model.safetensors")
     lost = next(name for name in weights if "layers.0.mlp.gate_proj" in name)
-    save_file({name: tensor for name, tensor in weights.items() if name != lost}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: tensor for name, tensor in weights.items() if name != lost},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     with pytest.raises(UserError, match="lacks weights") as error:
         models.load_policy(str(tmp_path), Shared())
     assert "layers.0.mlp.gate_proj" in str(error.value)
@@ -166,7 +179,11 @@ def test_gemma4_folder_loads_whole_or_not_at_all(tmp_path):
 def test_frozen_embeddings_stay_and_the_rest_moves():
     model = models.make_trainable(tiny_gemma4(dtype=torch.bfloat16), Shared(freeze_embeddings=True))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    update = Updater(model, "adamw", 1e-2, 1.0, 1.0, 64).step([Trajectory(PROMPTS[0], [([7, 20, 5], True)])], [1.0])
+    update = take_step(
+        Updater(model, optimizer="adamw", lr=1e-2, temperature=1.0, max_tokens=64),
+        [Trajectory(PROMPTS[0], [([7, 20, 5], True)])],
+        [1.0],
+    )
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert not any("embed_tokens" in name for name in moved) and any("q_proj" in name for name in moved)
     assert sum("embed_tokens" in name for name in before) == 2  # the tied one, and one embedding per layer
@@ -183,10 +200,15 @@ def test_lora_trains_fp32_adapters_and_merges_into_a_plain_folder(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), twin.parameters(), strict=True))
     trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name and p.dtype == torch.float32 for name, p in trained.items())
-    assert {name.split(".lora_")[0].rsplit(".", 1)[1] for name in trained} >= {"q_proj", "o_proj", "gate_proj", "down_proj"}
-    updater = Updater(policy, "adamw", 1e-2, 1.0, 1.0, 64)
+    assert {name.split(".lora_")[0].rsplit(".", 1)[1] for name in trained} >= {
+        "q_proj",
+        "o_proj",
+        "gate_proj",
+        "down_proj",
+    }
+    updater = Updater(policy, optimizer="adamw", lr=1e-2, temperature=1.0, max_tokens=64)
     for _ in range(2):  # the first step moves B away from zero, the second one moves A
-        updater.step([Trajectory(PROMPTS[0], [([7, 20, 5], True)])], [1.0])
+        take_step(updater, [Trajectory(PROMPTS[0], [([7, 20, 5], True)])], [1.0])
     completions = sample(policy, PROMPTS, 2, 6, 1.0, GEMMA_EOS, [(1, i) for i in range(6)])
     assert all(c.ids for c in completions)
     models.write_checkpoint(policy, updater, tmp_path)

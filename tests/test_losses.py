@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from conftest import config
 
-from losses import centred_advantages, clip_advantages, fresh_advantages, kl_k3, policy_gradient, standard_errors
+from grpo_introspect import clip_otherwise, fresh_advantages, standard_errors
+from introspection.losses import centred_advantages, kl_k3, policy_gradient
 
 
 def test_policy_gradient_equals_reinforce_by_hand():
@@ -20,7 +22,10 @@ def test_policy_gradient_equals_reinforce_by_hand():
 
 
 def test_k3_is_nonnegative_zero_at_equality_and_unbiased():
-    policy, ref = torch.log_softmax(torch.tensor([1.0, 0.0, -1.0]), 0), torch.log_softmax(torch.tensor([0.2, 0.5, -0.3]), 0)
+    policy, ref = (
+        torch.log_softmax(torch.tensor([1.0, 0.0, -1.0]), 0),
+        torch.log_softmax(torch.tensor([0.2, 0.5, -0.3]), 0),
+    )
     assert kl_k3(policy, policy).abs().max() == 0
     assert (kl_k3(policy, ref) >= 0).all()
     kl = (policy.exp() * (policy - ref)).sum()
@@ -29,7 +34,10 @@ def test_k3_is_nonnegative_zero_at_equality_and_unbiased():
 
 def test_k3_gradient_pulls_towards_the_reference():
     """Sampled from the policy, the expected gradient of k3 is that of KL(ref || policy): a step against it lowers that KL."""
-    logits, ref = torch.tensor([2.0, 0.0, -2.0], requires_grad=True), torch.log_softmax(torch.tensor([0.0, 0.0, 0.0]), 0)
+    logits, ref = (
+        torch.tensor([2.0, 0.0, -2.0], requires_grad=True),
+        torch.log_softmax(torch.tensor([0.0, 0.0, 0.0]), 0),
+    )
     logp = torch.log_softmax(logits, 0)
     (logp.exp().detach() * kl_k3(logp, ref)).sum().backward()
     expected = torch.softmax(logits.detach(), 0) - ref.exp()
@@ -70,10 +78,9 @@ def test_fresh_baseline_keeps_a_group_whose_points_all_help():
 
 def test_clipping_modes():
     advantages, errors = torch.tensor([-0.5, 0.1, 0.5]), torch.full((3,), 0.2)
-    assert clip_advantages(advantages, "none", errors, 1.0).tolist() == advantages.tolist()
-    assert clip_advantages(advantages, "zero", errors, 1.0).tolist() == pytest.approx([0, 0.1, 0.5])
-    assert clip_advantages(advantages, "lcb", errors, 1.0).tolist() == pytest.approx([0, 0, 0.3])
-    assert clip_advantages(advantages, "positive", errors, 1.0).tolist() == (advantages > 0).double().tolist()
+    assert clip_otherwise(config(clip="none"), advantages, errors).tolist() == advantages.tolist()
+    assert clip_otherwise(config(clip="lcb"), advantages, errors).tolist() == pytest.approx([0, 0, 0.3])
+    assert clip_otherwise(config(clip="positive"), advantages, errors).tolist() == (advantages > 0).double().tolist()
 
 
 def test_standard_error_matches_simulation_and_exists_at_one_view():
@@ -95,6 +102,7 @@ def test_lcb_takes_away_what_noise_alone_earns():
         scores = (torch.rand(16, 1, generator=generator) < 0.5).float()
         valid = torch.ones(16, dtype=torch.bool)
         advantages = centred_advantages(scores[:, 0], valid)
-        for mode in earned:
-            earned[mode] += clip_advantages(advantages, mode, standard_errors(scores, valid, torch.ones(1)), 1.0).mean().item() / 300
+        errors = standard_errors(scores, valid, torch.ones(1))
+        earned["zero"] += advantages.clamp(min=0).mean().item() / 300
+        earned["lcb"] += clip_otherwise(config(clip="lcb"), advantages, errors).mean().item() / 300
     assert earned["zero"] == pytest.approx(0.23, abs=0.03) and earned["lcb"] < 0.02

@@ -14,7 +14,14 @@ from tasks.finer import Finer
 from tasks.manufactoria import Case, Manufactoria, fits, generate, parse, program_of, walk
 
 # ---- programs for: accept the tapes that begin with R ('/' ends a line) --------------------------------------------------
-BEGINS = Manufactoria("p", "", tuple(Case(t, t.startswith("R")) for t in ("", "R", "B", "Y", "G", "RB", "BR", "RY", "YR", "GGR", "RRBYG", "BBBRB")), "test")
+BEGINS = Manufactoria(
+    "p",
+    "",
+    tuple(
+        Case(t, t.startswith("R")) for t in ("", "R", "B", "Y", "G", "RB", "BR", "RY", "YR", "GGR", "RRBYG", "BBBRB")
+    ),
+    "test",
+)
 BASE = "START start:/    NEXT look/PULLER_RB look:/    [R] end/END end"
 RIGHT = [
     BASE, BASE + ":", BASE + " # done", BASE + "   ", "/" + BASE + "//", "# first/" + BASE, "# first/    " + BASE, "    " + BASE, BASE.replace("    ", "\t"), BASE.replace("    ", "        "), BASE.replace("    ", "     \t "), BASE.replace("/", "\r/"),
@@ -70,7 +77,9 @@ def test_feedback_says_what_is_wrong():
     assert [row for row in said if not row[1].startswith("Parse error: ") or row[0] not in row[1]] == []
     assert [(p, why) for p, why in FAILING.items() if why not in manufactoria.feedback(turn(p), BEGINS)] == []
     assert {manufactoria.feedback(turn(p), BEGINS) for p in RIGHT} == {""}
-    assert "line 4:" in manufactoria.feedback(turn("# first//" + BASE.replace("look/", "look look/")), BEGINS)  # as the model counts them
+    assert "line 4:" in manufactoria.feedback(
+        turn("# first//" + BASE.replace("look/", "look look/")), BEGINS
+    )  # as the model counts them
 
 
 BLOCK = "```manufactoria\n" + BASE.replace("/", "\n") + "\n```"
@@ -87,16 +96,43 @@ TURNS = [
 
 def test_the_program_is_the_last_block_of_a_turn():
     assert [(text, manufactoria.grade(text, BEGINS)) for text, _ in TURNS] == TURNS
-    assert "no program was found" in manufactoria.feedback("I do not know", BEGINS) and program_of("```\na\n``````manufactoria\nb\n```") == "b"
+    assert (
+        "no program was found" in manufactoria.feedback("I do not know", BEGINS)
+        and program_of("```\na\n``````manufactoria\nb\n```") == "b"
+    )
 
 
 WALKS = [  # routes after START start:, a tape, what is left of it, the nodes it visits, why it is rejected
-    ("NEXT a/PULLER_RB a:/    [R] a/    [EMPTY] end", "RRYR", "YR", "start a a a end", ""),  # another colour is not taken off
-    ("NEXT a/PULLER_RB a:/    [R] a/    [EMPTY] end", "RBR", "R", "start a a NONE", "the tape was sent to NONE"),  # B is taken off, and has no branch
+    (
+        "NEXT a/PULLER_RB a:/    [R] a/    [EMPTY] end",
+        "RRYR",
+        "YR",
+        "start a a a end",
+        "",
+    ),  # another colour is not taken off
+    (
+        "NEXT a/PULLER_RB a:/    [R] a/    [EMPTY] end",
+        "RBR",
+        "R",
+        "start a a NONE",
+        "the tape was sent to NONE",
+    ),  # B is taken off, and has no branch
     ("NEXT a/PULLER_YG a:/    [Y] a/    [G] end", "YYGR", "R", "start a a a end", ""),
     ("NEXT a/PULLER_YG a:/    [Y] a/    [G] end", "YR", "R", "start a a NONE", "the tape was sent to NONE"),  # no EMPTY
-    ("NEXT a/PAINTER_YELLOW a:/    NEXT b/PAINTER_GREEN b:/    NEXT end", "RB", "RBYG", "start a b end", ""),  # at the back
-    ("NEXT a/PAINTER_BLUE a:/    NEXT b/PAINTER_RED b:/    NEXT c/PULLER_RB c:/    [B] end", "", "R", "start a b c end", ""),  # first in, first out
+    (
+        "NEXT a/PAINTER_YELLOW a:/    NEXT b/PAINTER_GREEN b:/    NEXT end",
+        "RB",
+        "RBYG",
+        "start a b end",
+        "",
+    ),  # at the back
+    (
+        "NEXT a/PAINTER_BLUE a:/    NEXT b/PAINTER_RED b:/    NEXT c/PULLER_RB c:/    [B] end",
+        "",
+        "R",
+        "start a b c end",
+        "",
+    ),  # first in, first out
     ("NEXT a/PULLER_RB a:/    [R] END", "R", "", "start a END", "there is no node 'END'"),
     ("NEXT a/PULLER_RB a:/    [R] start/    [EMPTY] end", "RR", "", "start a start a start a end", ""),
 ]
@@ -106,9 +142,16 @@ def test_a_tape_walks_as_described_and_a_thousand_nodes_at_most():
     for body, tape, left, path, fault in WALKS:
         assert walk(parse(f"START start:\n    {body}\nEND end".replace("/", "\n")), tape) == (left, path.split(), fault)
     for painters, ended in ((998, True), (999, False)):  # with start and end 1000 and 1001 nodes
-        chain = "".join(f"PAINTER_RED n{i}:\n    NEXT n{i + 1}\n" for i in range(painters)).replace(f"NEXT n{painters}\n", "NEXT end\n")
+        chain = "".join(f"PAINTER_RED n{i}:\n    NEXT n{i + 1}\n" for i in range(painters)).replace(
+            f"NEXT n{painters}\n", "NEXT end\n"
+        )
         left, path, fault = walk(parse(f"START start:\n    NEXT n0\n{chain}END end"), "B")
-        assert (path[-1] == "end", fault == "", len(path), left) == (ended, ended, 1000, "B" + "R" * (998 if ended else 999))
+        assert (path[-1] == "end", fault == "", len(path), left) == (
+            ended,
+            ended,
+            1000,
+            "B" + "R" * (998 if ended else 999),
+        )
 
 
 KEEP, LOSE, NONE = "START start:/    NEXT end/END end", BASE, "START start:/    NEXT NONE/END end"
@@ -121,7 +164,9 @@ VERDICTS = [
 
 
 def test_verdicts_weigh_output_and_acceptance():
-    assert [(c, p, manufactoria.grade(turn(p), Manufactoria("p", "", (c,), "test"))) for c, p, _ in VERDICTS] == VERDICTS
+    assert [
+        (c, p, manufactoria.grade(turn(p), Manufactoria("p", "", (c,), "test"))) for c, p, _ in VERDICTS
+    ] == VERDICTS
 
 
 def test_expected_outputs_match_as_re_does():
@@ -149,7 +194,11 @@ def test_expected_outputs_match_as_re_does():
     assert time.perf_counter() - began < 10  # not a speed test: `re` takes longer than anybody waits
 
 
-CHAIN = "START start:\n    NEXT n0\n" + "".join(f"PAINTER_RED n{i}:\n    NEXT n{i + 1}\n" for i in range(2400)) + "PULLER_RB n2400:\nEND end"
+CHAIN = (
+    "START start:\n    NEXT n0\n"
+    + "".join(f"PAINTER_RED n{i}:\n    NEXT n{i + 1}\n" for i in range(2400))
+    + "PULLER_RB n2400:\nEND end"
+)
 HOSTILE = [
     "START start:\n    NEXT a\nPAINTER_RED a:\n    NEXT a\nEND end", CHAIN, CHAIN * 3, "START start:\n" * 5000, "    [R] end\n" * 9000, "\n" * 10**6, "# no\n" * 10**5, "START start" + ":" * 10**5, "PULLER_RB " + "a" * 90_000,
     "PULLER_RB" + " " * 90_000 + "!", "START start:\n    NEXT " + "a" * 90_000, "START start:\n    [R]" + " " * 90_000, "```" * 10**5, "```manufactoria\n" * 10**5, "\x00" * 10**5, "é" * 10**6, "END end\n" + "PULLER_RB a:\n" * 10**4,
@@ -157,14 +206,19 @@ HOSTILE = [
 
 
 def test_hostile_programs_are_graded_in_bounded_time():
-    began, many = time.perf_counter(), Manufactoria("p", "", tuple(Case("RB" * 10, True, "(R+)+B", True) for _ in range(35)), "test")
+    began, many = (
+        time.perf_counter(),
+        Manufactoria("p", "", tuple(Case("RB" * 10, True, "(R+)+B", True) for _ in range(35)), "test"),
+    )
     for text in (t for hostile in HOSTILE for t in (turn(hostile), hostile, f"```\n{hostile}\n```")):
         assert not manufactoria.grade(text, many) and 0 < len(manufactoria.feedback(text, many)) <= 2000
     assert time.perf_counter() - began < 60  # not a speed test
 
 
 def test_feedback_shows_the_first_run_time_error_or_else_the_two_shortest_failures():
-    cases = tuple(Case(*c) for c in [("RRRB", False), ("RBB", False), ("R", True), ("RYYYYYY", False), ("BY", True), ("B", True)])
+    cases = tuple(
+        Case(*c) for c in [("RRRB", False), ("RBB", False), ("R", True), ("RYYYYYY", False), ("BY", True), ("B", True)]
+    )
     said = manufactoria.feedback(turn(BASE), Manufactoria("p", "", cases, "test"))
     assert (
         said
@@ -172,14 +226,25 @@ def test_feedback_shows_the_first_run_time_error_or_else_the_two_shortest_failur
     )
     said = manufactoria.feedback(turn(BASE), Manufactoria("p", "", cases[:4], "test"))
     assert (
-        said.count("Wrong answer") == 2 and said.index("'RBB'") < said.index("'RRRB'") and "RYY" not in said and "Run-time" not in said and "look > end" in said
+        said.count("Wrong answer") == 2
+        and said.index("'RBB'") < said.index("'RRRB'")
+        and "RYY" not in said
+        and "Run-time" not in said
+        and "look > end" in said
     )
     said = manufactoria.feedback(turn(BASE), Manufactoria("p", "", (Case("RB", True, "R+", True),), "test"))
     assert "Wrong answer" in said and "Expected: accepted, with 'R+' left\nGot: accepted, with 'B' left" in said
     chain = "".join(f"PAINTER_RED {'n' * 60}{i}:/    NEXT {'n' * 60}{i + 1}/" for i in range(20))
     long = f"START start:/    NEXT {'n' * 60}0/{chain}PAINTER_RED {'n' * 60}20:/    NEXT end/END end"
-    said = manufactoria.feedback(turn(long), Manufactoria("p", "", (Case("R" * 5000, False, "R" * 4999 + "R*", True),) * 3, "test"))
-    assert len(said) == 2000 and said.count("Wrong answer") == 2 and said.partition("\n\n")[0].count(" > ") == 14 and "at last nnn" in said
+    said = manufactoria.feedback(
+        turn(long), Manufactoria("p", "", (Case("R" * 5000, False, "R" * 4999 + "R*", True),) * 3, "test")
+    )
+    assert (
+        len(said) == 2000
+        and said.count("Wrong answer") == 2
+        and said.partition("\n\n")[0].count(" > ") == 14
+        and "at last nnn" in said
+    )
 
 
 # ---- files and generator -------------------------------------------------------------------------------------------------
@@ -197,12 +262,22 @@ RECORD = {
 
 def test_published_files_are_read_as_they_are(tmp_path):
     lines, listed = tmp_path / "has.jsonl", tmp_path / "has.json"
-    records = [RECORD, RECORD | {"ground_truth": json.dumps([TEST, {"input": "B"}]), "id": "", "solution": "END end", "split": "val"}]
+    records = [
+        RECORD,
+        RECORD | {"ground_truth": json.dumps([TEST, {"input": "B"}]), "id": "", "solution": "END end", "split": "val"},
+    ]
     lines.write_text("".join(json.dumps(r) + "\n\n" for r in records))
     listed.write_text(json.dumps(records, indent=2))
     one, two = problems = manufactoria.load(lines)
-    assert manufactoria.load(listed) == problems and (one.id, one.turn, one.gold) == ("x-1", "Accept R.", None) and one.split in ("train", "val", "test")
-    assert one.cases == (Case("R", True, "", False),) and two.cases == (*one.cases, Case("B", True, "", True))  # what is absent is what DELTA's server takes
+    assert (
+        manufactoria.load(listed) == problems
+        and (one.id, one.turn, one.gold) == ("x-1", "Accept R.", None)
+        and one.split in ("train", "val", "test")
+    )
+    assert one.cases == (Case("R", True, "", False),) and two.cases == (
+        *one.cases,
+        Case("B", True, "", True),
+    )  # what is absent is what DELTA's server takes
     assert (two.id, two.split, two.gold) == ("manufactoria-1", "val", "```manufactoria\nEND end\n```")
 
 
@@ -237,22 +312,35 @@ def test_manufactoria_files_are_checked(tmp_path):
 
 def test_generated_problems_are_solved_by_their_solutions_and_repeat(tmp_path, monkeypatch):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        monkeypatch.setattr("sys.argv", ["manufactoria", "--out", str(tmp_path / "runs" / name), "--count", "240", "--seed", str(seed)])
+        monkeypatch.setattr(
+            "sys.argv", ["manufactoria", "--out", str(tmp_path / "runs" / name), "--count", "240", "--seed", str(seed)]
+        )
         manufactoria.main()
     a, b, c = ((tmp_path / "runs" / name).read_bytes() for name in "abc")
     assert a == b != c
     records, problems = [json.loads(line) for line in a.splitlines()], manufactoria.load(tmp_path / "runs" / "a")
-    assert {r["name"] in p.turn and p.gold.count(r["solution"]) == 1 and manufactoria.grade(p.gold, p) for r, p in zip(records, problems, strict=True)} == {
-        True
-    }
-    assert len({(r["name"], p.turn) for r, p in zip(records, problems, strict=True)}) == 240 and {r["problem_family"] for r in records} == {
+    assert {
+        r["name"] in p.turn and p.gold.count(r["solution"]) == 1 and manufactoria.grade(p.gold, p)
+        for r, p in zip(records, problems, strict=True)
+    } == {True}
+    assert len({(r["name"], p.turn) for r, p in zip(records, problems, strict=True)}) == 240 and {
+        r["problem_family"] for r in records
+    } == {
         "contains_substring",
         "contains_ordered",
         "contains_count",
     }
-    assert all(3 <= sum(case.accepted for case in p.cases) <= len(p.cases) - 3 and len(p.cases) == len({case.tape for case in p.cases}) <= 35 for p in problems)
-    assert len({re.sub(r"\b[RBYG]+\b|\d", "_", r["name"]) for r in records}) == 4 and {len({*"".join(c.tape for c in p.cases)}) for p in problems} == {2, 4}
-    patterns = [re.search(r"\b[RBYG]+\b", r["name"]).group() * int(re.search(r"\d|$", r["name"]).group() or 1) for r in records]
+    assert all(
+        3 <= sum(case.accepted for case in p.cases) <= len(p.cases) - 3
+        and len(p.cases) == len({case.tape for case in p.cases}) <= 35
+        for p in problems
+    )
+    assert len({re.sub(r"\b[RBYG]+\b|\d", "_", r["name"]) for r in records}) == 4 and {
+        len({*"".join(c.tape for c in p.cases)}) for p in problems
+    } == {2, 4}
+    patterns = [
+        re.search(r"\b[RBYG]+\b", r["name"]).group() * int(re.search(r"\d|$", r["name"]).group() or 1) for r in records
+    ]
     split_of = dict(zip(patterns, (p.split for p in problems), strict=True))
     assert (
         [split_of[pattern] for pattern in patterns] == [p.split for p in problems]
@@ -272,13 +360,19 @@ def test_generated_tests_tell_a_rule_from_its_neighbours():
         ("exactly", "at least", "BB"),
     ):
         for colours in ["RB", "RBYG"] * 20:
-            p = Manufactoria("p", "", manufactoria.cases_of(manufactoria.tests_of(rng, rule, colours, pattern), ""), "test")
-            neighbours = [manufactoria.solution_of(*n) for n in ((other, colours, pattern), (rule, colours, pattern + "B"), (rule, colours, pattern[:-1]))]
+            p = Manufactoria(
+                "p", "", manufactoria.cases_of(manufactoria.tests_of(rng, rule, colours, pattern), ""), "test"
+            )
+            neighbours = [
+                manufactoria.solution_of(*n)
+                for n in ((other, colours, pattern), (rule, colours, pattern + "B"), (rule, colours, pattern[:-1]))
+            ]
             assert not any(manufactoria.grade(turn(wrong), p) for wrong in (*neighbours, KEEP, NONE)), (rule, colours)
             assert pattern[:1] + pattern in {case.tape for case in p.cases}  # begun twice
     restarts = "START start:/    NEXT a/PULLER_RB a:/    [R] b/    [B] a/PULLER_RB b:/    [R] c/    [B] a/PULLER_RB c:/    [R] a/    [B] end/END end"  # RRB, but forgets RR after RRR
     assert not manufactoria.grade(
-        turn(restarts), Manufactoria("p", "", manufactoria.cases_of(manufactoria.tests_of(rng, "substring", "RB", "RRB"), ""), "test")
+        turn(restarts),
+        Manufactoria("p", "", manufactoria.cases_of(manufactoria.tests_of(rng, "substring", "RB", "RRB"), ""), "test"),
     )
 
 
@@ -291,7 +385,11 @@ def test_solutions_follow_their_rule_on_every_short_tape():
     for (rule, pattern), language in languages.items():
         for colours in ("RBYG", "RB") if set(pattern) <= set("RB") else ("RBYG",):
             nodes = parse(manufactoria.solution_of(rule, colours, pattern))
-            assert [t for t in tapes if set(t) <= set(colours) and (walk(nodes, t)[2] == "") != bool(re.fullmatch(language, t))] == [], (rule, pattern)
+            assert [
+                t
+                for t in tapes
+                if set(t) <= set(colours) and (walk(nodes, t)[2] == "") != bool(re.fullmatch(language, t))
+            ] == [], (rule, pattern)
 
 
 # ---- FiNER -----------------------------------------------------------------------------------------------------------------
@@ -326,7 +424,11 @@ def test_finer_grader_on_labelled_outputs():
     ]
     began = time.perf_counter()
     assert [(text, finer.grade(text, TAGS)) for text, _ in rows] == rows
-    assert not finer.grade("<answer>" * 10**5, TAGS) and not finer.grade("</answer>" * 10**5, TAGS) and time.perf_counter() - began < 10
+    assert (
+        not finer.grade("<answer>" * 10**5, TAGS)
+        and not finer.grade("</answer>" * 10**5, TAGS)
+        and time.perf_counter() - began < 10
+    )
     numbers = [
         ("5,12,-3", True),
         ("5.0, $12.00, -3.0", True),
@@ -348,7 +450,10 @@ def test_finer_feedback_reveals_the_answer_unless_all_is_right():
         finer.feedback("<answer> Cash, Revenues, x, GOODWILL </answer>", TAGS)
         == f"2 of 4 tags are right in 'Cash, Revenues, x, GOODWILL'. The right answer is {TAGS.target}."
     )
-    assert finer.feedback("Cash", TAGS) == f"No answer stands between <answer> and </answer>. The right answer is {TAGS.target}."
+    assert (
+        finer.feedback("Cash", TAGS)
+        == f"No answer stands between <answer> and </answer>. The right answer is {TAGS.target}."
+    )
     assert len(finer.feedback(f"<answer>{'a' * 10**5}</answer>", TAGS)) < 700
 
 

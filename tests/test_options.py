@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from conftest import config, one_step
+from conftest import config, give_advantages, one_step
 
-import prompts
 from common import ROOT, UserError
-from grpo_introspect import load_data, point_record, set_advantages, training_batch
-from introspection import answer_logprobs
-from rollout import Trajectory
+from grpo_introspect import load_data, point_record, training_batch
+from introspection import prompts
+from introspection.rollouts import answer_logprobs
+from introspection.sampling import Trajectory
 from tasks.mcq import load_exchanges, load_questions
 
 
@@ -40,8 +40,12 @@ def test_not_writing_is_worth_no_point_and_costs_nothing(organism):
     group = groups[0]
     assert "else leave it empty" in reader.chat.text(group.points[0].turn_ids)
     silent = group.points[0]
-    silent.text, silent.accuracies_V, silent.rewards_V = "", group.fresh_accuracies_V.clone(), group.fresh_rewards_V.clone()
-    scores = set_advantages(cfg, group)
+    silent.text, silent.accuracies_V, silent.rewards_V = (
+        "",
+        group.fresh_accuracies_V.clone(),
+        group.fresh_rewards_V.clone(),
+    )
+    scores = give_advantages(cfg, group)
     assert scores[0].item() == pytest.approx(group.fresh_rewards_V.mean().item())
     for point, score in zip(group.points[1:], scores[1:], strict=True):
         if point.valid and point.text:
@@ -58,7 +62,9 @@ def test_empty_points_are_measured_as_no_point(organism, monkeypatch):
 
 def test_wrong_answers_are_sent_back(organism):
     """Every user turn between attempts says 'try again', winners are left alone, and only sampled turns can be trained."""
-    cfg = config(correction_turns=2, group_size=16, questions_per_step=8, mask="conversation", train_loser_attempt="true")
+    cfg = config(
+        correction_turns=2, group_size=16, questions_per_step=8, mask="conversation", train_loser_attempt="true"
+    )
     groups, _, reader = one_step(organism, cfg)
     lengths = set()
     for point in (p for g in groups for p in g.points):
@@ -70,7 +76,9 @@ def test_wrong_answers_are_sent_back(organism):
             assert len(before) == 4
         asked = point.exchange_ids
         assert point.trajectory(True, True).ids == asked + point.completion.ids
-        assert sum(point.trajectory(True, False).loss_mask) == len(point.attempt.completion.ids) + len(point.completion.ids)
+        assert sum(point.trajectory(True, False).loss_mask) == len(point.attempt.completion.ids) + len(
+            point.completion.ids
+        )
     assert lengths >= {0, 4}
     trajectories, _ = training_batch(cfg, groups)
     for point, trajectory in zip((p for g in groups for p in g.points), trajectories, strict=True):
@@ -108,17 +116,24 @@ def test_invariance_is_the_answers_log_probability_after_the_exchange_against_af
         for point in group.points:
             for v, verification in enumerate(point.verifications):
                 view, answer = group.views_V[v], verification.segments[0][0]
-                told = point.exchange_ids + empty + reader.chat.next(empty, prompts.question_turn(view.question, list(view.options)))
-                after_exchange, after_point = answer_logprobs(reader, [Trajectory(told, [(answer, True)]), verification])
+                told = point.exchange_ids + empty + reader.chat.next(empty, view.turn)
+                after_exchange, after_point = answer_logprobs(
+                    reader, [Trajectory(told, [(answer, True)]), verification]
+                )
                 assert point.rewards_V[v].item() == pytest.approx(after_exchange - after_point, abs=1e-3)
     with pytest.raises(UserError, match="invariance"):
         config(reward="invariance", baseline="fresh")
 
 
 def exchange(question, **changes) -> dict:
-    asked = prompts.question_turn(question.question, list(question.options))
+    asked = question.turn
     turns = [("user", asked), ("assistant", "Answer: x (A)"), ("user", "No."), ("assistant", "Answer: y (B)")]
-    record = {"id": "e1", "question_id": question.id, "turns": [{"role": r, "content": c} for r, c in turns], "final_answer": "B"}
+    record = {
+        "id": "e1",
+        "question_id": question.id,
+        "turns": [{"role": r, "content": c} for r, c in turns],
+        "final_answer": "B",
+    }
     return record | changes
 
 
@@ -133,7 +148,12 @@ def test_collected_conversations_take_the_place_of_rollout_1(organism, tmp_path)
     groups, _, reader = one_step(organism, cfg, exchanges=[collected])
     for point in groups[0].points:
         text = reader.chat.text(point.exchange_ids)
-        assert text.index("Answer: x (A)") < text.index("No.") < text.index("Answer: y (B)") < text.index(f"({gold}). What were you missing?")
+        assert (
+            text.index("Answer: x (A)")
+            < text.index("No.")
+            < text.index("Answer: y (B)")
+            < text.index(f"({gold}). What were you missing?")
+        )
         assert not any(point.trajectory(False, False).loss_mask[: len(point.exchange_ids)])
         assert point_record(cfg, 1, groups[0], point, 0)["exchange_id"] == "e1"
 

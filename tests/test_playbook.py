@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-import prompts
+from baselines.playbook import SECTIONS, Entry, Playbook, load_playbook, shown
 from common import ROOT, UserError, rng
-from playbook import SECTIONS, Entry, Playbook, load_playbook, shown
+from introspection import prompts
 
 
 def book(*entries: tuple[str, int, int, int], updates: int = 0) -> Playbook:
@@ -26,16 +26,26 @@ def texts(playbook: Playbook) -> str:
 def test_tags_are_lines_of_an_id_and_a_tag():
     text = "[str-00001]: helpful\n- mis-00002 harmful.\nstr-00003 = neutral\noth-00004: maybe\nI think str-00005: helpful\nPH-00006: helpful\nstr-7: harmful"
     assert prompts.parse_tags(text) == {"str-00001": "helpful", "mis-00002": "harmful", "str-00003": "neutral"}
-    assert prompts.parse_tags("oth-00001: helpful\noth-00001: harmful\noth-00002: helpful\noth-00002: helpful") == {"oth-00002": "helpful"}
+    assert prompts.parse_tags("oth-00001: helpful\noth-00001: harmful\noth-00002: helpful\noth-00002: helpful") == {
+        "oth-00002": "helpful"
+    }
     assert prompts.parse_tags("") == {} == prompts.parse_tags("<introspection>urgent from 140</introspection>")
-    assert all(len(prefix) == 3 and prompts.parse_tags(f"{prefix}-00001: helpful") for prefix in SECTIONS.values())  # every entry can be tagged
+    assert all(
+        len(prefix) == 3 and prompts.parse_tags(f"{prefix}-00001: helpful") for prefix in SECTIONS.values()
+    )  # every entry can be tagged
 
 
 def test_curations_are_well_closed_blocks():
     two = "<introspection>others: one\n more</introspection> and <introspection>two</introspection>"
     assert prompts.parse_entries(two) == ["others: one more", "two"]
     assert prompts.parse_entries("<introspection> </introspection>") == []  # nothing to add is a decision
-    for broken in ("", "one", "<introspection>one", "<introspection><introspection>one</introspection>", "<introspection>one</introspection></introspection>"):
+    for broken in (
+        "",
+        "one",
+        "<introspection>one",
+        "<introspection><introspection>one</introspection>",
+        "<introspection>one</introspection></introspection>",
+    ):
         assert prompts.parse_entries(broken) is None, broken
 
 
@@ -44,13 +54,19 @@ def test_entries_have_sections_ids_and_counts():
     playbook = Playbook()
     first = playbook.add("Common mistakes to avoid: a threshold is reached, not passed")
     assert (first.id, first.text) == ("mis-00001", "a threshold is reached, not passed")
-    assert playbook.add("sepsis: urgent from 120").id == "oth-00002" and playbook.entries[1].text == "sepsis: urgent from 120"  # no section of ours
+    assert (
+        playbook.add("sepsis: urgent from 120").id == "oth-00002"
+        and playbook.entries[1].text == "sepsis: urgent from 120"
+    )  # no section of ours
     assert playbook.add("others: The threshold is reached, not passed!") is None and playbook.add("others: ") is None
     assert playbook.tag({"mis-00001": "helpful", "oth-00002": "neutral", "oth-00009": "harmful"}) == 1
     playbook.updates = 3
     playbook.tag({"mis-00001": "harmful"})
     assert str(playbook).splitlines()[0] == "[mis-00001] helpful=1 harmful=1 :: a threshold is reached, not passed"
-    assert [e.last_used for e in playbook.entries] == [3, 0] and [e.kind for e in playbook.entries] == ["harmful", "unused"]
+    assert [e.last_used for e in playbook.entries] == [3, 0] and [e.kind for e in playbook.entries] == [
+        "harmful",
+        "unused",
+    ]
     again = Playbook(**json.loads(json.dumps(playbook.state())))
     assert again.state() == playbook.state() and again.add("new").id == "oth-00003"
     again.entries = []
@@ -58,7 +74,16 @@ def test_entries_have_sections_ids_and_counts():
 
 
 # ---- Concise ---------------------------------------------------------------------------------------------------------
-LIFE = (("a", 2, 0, 1), ("b", 0, 0, 9), ("c", 1, 1, 10), ("d", 0, 0, 8), ("e", 3, 1, 4), ("f", 1, 3, 10), ("g", 0, 0, 10), ("h", 1, 0, 4))  # c, f are harmful
+LIFE = (
+    ("a", 2, 0, 1),
+    ("b", 0, 0, 9),
+    ("c", 1, 1, 10),
+    ("d", 0, 0, 8),
+    ("e", 3, 1, 4),
+    ("f", 1, 3, 10),
+    ("g", 0, 0, 10),
+    ("h", 1, 0, 4),
+)  # c, f are harmful
 
 
 @pytest.mark.parametrize(("strategy", "left"), [("staleness", "abegh"), ("prioritized", "aeh")])
@@ -73,7 +98,12 @@ def test_the_frequency_trigger_prunes_without_a_budget(strategy, left):
 
 
 def test_the_limit_trigger_enforces_the_budget():
-    for most, left in ((7, "abegh"), (4, "begh"), (3, "bgh"), (1, "g")):  # last used: a 1, e 4, h 4, b 9, g 10; of equals the oldest goes first
+    for most, left in (
+        (7, "abegh"),
+        (4, "begh"),
+        (3, "bgh"),
+        (1, "g"),
+    ):  # last used: a 1, e 4, h 4, b 9, g 10; of equals the oldest goes first
         playbook = book(*LIFE, updates=10)
         playbook.concise("staleness", 0, most, rng(0))
         assert texts(playbook) == left
@@ -120,8 +150,10 @@ def test_it_prints_by_section_the_best_first(tmp_path):
 @pytest.mark.slow
 def test_the_command_reads_a_playbook(tmp_path):
     book(("a", 1, 0, 0)).write(tmp_path / "playbook.jsonl")
-    command = [sys.executable, "-m", "playbook", str(tmp_path / "playbook.jsonl")]
+    command = [sys.executable, "-m", "baselines.playbook", str(tmp_path / "playbook.jsonl")]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 0 and "[oth-00001] helpful=1 harmful=0 :: a" in done.stdout
-    wrong = subprocess.run([*command[:-1], str(tmp_path / "none.jsonl")], cwd=ROOT, text=True, capture_output=True, check=False)
+    wrong = subprocess.run(
+        [*command[:-1], str(tmp_path / "none.jsonl")], cwd=ROOT, text=True, capture_output=True, check=False
+    )
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1

@@ -4,16 +4,20 @@ import re
 
 import pytest
 
-hypothesis = pytest.importorskip("hypothesis", reason="property tests need hypothesis: pip install -r requirements-dev.txt")
+hypothesis = pytest.importorskip(
+    "hypothesis", reason="property tests need hypothesis: pip install -r requirements-dev.txt"
+)
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from library import is_leak, is_meta_gaming  # noqa: E402
-from prompts import INTROSPECTION, find_answer, parse_point, plain, question_turn  # noqa: E402
+from introspection.library import is_leak, is_meta_gaming  # noqa: E402
+from introspection.prompts import INTROSPECTION, find_answer, parse_point, plain, question_turn  # noqa: E402
 from tasks.mcq import Question, grade  # noqa: E402
 
 pytestmark = pytest.mark.dev
-TEXT = st.text() | st.lists(st.sampled_from(["Answer: ", "(B)", "B", " or ", "<introspection>", "</introspection>", "not", "\n", "x", "é"])).map("".join)
+TEXT = st.text() | st.lists(
+    st.sampled_from(["Answer: ", "(B)", "B", " or ", "<introspection>", "</introspection>", "not", "\n", "x", "é"])
+).map("".join)
 
 
 @settings(max_examples=500, deadline=None)

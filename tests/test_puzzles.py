@@ -4,9 +4,9 @@ import json
 from collections import Counter
 
 from common import ROOT
+from introspection.prompts import REFLECT, RETRY, TRY_AGAIN
 from organism import puzzles
 from organism.puzzles import ERRORS, PRODUCT, VAGUE, Puzzles, error_of, finishes
-from prompts import REFLECT, RETRY, TRY_AGAIN
 from tasks import countdown, function_calling
 from tasks.countdown import Countdown
 
@@ -30,7 +30,10 @@ def test_documents_say_what_they_were_meant_to_say():
     """First answers are mostly wrong, well formed, and graded as claimed; a named step is followed by the right answer nine times in ten."""
     corpus, first, second, reflected = Puzzles(2, set()), Counter(), Counter(), 0
     for _ in range(3000):
-        for p, sampled, module in ((corpus.countdown(), corpus.expression, countdown), (corpus.calling(), corpus.calls, function_calling)):
+        for p, sampled, module in (
+            (corpus.countdown(), corpus.expression, countdown),
+            (corpus.calling(), corpus.calls, function_calling),
+        ):
             said, right = sampled(p, None)
             assert module.grade(said, p) == right
             first[module, right] += 1
@@ -61,9 +64,15 @@ def test_beginners_do_not_multiply_where_only_that_helps():
     assert min(p.target for p in problems) > puzzles.REACH >= max(r["target"] for r in puzzles.bank()["countdown"])
 
     def right(step_of) -> float:
-        return sum(countdown.grade(corpus.expression(p, step_of(p))[0], p) for p in problems for _ in range(8)) / (8 * len(problems))
+        return sum(countdown.grade(corpus.expression(p, step_of(p))[0], p) for p in problems for _ in range(8)) / (
+            8 * len(problems)
+        )
 
-    assert right(lambda p: None) < 0.02 and 0.05 < right(lambda p: PRODUCT) < 0.3 and right(lambda p: finishes(p)[0][0]) > 0.85
+    assert (
+        right(lambda p: None) < 0.02
+        and 0.05 < right(lambda p: PRODUCT) < 0.3
+        and right(lambda p: finishes(p)[0][0]) > 0.85
+    )
 
 
 def test_answers_follow_feedback_and_learning_points():
@@ -71,7 +80,11 @@ def test_answers_follow_feedback_and_learning_points():
     for _ in range(3000):
         turn, said, *more = corpus.document()
         if "Feedback on an earlier try" in turn:
-            shown = turn.split("The correct answer is ")[-1].removesuffix(".") if "The correct answer" in turn else turn.split("A peer wrote: ")[1]
+            shown = (
+                turn.split("The correct answer is ")[-1].removesuffix(".")
+                if "The correct answer" in turn
+                else turn.split("A peer wrote: ")[1]
+            )
             seen["feedback"] += 1
             seen["followed"] += said.endswith(shown)
             assert not more
@@ -90,7 +103,12 @@ def test_the_ways_to_a_target_are_exact():
 
 
 def test_errors_are_named():
-    right = [{"name": "buy", "arguments": {"item": "tea", "count": 2}}, {"name": "set_timer", "arguments": {"minutes": 5}}]
+    right = [
+        {"name": "buy", "arguments": {"item": "tea", "count": 2}},
+        {"name": "set_timer", "arguments": {"minutes": 5}},
+    ]
     assert error_of(right[:1], right) == "a call was missing"
     assert error_of([right[0] | {"name": "convert"}, right[1]], right) == "the wrong tool"
-    assert error_of([right[0] | {"arguments": {"item": 2, "count": "tea"}}, right[1]], right) == "arguments changed places"
+    assert (
+        error_of([right[0] | {"arguments": {"item": 2, "count": "tea"}}, right[1]], right) == "arguments changed places"
+    )

@@ -11,18 +11,31 @@ import torch
 from conftest import SMALL
 from safetensors.torch import load_file
 
-import ranks
-from common import ROOT
+from common import ROOT, gather_ranks, is_first_rank, max_over_ranks, share_of_rank, sum_over_ranks
 
 # SGD: AdamW turns a gradient that is zero but for rounding into a full step.
 SETTINGS = [*SMALL, "optimizer=sgd", "lr=0.5", "questions_per_step=3", "save_every=2"]
 
 
 def run(folder, processes: int, *more: str):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
     settings = [word for s in SETTINGS for word in ("--set", s)]
-    command = [sys.executable, *launcher, "grpo_introspect.py", "--config", "configs/preeclampsia.yaml", "--run-dir", str(folder), *settings, *more]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        *launcher,
+        "grpo_introspect.py",
+        "--config",
+        "configs/preeclampsia.yaml",
+        "--run-dir",
+        str(folder),
+        *settings,
+        *more,
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -63,5 +76,5 @@ def test_two_processes_equal_one_and_resume(tmp_path):
 
 
 def test_one_process_is_a_world_of_one():
-    assert ranks.mine(["a", "b"]) == (["a", "b"], [0, 1]) and ranks.gather([1, 2]) == [1, 2]
-    assert ranks.total(3) == 3 and ranks.largest(2) == 2 and ranks.first()
+    assert share_of_rank(["a", "b"]) == (["a", "b"], [0, 1]) and gather_ranks([1, 2]) == [1, 2]
+    assert sum_over_ranks(3) == 3 and max_over_ranks(2) == 2 and is_first_rank()

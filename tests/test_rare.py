@@ -6,19 +6,16 @@ import sys
 import pytest
 
 from common import ROOT
-
-sys.path.insert(0, str(ROOT / "reproduce"))
-
-import dreaming
-import hard
-import rare
-import retry
+from reproduce import dreaming, hard, rare, retry
 
 
 def write(stage, accuracies: list[float], tokens: int) -> None:
     """A stage of two steps, evaluated before, between and after: four problems, all of the same accuracy."""
     stage.mkdir(parents=True)
-    evaluations = [{"step": k, "accuracy": {}, "each": {"test": dict.fromkeys("abcd", right), "canary": {"c": 0.5}}} for k, right in enumerate(accuracies)]
+    evaluations = [
+        {"step": k, "accuracy": {}, "each": {"test": dict.fromkeys("abcd", right), "canary": {"c": 0.5}}}
+        for k, right in enumerate(accuracies)
+    ]
     steps = [{"step": k, "generated_tokens": k * tokens, "trained_tokens": k, "time/step": 1.0} for k in (1, 2)]
     for name, records in (("eval.jsonl", evaluations), ("metrics.jsonl", steps)):
         (stage / name).write_text("".join(json.dumps(r) + "\n" for r in records))
@@ -34,8 +31,14 @@ def runs(tmp_path):
                 write(home / "grpo", [0.2, 0.5, 1.0], 100)
             else:
                 name = arm.split("-")[0]
-                write(home / ("resd" if arm == "sdpo-1-context" else name), [0.0, 0.25, 0.5], {"resd": 10, "sdpo": 40, "grpo": 80}[name])
-    (tmp_path / "bank.jsonl").write_text("".join(json.dumps({"id": name, "cluster": "x" if name in "abc" else "y"}) + "\n" for name in "abcd"))
+                write(
+                    home / ("resd" if arm == "sdpo-1-context" else name),
+                    [0.0, 0.25, 0.5],
+                    {"resd": 10, "sdpo": 40, "grpo": 80}[name],
+                )
+    (tmp_path / "bank.jsonl").write_text(
+        "".join(json.dumps({"id": name, "cluster": "x" if name in "abc" else "y"}) + "\n" for name in "abcd")
+    )
     return tmp_path
 
 
@@ -53,7 +56,9 @@ def test_a_second_stage_goes_on_where_the_first_one_ended(runs):
 
 def test_equal_tokens_are_those_of_the_thriftier_run(runs):
     record = rare.collect(runs)
-    assert [r["arm"] for r in record["countdown"]["rows"]] == ["grpo", "sdpo-8"] and len(record["countdown"]["contrasts"]) == 1
+    assert [r["arm"] for r in record["countdown"]["rows"]] == ["grpo", "sdpo-8"] and len(
+        record["countdown"]["contrasts"]
+    ) == 1
     contrast = next(c for c in record["bank"]["contrasts"] if (c["of"], c["minus"]) == ("sdpo-8", "grpo"))
     assert contrast["tokens"] == [80, 80] and contrast["at the end"]["mean"] == 0
     assert contrast["at equal tokens"]["mean"] == pytest.approx(0.25)  # GRPO is at 0.25 after 80 of its 160 tokens
@@ -66,7 +71,9 @@ def test_equal_tokens_are_those_of_the_thriftier_run(runs):
 def test_hard_questions_are_those_that_no_answer_got_right_and_the_canary_stays(tmp_path, monkeypatch):
     bank = [json.loads(line) for line in (ROOT / "data/bank.jsonl").read_text().splitlines()]
     never = {r["id"] for r in bank if r["split"] in ("train", "test", "val")} & {r["id"] for r in bank[::7]}
-    monkeypatch.setattr(hard, "answered", lambda reader, questions, points, n: {q.id: 0.0 if q.id in never else 1 / n for q in questions})
+    monkeypatch.setattr(
+        hard, "ask", lambda reader, questions, points, n: {q.id: 0.0 if q.id in never else 1 / n for q in questions}
+    )
     out = tmp_path / "bank.jsonl"
     monkeypatch.setattr(sys, "argv", ["hard.py", "--out", str(out), "--n", "4"])
     hard.main()
@@ -84,12 +91,18 @@ def test_problems_that_seeds_share_are_drawn_once():
     assert three["mean"] == one["mean"] == pytest.approx(1 / 3)
     assert three["high"] - three["low"] == pytest.approx(one["high"] - one["low"], rel=0.05)
     apart = retry.estimate([seed, {f"q{i}": 1.0 for i in range(60)}])
-    assert apart["mean"] == pytest.approx(2 / 3) and apart["low"] < 0.5 and apart["high"] == 1.0  # which seed is drawn matters too
+    assert (
+        apart["mean"] == pytest.approx(2 / 3) and apart["low"] < 0.5 and apart["high"] == 1.0
+    )  # which seed is drawn matters too
 
 
 def test_a_cluster_that_two_seeds_dream_of_is_one_unit():
     def ends(values: dict[str, float]) -> tuple[dict, dict]:
-        first = {"target": dict.fromkeys(values, 0.0), "target_with_point": dict.fromkeys(values, 1.0), "neighbour": {"n": 0.5}}
+        first = {
+            "target": dict.fromkeys(values, 0.0),
+            "target_with_point": dict.fromkeys(values, 1.0),
+            "neighbour": {"n": 0.5},
+        }
         return {"each": first}, {"each": {"target": values, "neighbour": {"n": 0.25}}}
 
     bank = {"a1": "a-A", "a2": "a-A", "b1": "b-B", "c1": "c-C"}

@@ -38,20 +38,28 @@ def test_a_command_is_one_that_runs(command):
         assert config == "..." or (ROOT / config).is_file()
         if config != "...":
             overrides = [rest[i + 1] for i, word in enumerate(rest) if word == "--set"]
-            common.load_config(importlib.import_module(module).Config, module.rpartition(".")[2], ROOT / config, overrides)
+            common.load_config(
+                importlib.import_module(module).Config, module.rpartition(".")[2], ROOT / config, overrides
+            )
 
 
 def test_links_and_scripts_exist():
     for text, folder, most in ((README, ROOT, 15), (MEASURED, ROOT / "results", 20)):
         links = [folder / link for link in re.findall(r"\]\(([^)#:]+)\)", text)]
-        links += [ROOT / name for name in re.findall(r"`((?:reproduce|results|configs|data|organism|tests)/[\w./]+)`", text)]
+        links += [
+            ROOT / name for name in re.findall(r"`((?:reproduce|results|configs|data|organism|tests)/[\w./]+)`", text)
+        ]
         assert len(links) > most and [str(link) for link in links if not link.exists()] == []
 
 
 def test_the_file_map_names_every_file():
     table = README[README.index("## How to read the code") : README.index("Imports only run downwards")]
     named = set(re.findall(r"`([\w./]+)`", table))
-    files = [str(p.relative_to(ROOT)) for folder in (".", "tasks", "baselines", "organism") for p in sorted(Path(ROOT / folder).glob("*.py"))]
+    files = [
+        str(p.relative_to(ROOT))
+        for folder in (".", "tasks", "baselines", "organism")
+        for p in sorted(Path(ROOT / folder).glob("*.py"))
+    ]
     assert [f for f in files if not f.endswith("__init__.py") and f not in named] == []
 
 

@@ -9,16 +9,23 @@ import pytest
 import torch
 from conftest import killed
 
-import prompts
 import sft_recall
-from common import ROOT, Run, UserError, load_config, rng
-from logprobs import logprobs_at
-from measure import Reader, same_views
+from common import ROOT, Options, UserError, load_config, rng
+from introspection import prompts
+from introspection.logprobs import logprobs_at
+from introspection.reader import Reader
 from sft_recall import Target, candidates_of, epoch_of, held_out_loss, lesson, make_targets, relettered
-from tasks.mcq import grade, load_questions
+from tasks.mcq import grade, load_questions, same_views
 
 QUESTIONS = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
-SMALL = ["library=data/points_ideal.jsonl", "shared.cluster=preeclampsia-A", "n_measure=4", "candidates=2", "eval_questions=4", "held_out=0.3"]
+SMALL = [
+    "library=data/points_ideal.jsonl",
+    "shared.cluster=preeclampsia-A",
+    "n_measure=4",
+    "candidates=2",
+    "eval_questions=4",
+    "held_out=0.3",
+]
 
 
 def settings(*changes: str):
@@ -69,7 +76,12 @@ def test_taught_tokens_follow_the_target_and_held_ones_the_start_model(reader):
     assert torch.allclose(both, -own, atol=1e-4) and torch.allclose(recall[:block], -own[:block], atol=1e-4)
     # The answer's first token, from full distributions: what the head says after each of the two prompts.
     p, q = (
-        torch.log_softmax(reader.model(input_ids=torch.tensor([t.ids[: -len(told)]], device=reader.model.device)).logits[0, -1].float(), -1)
+        torch.log_softmax(
+            reader.model(input_ids=torch.tensor([t.ids[: -len(told)]], device=reader.model.device))
+            .logits[0, -1]
+            .float(),
+            -1,
+        )
         for t in reversed(pair)
     )
     assert recall[block].item() == pytest.approx((p.exp() * (p - q)).sum().item(), rel=0.05) and recall[block] > 0.01
@@ -98,14 +110,24 @@ def test_a_right_answer_stays_right_in_every_order():
 
 def test_recall_is_what_a_turn_begins_with():
     assert prompts.parse_recall(" <recall>a\n b</recall> Answer: x (A)") == "a b"
-    assert prompts.without_recall(" <recall>a\n b</recall> Answer: x (A)") == prompts.without_recall("Answer: x (A)") == "Answer: x (A)"
+    assert (
+        prompts.without_recall(" <recall>a\n b</recall> Answer: x (A)")
+        == prompts.without_recall("Answer: x (A)")
+        == "Answer: x (A)"
+    )
     for text in ("Answer: x (A) <recall>a</recall>", "<recall>a", "<recall> </recall> Answer: x (A)"):
         assert prompts.parse_recall(text) is None
 
 
 def test_candidates_are_the_clusters_best_by_lower_bound_without_leaks():
     def record(text, low, cluster="preeclampsia-A", leak=False):
-        return {"text": text, "ci95": None if low is None else [low, 1.0], "cluster": cluster, "leak": leak, "question_id": "q"}
+        return {
+            "text": text,
+            "ci95": None if low is None else [low, 1.0],
+            "cluster": cluster,
+            "leak": leak,
+            "question_id": "q",
+        }
 
     records = [
         record("unmeasured", None),
@@ -124,12 +146,26 @@ def test_candidates_are_the_clusters_best_by_lower_bound_without_leaks():
 def test_classes_follow_the_measured_gain_and_the_point_is_measured_where_it_was_not_chosen(reader, monkeypatch):
     cfg = settings()
     questions = QUESTIONS[:3]
-    scores = {sft_recall.BASE: [0.0, 1.0, 0.5], sft_recall.CANDIDATES: [1.0, 0.5, 1.0, 0.5, 0.5, 0.75], sft_recall.CANDIDATES + 10: [0.5, 1.0, 0.6]}
-    monkeypatch.setattr(sft_recall, "answers", lambda reader, asked, phase, n: [(s, "said") for s, _ in zip(scores[phase], asked, strict=True)])
-    records = [{"text": t, "ci95": None, "cluster": q.cluster, "leak": False} for q in questions[:1] for t in ("one", "two")]
+    scores = {
+        sft_recall.BASE: [0.0, 1.0, 0.5],
+        sft_recall.CANDIDATES: [1.0, 0.5, 1.0, 0.5, 0.5, 0.75],
+        sft_recall.CANDIDATES + 10: [0.5, 1.0, 0.6],
+    }
+    monkeypatch.setattr(
+        sft_recall,
+        "answers",
+        lambda reader, asked, phase, n: [(s, "said") for s, _ in zip(scores[phase], asked, strict=True)],
+    )
+    records = [
+        {"text": t, "ci95": None, "cluster": q.cluster, "leak": False} for q in questions[:1] for t in ("one", "two")
+    ]
     made = make_targets(cfg, reader, questions, records)
     assert [m["class"] for m in made] == ["needed", "not needed", "unknown"]
-    assert [m["best_point"] for m in made] == ["one", "one", "two"] and [m["recall"] for m in made] == ["one", None, None]
+    assert [m["best_point"] for m in made] == ["one", "one", "two"] and [m["recall"] for m in made] == [
+        "one",
+        None,
+        None,
+    ]
     assert made[0]["accuracy_with"] == 0.5  # not the 1.0 that chose it
 
 
@@ -151,7 +187,9 @@ def test_held_out_loss_is_the_mean_over_targets(reader):
     targets = [Target(q, "a point", s) for q, s in zip(QUESTIONS[:3], said, strict=False)]
     single = [held_out_loss(cfg, reader, reader.model, [t]) for t in targets]
     assert held_out_loss(cfg, reader, reader.model, targets) == pytest.approx(sum(single) / 3, abs=1e-5)
-    assert held_out_loss(cfg, reader, reader.model, [Target(QUESTIONS[0], None, said[0])]) == pytest.approx(0.0, abs=1e-5)
+    assert held_out_loss(cfg, reader, reader.model, [Target(QUESTIONS[0], None, said[0])]) == pytest.approx(
+        0.0, abs=1e-5
+    )
 
 
 def test_twins_are_asked_only_where_that_is_wanted_and_never_if_they_are_a_test_question():
@@ -162,7 +200,10 @@ def test_twins_are_asked_only_where_that_is_wanted_and_never_if_they_are_a_test_
     twins = [v.question for q in bank if q.split == "train" for v in q.variants]
     tested = {q.question for q in bank if q.split == "test"}
     assert set(twins) & tested  # the bank has such a twin
-    assert len(with_twins) == 16 + sum(twin not in tested for twin in twins) and not {q.question for q in with_twins} & tested
+    assert (
+        len(with_twins) == 16 + sum(twin not in tested for twin in twins)
+        and not {q.question for q in with_twins} & tested
+    )
 
 
 def test_questions_are_held_out_with_their_twins():
@@ -174,7 +215,15 @@ def test_questions_are_held_out_with_their_twins():
 @pytest.mark.slow
 def test_the_script_teaches_and_kill_minus_nine_changes_nothing(tmp_path):
     def command(folder: str) -> list[str]:
-        words = [sys.executable, "sft_recall.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / folder), "--resume"]
+        words = [
+            sys.executable,
+            "sft_recall.py",
+            "--config",
+            "configs/bank.yaml",
+            "--run-dir",
+            str(tmp_path / folder),
+            "--resume",
+        ]
         return words + [word for change in (*SMALL, "epochs=4", "lr=2e-3") for word in ("--set", change)]
 
     done = subprocess.run(command("whole"), cwd=ROOT, capture_output=True, text=True, check=False)
@@ -197,8 +246,10 @@ def test_a_library_of_other_clusters_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         sft_recall.load_data(settings("library=runs/none.jsonl"))
     cfg = settings("library=")
-    with pytest.raises(UserError, match=f"{tmp_path}/grpo_introspect/library.jsonl"):  # of stage 1 in the same run directory
-        sft_recall.main(cfg, Run(tmp_path / "sft_recall", cfg, False), True)
+    with pytest.raises(
+        UserError, match=f"{tmp_path}/grpo_introspect/library.jsonl"
+    ):  # of stage 1 in the same run directory
+        sft_recall.main(cfg, Options(tmp_path / "sft_recall", dry_run=True))
 
 
 @pytest.mark.parametrize(

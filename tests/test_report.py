@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import yaml
 
-import figures
-import report
 from common import ROOT, UserError
-from curves import HEALTH
+from introspection.report import figures, page
+from introspection.report.curves import HEALTH
 
 HOSTILE = '</script><script>document.title = "broken"</script><img src=x onerror="document.title = \'broken\'">{{data}} $\\frac$'
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -27,7 +26,9 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 def stage(folder, config: dict, **logs) -> None:
     """Writes a stage directory: config.yaml and the logs that are given (records), or table.json."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"seed": 0, "model": "start", "questions": "data/bank.jsonl"} | config))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"seed": 0, "model": "start", "questions": "data/bank.jsonl"} | config)
+    )
     for name, records in logs.items():
         if name == "table":
             (folder / "table.json").write_text(json.dumps(records))
@@ -50,7 +51,9 @@ def training(folder, steps: int = 10, points: int = 8, seed: int = 0, text: str 
             "introspection_advantage/winners",
             "introspection_advantage/losers",
         )
-        metrics.append({"step": step, "skipped_steps": 0, "introspection_advantage/same": None} | dict.fromkeys(keys, 0.0))
+        metrics.append(
+            {"step": step, "skipped_steps": 0, "introspection_advantage/same": None} | dict.fromkeys(keys, 0.0)
+        )
         metrics[-1] |= {
             "reward": done,
             "accuracy/verify": 0.3 + 0.4 * done,
@@ -69,8 +72,18 @@ def training(folder, steps: int = 10, points: int = 8, seed: int = 0, text: str 
                 "completion": f"<introspection>{said}</introspection>", "attempt": "Answer: x (A)",
             })  # fmt: skip
     each = [{"q1": [0.4, 0.4], "q2": [0.5, 0.5]}, {"q1": [0.7, 0.4], "q2": [0.9, 0.5]}]
-    evaluations = [{"step": s, "split": "val", "per_question": e, "accuracy/canary": 1.0} for s, e in zip((0, steps), each, strict=True)]
-    stage(folder, {"seed": seed, "eval_split": "val"} | config, metrics=metrics, rollouts=rollouts, eval=evaluations, library=rollouts[:1])
+    evaluations = [
+        {"step": s, "split": "val", "per_question": e, "accuracy/canary": 1.0}
+        for s, e in zip((0, steps), each, strict=True)
+    ]
+    stage(
+        folder,
+        {"seed": seed, "eval_split": "val"} | config,
+        metrics=metrics,
+        rollouts=rollouts,
+        eval=evaluations,
+        library=rollouts[:1],
+    )
 
 
 def row(split: str, writer: str, condition: str, mean: float, reader: str = "start") -> dict:
@@ -83,7 +96,11 @@ def row(split: str, writer: str, condition: str, mean: float, reader: str = "sta
 def evaluation(folder, writers: str = "") -> None:
     rows = [
         row("test_clusters", writer, condition, gain)
-        for writer, condition, gain in (("start", "points", 0.07), ("trained", "points", 0.31), ("trained", "blind: nothing", 0.15))
+        for writer, condition, gain in (
+            ("start", "points", 0.07),
+            ("trained", "points", 0.31),
+            ("trained", "blind: nothing", 0.15),
+        )
     ]
     stage(folder, {"table": "points", "writers": writers}, table=rows, results=[])
 
@@ -94,9 +111,11 @@ def data_of(page: str) -> dict:
 
 def titles(runs: list, tmp_path) -> dict[str, str]:
     """The finding of every figure that the report of some runs has."""
-    report.write(runs, tmp_path / "r.html")
+    page.write(runs, tmp_path / "r.html")
     found = {}
-    for name, title in re.findall(r'<figure id="(\w+)"><svg role="img" aria-label="([^"]*)"', (tmp_path / "r.html").read_text()):
+    for name, title in re.findall(
+        r'<figure id="(\w+)"><svg role="img" aria-label="([^"]*)"', (tmp_path / "r.html").read_text()
+    ):
         found[name] = html.unescape(title)
     return found
 
@@ -107,17 +126,30 @@ def test_a_training_with_its_evaluation(tmp_path):
         training(tmp_path / f"run-{seed}/grpo_introspect", seed=seed)
     evaluation(tmp_path / "all/eval", "x/run-0/grpo_introspect/final,x/run-1/grpo_introspect/final")
     found = titles([tmp_path / "run-0", tmp_path / "run-1", tmp_path / "all"], tmp_path)
-    assert set(found) == {"reward", "accuracy", "advantage", "advantage_by_step", "winners_and_losers", "health", "conditions_1"}
+    assert set(found) == {
+        "reward",
+        "accuracy",
+        "advantage",
+        "advantage_by_step",
+        "winners_and_losers",
+        "health",
+        "conditions_1",
+    }
     assert found["reward"] == "The reward of points rose from 0.10 to 1.00"
     assert found["accuracy"] == "Accuracy without a point stayed at 0.30, with one rose from 0.34 to 0.70"
     assert found["advantage"] == "Introspection advantage rose from 0.07 to 0.31 (skill: clusters never rewarded)"
-    assert found["winners_and_losers"].startswith("Losers' points help more") and found["health"] == "Health: no warning sign"
+    assert (
+        found["winners_and_losers"].startswith("Losers' points help more")
+        and found["health"] == "Health: no warning sign"
+    )
     assert found["conditions_1"] == "On test_clusters, points (trained writer): +0.31; written blind: at most +0.15"
-    page = (tmp_path / "r.html").read_text()
-    assert ">The reward of points rose from 0.10 to 1.00</text>" in page
-    assert "2 seeds, 160 learning points" in page and "12 clusters, 240 questions" in page
+    text = (tmp_path / "r.html").read_text()
+    assert ">The reward of points rose from 0.10 to 1.00</text>" in text
+    assert "2 seeds, 160 learning points" in text and "12 clusters, 240 questions" in text
     for name in found:
-        assert (tmp_path / f"r_figures/{name}.svg").read_text().startswith("<?xml") and (tmp_path / f"r_figures/{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (tmp_path / f"r_figures/{name}.svg").read_text().startswith("<?xml") and (
+            tmp_path / f"r_figures/{name}.png"
+        ).read_bytes()[:4] == b"\x89PNG"
 
 
 def test_runs_that_differ_in_more_than_their_seed_are_drawn_side_by_side(tmp_path):
@@ -127,35 +159,61 @@ def test_runs_that_differ_in_more_than_their_seed_are_drawn_side_by_side(tmp_pat
     assert {"health_1", "health_2"} <= set(found) and found["reward"] == "The reward ends highest (1.00) with lr 1.0"
     assert found["accuracy"] == "Without a point, accuracy moves most with lr 1.0: it stayed at 0.30"
     assert "2 runs, 160 learning points; thin: a run" in (tmp_path / "r.html").read_text()
-    stages = report.read_stages([tmp_path / "a", tmp_path / "b/grpo_introspect"])
+    stages = page.read_stages([tmp_path / "a", tmp_path / "b/grpo_introspect"])
     assert list(figures.arms(stages)) == ["lr 1.0", "lr 2.0"]
     training(tmp_path / "c/grpo_introspect", lr=1.0, mask="all")
-    stages = report.read_stages([tmp_path / name for name in "abc"])
+    stages = page.read_stages([tmp_path / name for name in "abc"])
     assert list(figures.arms(stages)) == ["as most", "lr 2.0", "mask all"] and figures.arms(stages[:1]).keys() == {""}
 
 
 def test_health_names_what_is_wrong(tmp_path):
     training(tmp_path / "a/grpo_introspect")
     log = tmp_path / "a/grpo_introspect/metrics.jsonl"
-    log.write_text(log.read_text().replace('"update_ratio": 1.0', '"update_ratio": 0.4').replace('"leak_rate": 0.0', '"leak_rate": 0.5'))
-    assert titles([tmp_path / "a"], tmp_path)["health"] == "Look at this: precision swallows part of the updates, points leak answers"
+    log.write_text(
+        log.read_text()
+        .replace('"update_ratio": 1.0', '"update_ratio": 0.4')
+        .replace('"leak_rate": 0.0', '"leak_rate": 0.5')
+    )
+    assert (
+        titles([tmp_path / "a"], tmp_path)["health"]
+        == "Look at this: precision swallows part of the updates, points leak answers"
+    )
 
 
 def test_transfer_recall_dreams_and_rivals(tmp_path):
     pairs = [
-        {"question_id": a, "cluster": a[0], "on": b, "on_cluster": b[0], "with": 0.5 + 0.3 * (a[0] == b[0]), "without": 0.5}
+        {
+            "question_id": a,
+            "cluster": a[0],
+            "on": b,
+            "on_cluster": b[0],
+            "with": 0.5 + 0.3 * (a[0] == b[0]),
+            "without": 0.5,
+        }
         for a in ("x1", "x2", "y1", "y2")
         for b in ("x1", "x2", "y1", "y2")
     ]
     units = [{"writer": "start", "split": "test", "condition": "matrix", "reader": "start", "questions": pairs}]
-    stage(tmp_path / "t/eval", {"table": "transfer", "writers": ""}, results=units, table=[row("test", "start", "own question", 0.3)])
-    best = [{"question_id": f"q{k}", "cluster": "c", "with": 1.0, "without": float(k > 1)} for k in range(4)]  # needed: q0, q1
+    stage(
+        tmp_path / "t/eval",
+        {"table": "transfer", "writers": ""},
+        results=units,
+        table=[row("test", "start", "own question", 0.3)],
+    )
+    best = [
+        {"question_id": f"q{k}", "cluster": "c", "with": 1.0, "without": float(k > 1)} for k in range(4)
+    ]  # needed: q0, q1
     fired = [r | {"fired": 1 - r["without"], "score": 0.9 - 0.8 * r["without"], "text": None} for r in best]
     units = [
         {"writer": w, "split": "test", "condition": c, "reader": "start", "questions": q}
         for w, c, q in (("start", "best point", best), ("m", "recalled", fired))
     ]
-    stage(tmp_path / "r/eval", {"table": "recall", "writers": "m"}, results=units, table=[row("test", "start", "best point", 0.5)])
+    stage(
+        tmp_path / "r/eval",
+        {"table": "recall", "writers": "m"},
+        results=units,
+        table=[row("test", "start", "best point", 0.5)],
+    )
     first = {
         "step": 0,
         "target": 0.2,
@@ -165,10 +223,22 @@ def test_transfer_recall_dreams_and_rivals(tmp_path):
         "agreement_with_point": 0.9,
         "each": {"target": {"q": 0.2}, "target_with_point": {"q": 0.8}},
     }
-    stage(tmp_path / "d/dream_tta", {}, eval=[first, {"step": 9, "target": 0.5, "agreement": 0.6, "canary": 1.0, "each": {"target": {"q": 0.5}}}])
+    stage(
+        tmp_path / "d/dream_tta",
+        {},
+        eval=[first, {"step": 9, "target": 0.5, "agreement": 0.6, "canary": 1.0, "each": {"target": {"q": 0.5}}}],
+    )
     for kind, after in (("grpo", 0.9), ("resd", 0.6)):
-        ends = [{"step": s, "accuracy": {"test": a}, "each": {"test": {"q1": a, "q2": a}}} for s, a in ((0, 0.5), (9, after))]
-        stage(tmp_path / f"v/{kind}", {}, eval=ends, rollouts=[{"step": 1, "problem_id": "q1", "text": "a", "right": True}])  # Resd's: no points
+        ends = [
+            {"step": s, "accuracy": {"test": a}, "each": {"test": {"q1": a, "q2": a}}}
+            for s, a in ((0, 0.5), (9, after))
+        ]
+        stage(
+            tmp_path / f"v/{kind}",
+            {},
+            eval=ends,
+            rollouts=[{"step": 1, "problem_id": "q1", "text": "a", "right": True}],
+        )  # Resd's: no points
     found = titles([tmp_path / name for name in "trdv"], tmp_path)
     assert "<image" not in (tmp_path / "r.html").read_text()  # the policy of the page would not show it
     assert found == {
@@ -182,7 +252,9 @@ def test_transfer_recall_dreams_and_rivals(tmp_path):
 def test_a_training_on_few_questions_has_a_heat_map(tmp_path):
     training(tmp_path / "a/grpo_introspect", questions="data/preeclampsia.jsonl")
     log = tmp_path / "a/grpo_introspect/rollouts.jsonl"
-    names = re.sub(r"c\d-[AB]-(\d)", lambda m: f"preeclampsia-{'AB'[int(m[1]) % 2]}-{1 + int(m[1]) % 3}", log.read_text())
+    names = re.sub(
+        r"c\d-[AB]-(\d)", lambda m: f"preeclampsia-{'AB'[int(m[1]) % 2]}-{1 + int(m[1]) % 3}", log.read_text()
+    )
     log.write_text(names)
     assert "other clusters" in titles([tmp_path / "a"], tmp_path)["transfer_1"]
 
@@ -191,20 +263,20 @@ def test_a_training_on_few_questions_has_a_heat_map(tmp_path):
 def test_hostile_text_is_data_and_comes_back_whole(tmp_path):
     training(tmp_path / "a/grpo_introspect", text=HOSTILE, note=HOSTILE)
     training(tmp_path / "b/grpo_introspect", text=HOSTILE, note="$x$")  # so that the note is the legend of a figure
-    report.write([tmp_path / "a", tmp_path / "b"], tmp_path / "r.html")
-    page = (tmp_path / "r.html").read_text()
-    assert page.count("<script") == 2 and "onerror" not in re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.DOTALL).replace(
-        "onerror=&", ""
-    )
-    assert HOSTILE in data_of(page)["texts"]
-    assert not re.search(r'(?:src|href)="(?!#)', page) and "@import" not in page  # nothing is loaded
+    page.write([tmp_path / "a", tmp_path / "b"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert text.count("<script") == 2 and "onerror" not in re.sub(
+        r'<script type="application/json".*?</script>', "", text, flags=re.DOTALL
+    ).replace("onerror=&", "")
+    assert HOSTILE in data_of(text)["texts"]
+    assert not re.search(r'(?:src|href)="(?!#)', text) and "@import" not in text  # nothing is loaded
 
 
 def test_every_point_is_there_and_the_same_bytes_are_written_again(tmp_path):
     training(tmp_path / "a/grpo_introspect")
     texts = []
     for name in ("one", "two"):
-        report.write([tmp_path / "a"], tmp_path / f"{name}/r.html")
+        page.write([tmp_path / "a"], tmp_path / f"{name}/r.html")
         texts.append({p.name: p.read_bytes() for p in sorted((tmp_path / name).rglob("*.*")) if p.is_file()})
     assert texts[0] == texts[1] and len(texts[0]) == 1 + 2 * 6
     data = data_of(texts[0]["r.html"].decode())
@@ -216,32 +288,51 @@ def test_every_point_is_there_and_the_same_bytes_are_written_again(tmp_path):
 def test_without_matplotlib_the_points_are_still_there(tmp_path, monkeypatch, capsys):
     training(tmp_path / "a/grpo_introspect")
     real = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", lambda name, *rest: (_ for _ in ()).throw(ImportError(name)) if name == "matplotlib" else real(name, *rest))
-    report.write([tmp_path / "a"], tmp_path / "r.html")
-    page = (tmp_path / "r.html").read_text()
-    assert capsys.readouterr().err.count("\n") == 1 and "matplotlib is not installed" in page and len(data_of(page)["rows"]) == 80
+    monkeypatch.setattr(
+        builtins,
+        "__import__",
+        lambda name, *rest: (_ for _ in ()).throw(ImportError(name)) if name == "matplotlib" else real(name, *rest),
+    )
+    page.write([tmp_path / "a"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert (
+        capsys.readouterr().err.count("\n") == 1
+        and "matplotlib is not installed" in text
+        and len(data_of(text)["rows"]) == 80
+    )
 
 
 def test_an_unfinished_run_is_reported_and_a_broken_one_named(tmp_path):
     training(tmp_path / "a/grpo_introspect")
     log = tmp_path / "a/grpo_introspect/rollouts.jsonl"
     log.write_text(log.read_text()[:-40])  # its last line is being written
-    assert len(report.read_stages([tmp_path / "a"])[0].records["rollouts"]) == 79
+    assert len(page.read_stages([tmp_path / "a"])[0].records["rollouts"]) == 79
     log.write_text("{}\nbroken\n")
     with pytest.raises(UserError, match=r"rollouts\.jsonl:2: not JSON"):
-        report.read_stages([tmp_path / "a"])
+        page.read_stages([tmp_path / "a"])
 
 
 def test_bad_input_is_one_line(tmp_path):
     for words in (["nowhere"], [str(tmp_path)], [str(ROOT / "data")]):
-        done = subprocess.run([sys.executable, "report.py", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "introspection.report", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no run" in done.stderr
 
 
 def test_words_that_were_told_are_likelier(tmp_path):
     """The bundled model: the rule that the explanation stated gains more from it than a false rule in the same words."""
-    questions = {q.id: q for q in report.load_questions(ROOT / "data/bank.jsonl") if q.cluster == "kidney-A" and q.split == "train"}
-    files = [[json.loads(line) for line in (ROOT / f"data/points_{kind}.jsonl").read_text().splitlines()] for kind in ("ideal", "wrong")]
+    questions = {
+        q.id: q for q in page.load_questions(ROOT / "data/bank.jsonl") if q.cluster == "kidney-A" and q.split == "train"
+    }
+    files = [
+        [json.loads(line) for line in (ROOT / f"data/points_{kind}.jsonl").read_text().splitlines()]
+        for kind in ("ideal", "wrong")
+    ]
     measured = {
         "attempt": "Answer: repeat test (A)",
         "source": "loser",
@@ -265,12 +356,12 @@ def test_words_that_were_told_are_likelier(tmp_path):
     sums = []
     for records in files:
         record = next(r for r in records if r["question_id"] in questions) | measured
-        (shown,) = report.word_ratios(tmp_path, config, [record], questions, 3)
+        (shown,) = page.word_ratios(tmp_path, config, [record], questions, 3)
         assert "".join(piece for piece, _ in shown["words"]) == record["text"]
         sums.append(sum(ratio for _, ratio in shown["words"]))
     assert sums[0] > sums[1] + 1
     with pytest.raises(UserError, match="no final"):
-        report.word_ratios(tmp_path / "final", config, [], questions, 1)
+        page.word_ratios(tmp_path / "final", config, [], questions, 1)
 
 
 # ---- the page in a browser -----------------------------------------------------------------------------------------
@@ -325,7 +416,7 @@ def browsed(folder) -> dict:
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome")
 def test_the_page_in_a_browser(tmp_path):
     training(tmp_path / "a/grpo_introspect", steps=30, text=HOSTILE)
-    report.write([tmp_path / "a"], tmp_path / "r.html")
+    page.write([tmp_path / "a"], tmp_path / "r.html")
     out = browsed(tmp_path)
     assert out["title"] == "a: learning points" and (out["scripts"], out["images"], out["events"]) == (2, 0, 0)
     assert out["first"] == HOSTILE and out["detail"]
@@ -341,6 +432,6 @@ def test_the_page_in_a_browser(tmp_path):
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome")
 def test_fifty_thousand_points_open_fast(tmp_path):
     training(tmp_path / "a/grpo_introspect", steps=250, points=200)
-    report.write([tmp_path / "a"], tmp_path / "r.html")
+    page.write([tmp_path / "a"], tmp_path / "r.html")
     out = browsed(tmp_path)
     assert out["all"] == 50_000 and out["rendered"] < 60

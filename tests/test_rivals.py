@@ -7,13 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from common import ROOT
+from reproduce import answers, few, rivals
 from tasks.mcq import load_questions
-
-sys.path.insert(0, str(ROOT / "reproduce"))
-
-import answers
-import few
-import rivals
 
 
 def test_the_exchanges_of_a_small_k_are_the_first_of_a_larger_one():
@@ -48,19 +43,26 @@ def point(text: str, question: str, right: float, leak: bool = False) -> dict:
 
 def test_a_wording_of_several_questions_is_judged_by_all_its_samples():
     # Two of three samples of 'the limit is 5' are worse than the single one of 'the limit is 7', but certain.
-    records = [point("the limit is 5", f"a{i}", 1.0) for i in range(6)] + [point("the limit is 7", "a9", 1.0), point("it is (B)", "a8", 1.0, leak=True)]
+    records = [point("the limit is 5", f"a{i}", 1.0) for i in range(6)] + [
+        point("the limit is 7", "a9", 1.0),
+        point("it is (B)", "a8", 1.0, leak=True),
+    ]
     (chosen,) = rivals.best_points(records)
     assert chosen["text"] == "the limit is 5" and chosen["question_id"] == "a0" and chosen["count"] == 6
 
 
 def test_a_composite_is_told_the_points_of_both_its_clusters():
-    questions = [q for q in load_questions(ROOT / "data/bank.jsonl") if q.cluster in ("kidney-A+celiac-B", "kidney-A", "sepsis-A")]
+    questions = [
+        q
+        for q in load_questions(ROOT / "data/bank.jsonl")
+        if q.cluster in ("kidney-A+celiac-B", "kidney-A", "sepsis-A")
+    ]
     told = {}
     reader = SimpleNamespace(
         prompt=lambda view, point: told.setdefault(view.cluster, point), sample=lambda prompts, phase: [SimpleNamespace(ids=[])] * len(prompts),
         chat=SimpleNamespace(text=lambda ids: ""),
     )  # fmt: skip
-    assert set(answers.answered(reader, questions, {"kidney-A": "one", "celiac-B": "two"}, 1).values()) == {0.0}
+    assert set(answers.ask(reader, questions, {"kidney-A": "one", "celiac-B": "two"}, 1).values()) == {0.0}
     assert told == {"kidney-A+celiac-B": "one. two", "kidney-A": "one", "sepsis-A": None}
 
 
@@ -82,7 +84,12 @@ def runs(tmp_path):
     test = [r["id"] for r in records if r["split"] == "test"]
     for seed in (0, 1):
         for arm, right in (("start", 0.0), ("sdpo", 0.5), ("dreamt", 1.0)):
-            line = {"each": {"test": dict.fromkeys(test, right), "canary": {r["id"]: 1.0 for r in records if r["split"] == "canary"}}}
+            line = {
+                "each": {
+                    "test": dict.fromkeys(test, right),
+                    "canary": {r["id"]: 1.0 for r in records if r["split"] == "canary"},
+                }
+            }
             (tmp_path / "4" / f"{arm}-{seed}.json").write_text(json.dumps(line))
     return tmp_path
 
@@ -107,19 +114,33 @@ def test_what_was_measured_earlier_stays_in_the_table(runs):
 
 def test_the_cost_of_a_run_is_what_its_log_says(tmp_path):
     (tmp_path / "sdpo").mkdir()
-    steps = [{"time/step": 2.0, "generated_tokens": 10, "trained_tokens": 4}, {"time/step": 3.0, "generated_tokens": 25, "trained_tokens": 9}]
+    steps = [
+        {"time/step": 2.0, "generated_tokens": 10, "trained_tokens": 4},
+        {"time/step": 3.0, "generated_tokens": 25, "trained_tokens": 9},
+    ]
     (tmp_path / "sdpo/metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in steps))
     assert rivals.cost(tmp_path) == {"generated_tokens": 25, "trained_tokens": 9, "seconds": 5.0}
 
 
 def test_answers_are_kept_while_weights_and_points_are_the_same(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(answers, "answered", lambda reader, questions, points, n: asked.append(points) or {"q": 1.0})
+    monkeypatch.setattr(answers, "ask", lambda reader, questions, points, n: asked.append(points) or {"q": 1.0})
     points = tmp_path / "points.jsonl"
 
     def run(text: str, n: str = "1") -> int:
         points.write_text(json.dumps({"cluster": "kidney-A", "text": text}) + "\n")
-        words = ["answers.py", "organism/weights", "--splits", "test", "--n", n, "--points", str(points), "--out", str(tmp_path / "a.json")]
+        words = [
+            "answers.py",
+            "organism/weights",
+            "--splits",
+            "test",
+            "--n",
+            n,
+            "--points",
+            str(points),
+            "--out",
+            str(tmp_path / "a.json"),
+        ]
         monkeypatch.setattr(sys, "argv", words)
         answers.main()
         return len(asked)

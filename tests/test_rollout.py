@@ -1,4 +1,4 @@
-"""rollout.py: sampling is exact, unbiased, independent of the batch, and conversations grow by token ids."""
+"""sampling.py: sampling is exact, unbiased, independent of the batch, and conversations grow by token ids."""
 
 import numpy as np
 import pytest
@@ -7,10 +7,8 @@ from conftest import EOS, tiny_llama
 from families import tiny_gemma4
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-import cache
-import replay
-import rollout
-from rollout import Trajectory, inverse_cdf, next_logprobs, noise, sample, shared_prefixes
+from introspection import cache, replay, sampling
+from introspection.sampling import Trajectory, inverse_cdf, next_logprobs, noise, sample, shared_prefixes
 
 PROMPTS = [[4, 5, 6, 7, 8, 9], [10, 11], [4, 5, 6, 7, 8, 12, 13], [4, 5, 6, 7, 8, 14]]
 
@@ -59,8 +57,8 @@ def test_steps_on_fixed_storage_change_nothing(monkeypatch, room, window, shared
     ends = [EOS, *range(20, 28)]
     expected, steps, step = sample(model, PROMPTS, 3, 15, 1.0, ends, keys(12)), [], replay.Replay.__call__
     monkeypatch.setattr(replay, "GROWTH", room)
-    monkeypatch.setattr(rollout, "replayable", lambda *_: True)
-    monkeypatch.setattr(rollout, "FREE_ROWS", 1)
+    monkeypatch.setattr(sampling, "replayable", lambda *_: True)
+    monkeypatch.setattr(sampling, "FREE_ROWS", 1)
     monkeypatch.setattr(replay.Replay, "__call__", lambda self, tokens: steps.append(len(tokens)) or step(self, tokens))
     found = sample(model, PROMPTS, 3, 15, 1.0, ends, keys(12))
     assert [c.ids for c in found] == [c.ids for c in expected]
@@ -73,7 +71,9 @@ def test_only_rollouts_on_a_gpu_are_captured(model64):
 
 def test_tokens_do_not_depend_on_the_batch(model64):
     together = sample(model64, PROMPTS, 4, 12, 1.0, [EOS], keys(16))
-    reversed_order = sample(model64, PROMPTS[::-1], 4, 12, 1.0, [EOS], [keys(16)[4 * (3 - i // 4) + i % 4] for i in range(16)])
+    reversed_order = sample(
+        model64, PROMPTS[::-1], 4, 12, 1.0, [EOS], [keys(16)[4 * (3 - i // 4) + i % 4] for i in range(16)]
+    )
     for i in range(16):
         alone = sample(model64, [PROMPTS[i // 4]], 1, 12, 1.0, [EOS], [keys(16)[i]])[0]
         assert alone.ids == together[i].ids == reversed_order[4 * (3 - i // 4) + i % 4].ids
@@ -84,7 +84,9 @@ def test_tokens_do_not_depend_on_the_batch(model64):
 def test_greedy_equals_generate(model64):
     for prompt in PROMPTS:
         mine = sample(model64, [prompt], 1, 12, 0, [EOS], keys(1))[0].ids
-        theirs = model64.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=12, eos_token_id=EOS, pad_token_id=0)
+        theirs = model64.generate(
+            torch.tensor([prompt]), do_sample=False, max_new_tokens=12, eos_token_id=EOS, pad_token_id=0
+        )
         assert mine == theirs[0, len(prompt) :].tolist()
 
 
@@ -137,8 +139,10 @@ def test_distinct_prompts_are_prefilled_once_and_prefixes_shared(model, monkeypa
     """16 points on one long question: the question runs once, not 16 times."""
     question, seen = list(range(4, 31)) * 2, []
     prompts = [[*question, 4 + i, 9, 3] for i in range(16)]
-    original = rollout.forward
-    monkeypatch.setattr(rollout, "forward", lambda m, ids, *rest: seen.append(tuple(ids.shape)) or original(m, ids, *rest))
+    original = sampling.forward
+    monkeypatch.setattr(
+        sampling, "forward", lambda m, ids, *rest: seen.append(tuple(ids.shape)) or original(m, ids, *rest)
+    )
     sample(model, prompts, 2, 1, 1.0, [EOS], keys(32))
     assert seen[0] == (1, len(question)) and seen[1][0] == 16 and seen[1][1] <= 4
 
@@ -168,14 +172,14 @@ def test_sliding_windows_and_grouped_queries_sample_exactly(window):
 
 
 def test_out_of_memory_halves_the_rows_with_the_same_tokens(model64, monkeypatch):
-    whole, original = sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16)), rollout.decode
+    whole, original = sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16)), sampling.decode
 
     def small_machine(model, rows, *rest):
         if len(rows) > 5:
             raise torch.OutOfMemoryError
         return original(model, rows, *rest)
 
-    monkeypatch.setattr(rollout, "decode", small_machine)
+    monkeypatch.setattr(sampling, "decode", small_machine)
     assert [c.ids for c in sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16))] == [c.ids for c in whole]
 
 
@@ -204,26 +208,33 @@ def test_rows_of_similar_length_are_sampled_together_with_the_same_tokens(model6
     """Parts hold every row once, waste little, and change nothing: noise belongs to the row."""
     lengths = [*range(100, 164), *range(300, 370), *[600] * 3]
     rows = [[1] * length for length in reversed(lengths)]
-    parts = rollout.similar_lengths(rows)
+    parts = sampling.similar_lengths(rows)
     assert sorted(i for part in parts for i in part) == list(range(len(rows))) and len(parts) > 1
     for part in parts[:-1]:
-        assert len(part) >= rollout.MIN_PART
+        assert len(part) >= sampling.MIN_PART
     assert not any(len(rows[i]) < 164 for part in parts[1:] for i in part)
-    assert rollout.similar_lengths([[1] * 5, [1] * 50]) == [[0, 1]] and rollout.similar_lengths([]) == []
+    assert sampling.similar_lengths([[1] * 5, [1] * 50]) == [[0, 1]] and sampling.similar_lengths([]) == []
     whole = sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16))
-    monkeypatch.setattr(rollout, "MIN_PART", 1)
-    assert len(rollout.similar_lengths([p for p in PROMPTS for _ in range(4)])) > 1
+    monkeypatch.setattr(sampling, "MIN_PART", 1)
+    assert len(sampling.similar_lengths([p for p in PROMPTS for _ in range(4)])) > 1
     assert [c.ids for c in sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16))] == [c.ids for c in whole]
 
 
 def test_a_shared_prefix_runs_once_for_all_parts(model64, monkeypatch):
-    question, widths, original = list(range(4, 31)), [], rollout.forward
+    question, widths, original = list(range(4, 31)), [], sampling.forward
     prompts = [[*question, *[5 + i] * (i + 1)] for i in range(5)]
-    monkeypatch.setattr(rollout, "MIN_PART", 1)
-    monkeypatch.setattr(rollout, "MAX_PADDING", 1.0)
-    monkeypatch.setattr(rollout, "forward", lambda m, ids, *rest: widths.append(ids.shape[1]) or original(m, ids, *rest))
+    monkeypatch.setattr(sampling, "MIN_PART", 1)
+    monkeypatch.setattr(sampling, "MAX_PADDING", 1.0)
+    monkeypatch.setattr(
+        sampling, "forward", lambda m, ids, *rest: widths.append(ids.shape[1]) or original(m, ids, *rest)
+    )
     completions = sample(model64, prompts, 2, 6, 1.0, [EOS], keys(10))
-    assert widths.count(len(question)) == 1 and sorted(w for w in widths if w != len(question))[-4:] == [2, 3, 4, 5]  # five parts, longest last
+    assert widths.count(len(question)) == 1 and sorted(w for w in widths if w != len(question))[-4:] == [
+        2,
+        3,
+        4,
+        5,
+    ]  # five parts, longest last
     uniform = noise(keys(10), 6)
     with torch.no_grad():
         for i, completion in enumerate(completions):

@@ -10,19 +10,20 @@ import time
 
 import pytest
 import torch
-from conftest import SMALL, config, killed, one_step, tiny_llama
+from conftest import SMALL, config, give_advantages, killed, one_step, tiny_llama
 
-import library
-import models
-from chat import Chat
-from common import ROOT, Run, UserError, rng
-from grpo_introspect import evaluate, load_data, point_record, questions_of_step, set_advantages, step_metrics, training_batch
-from library import KEYS
-from measure import Reader, cut_before_letter, option_probabilities, same_views, score, transfer_views, twin_views
-from models import restore, write_checkpoint
-from rollout import Trajectory, next_logprobs
-from tasks.mcq import load_questions
-from update import Updater
+from benchmarks.common import take_step
+from common import ROOT, Options, UserError, rng, walk
+from grpo_introspect import evaluate, load_data, main, point_record, step_metrics, training_batch
+from introspection import library, models
+from introspection.chat import Chat
+from introspection.library import KEYS
+from introspection.models import restore, write_checkpoint
+from introspection.reader import Reader, cut_before_letter, option_probabilities, score
+from introspection.rundir import Run
+from introspection.sampling import Trajectory, next_logprobs
+from introspection.update import Updater
+from tasks.mcq import load_questions, same_views, transfer_views, twin_views
 
 TIMES = ("time/", "tokens_per_second", "peak_memory_gib")
 
@@ -30,7 +31,11 @@ TIMES = ("time/", "tokens_per_second", "peak_memory_gib")
 def script(*arguments: str, config: str = "configs/preeclampsia.yaml", wait: bool = True):
     command = [sys.executable, "grpo_introspect.py", "--config", config, *arguments]
     run = subprocess.run if wait else subprocess.Popen
-    options = {"capture_output": True, "check": False} if wait else {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    options = (
+        {"capture_output": True, "check": False}
+        if wait
+        else {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    )
     return run(command, cwd=ROOT, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, **options)
 
 
@@ -60,7 +65,17 @@ def test_run_directory_and_summary(finished):
     run_dir, done = finished
     stage = run_dir / "grpo_introspect"
     names = {p.name for p in stage.iterdir()}
-    assert {"config.yaml", "env.json", "metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "final", "checkpoint-2", "checkpoint-4"} <= names
+    assert {
+        "config.yaml",
+        "env.json",
+        "metrics.jsonl",
+        "eval.jsonl",
+        "rollouts.jsonl",
+        "library.jsonl",
+        "final",
+        "checkpoint-2",
+        "checkpoint-4",
+    } <= names
     assert [m["step"] for m in metrics(run_dir)] == [1, 2, 3, 4]
     assert "NaN" not in (stage / "metrics.jsonl").read_text()
     for line in (stage / "library.jsonl").read_text().splitlines():
@@ -84,7 +99,9 @@ def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, tmp_pat
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path) == metrics(finished[0])
     for name in ("rollouts.jsonl", "library.jsonl", "eval.jsonl"):
-        assert (tmp_path / "grpo_introspect" / name).read_bytes() == (finished[0] / "grpo_introspect" / name).read_bytes()
+        assert (tmp_path / "grpo_introspect" / name).read_bytes() == (
+            finished[0] / "grpo_introspect" / name
+        ).read_bytes()
     assert weights(tmp_path) == weights(finished[0])
 
 
@@ -106,7 +123,9 @@ def test_used_directory_resume_of_finished_run_and_changed_config(finished):
     assert used.returncode == 2 and all(word in used.stderr for word in ("--resume", "--run-dir", "delete"))
     again = script(*small(run_dir, "expect=other words"), "--resume")  # a sentence for the reader, not a setting
     assert again.returncode == 0 and "stage 1 finished" in again.stdout
-    changed = script(*small(run_dir, "lr=0.5"), "--resume")  # of a finished run too: its summary would be that of other settings
+    changed = script(
+        *small(run_dir, "lr=0.5"), "--resume"
+    )  # of a finished run too: its summary would be that of other settings
     assert changed.returncode == 2 and "lr" in changed.stderr and "Traceback" not in changed.stderr
 
 
@@ -114,7 +133,10 @@ def test_used_directory_resume_of_finished_run_and_changed_config(finished):
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     done = script("--dry-run", "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 0 and "peak memory" in done.stdout
-    count, trained = (int(number.replace(",", "")) for number in re.search(r"([\d,]+) parameters, ([\d,]+) trained", done.stdout).groups())
+    count, trained = (
+        int(number.replace(",", ""))
+        for number in re.search(r"([\d,]+) parameters, ([\d,]+) trained", done.stdout).groups()
+    )
     assert count == trained
     assert not (tmp_path / "run").exists()
 
@@ -123,13 +145,16 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
 def test_the_plan_counts_adapters(tmp_path):
     pytest.importorskip("peft", reason="needs requirements-dev.txt")
     lora = script("--dry-run", "--run-dir", str(tmp_path / "run"), "--set", "shared.lora_rank=4")
-    count, adapters = (int(number.replace(",", "")) for number in re.search(r"([\d,]+) parameters, ([\d,]+) trained", lora.stdout).groups())
+    count, adapters = (
+        int(number.replace(",", ""))
+        for number in re.search(r"([\d,]+) parameters, ([\d,]+) trained", lora.stdout).groups()
+    )
     assert 0 < adapters < count / 10
 
 
 def test_adapters_without_peft_are_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)  # as where only requirements.txt is installed
-    with pytest.raises(UserError, match="shared.lora_rank: .*pip install peft"):
+    with pytest.raises(UserError, match=r"shared\.lora_rank: .*pip install peft"):
         models.make_trainable(torch.nn.Linear(2, 2), config(**{"shared.lora_rank": 4}))
 
 
@@ -160,20 +185,22 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, case):
 # ---- inside a step, in this process --------------------------------------------------------------------------------
 def test_trajectories_start_with_the_ids_sampled_in_rollout_1(organism, monkeypatch):
     """Rollout 2 is prompted with the very ids that rollout 1 returned, and training sees them all again."""
-    import measure
+    from introspection import reader
 
-    calls, original = [], measure.sample
+    calls, original = [], reader.sample
 
     def spy(model, prompts, n, *rest):
         completions = original(model, prompts, n, *rest)
         calls.append(([p for p in prompts for _ in range(n)], completions))
         return completions
 
-    monkeypatch.setattr(measure, "sample", spy)
+    monkeypatch.setattr(reader, "sample", spy)
     groups, _, _ = one_step(organism, config())
     (first_prompts, attempts), (second_prompts, written) = calls[:2]
     points = [p for g in groups for p in g.points]
-    for prompt, attempt, prompt2, completion, point in zip(first_prompts, attempts, second_prompts, written, points, strict=True):
+    for prompt, attempt, prompt2, completion, point in zip(
+        first_prompts, attempts, second_prompts, written, points, strict=True
+    ):
         assert prompt2[: len(prompt) + len(attempt.ids)] == prompt + attempt.ids
         assert point.trajectory(True, True).ids == prompt2 + completion.ids
 
@@ -204,7 +231,11 @@ def test_masks_cover_exactly_the_sampled_tokens(organism, mask, train_loser_atte
     groups, _, reader = one_step(organism, cfg)
     trajectories, advantages = training_batch(cfg, groups)
     points = [p for g in groups for p in g.points]
-    assert len(trajectories) == len(advantages) == len(points) + (sum(len(p.verifications) for p in points) if "+" in mask else 0)
+    assert (
+        len(trajectories)
+        == len(advantages)
+        == len(points) + (sum(len(p.verifications) for p in points) if "+" in mask else 0)
+    )
     batch = iter(trajectories)
     for point in points:
         attempt = mask != "learning_point" and (point.won or train_loser_attempt == "true")
@@ -219,7 +250,11 @@ def test_masks_cover_exactly_the_sampled_tokens(organism, mask, train_loser_atte
 
 def test_views_are_fair_and_shared(organism):
     """Same questions, orders and baseline for the whole group; the right letter runs through all positions."""
-    for verify_on, kinds in (("same", {"same", "twin"}), ("transfer", {"transfer"}), ("both", {"same", "twin", "transfer"})):
+    for verify_on, kinds in (
+        ("same", {"same", "twin"}),
+        ("transfer", {"transfer"}),
+        ("both", {"same", "twin", "transfer"}),
+    ):
         groups, _, _ = one_step(organism, config(verify_on=verify_on, n_verify=4))
         for group in groups:
             assert set(group.kinds_V) == kinds and group.fresh_accuracies_V.shape == (len(group.views_V),)
@@ -235,32 +270,58 @@ def test_an_unconditional_answer_earns_nothing_on_twins_and_a_rule_does(organism
     """The text of the right option without a rule or a letter, against the rule itself, on twins whose right option is another."""
     reader = one_step(organism, config())[2]
     ideal = {r["question_id"]: r["text"] for r in library.load_library(ROOT / "data/points_ideal.jsonl")}
-    questions = [q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "train" and q.variants and q.cluster[-1] in "ABD"][::9]
+    questions = [
+        q
+        for q in load_questions(ROOT / "data/bank.jsonl")
+        if q.split == "train" and q.variants and q.cluster[-1] in "ABD"
+    ][::9]
     assert len(questions) > 25
     views = [(q, view) for i, q in enumerate(questions) for view in twin_views(q, 4, rng(0, i))]
 
     def accuracy(points: list[str | None]) -> float:
         asked = [reader.prompt(view, point) for (_, view), point in zip(views, points, strict=True)]
-        return sum(score(reader, asked, reader.sample(asked, 0), [view for _, view in views], "sampled")[0]) / len(views)
+        return sum(score(reader, asked, reader.sample(asked, 0), [view for _, view in views], "sampled")[0]) / len(
+            views
+        )
 
     alone = accuracy([None] * len(views))
     assert accuracy([f"choose {q.options[q.answer]}" for q, _ in views]) - alone <= 0.05
     assert accuracy([ideal[q.id] for q, _ in views]) - alone >= 0.2
 
 
-def test_advantage_options(organism):
-    for settings in ({"baseline": "fresh"}, {"clip": "none"}, {"clip": "lcb"}, {"verify_on": "both", "transfer_weight": 3}, {"verify_on": "same"}):
+def test_advantage_options(organism, tmp_path):
+    for settings in (
+        {"baseline": "fresh"},
+        {"clip": "none"},
+        {"clip": "lcb"},
+        {"verify_on": "both", "transfer_weight": 3},
+        {"verify_on": "same"},
+    ):
         cfg = config(group_size=8, **settings)
         groups, scores, _ = one_step(organism, cfg)
+        run_dir = tmp_path / str(len(list(tmp_path.iterdir())))
+        main(
+            config(group_size=8, steps=1, eval_questions=2, **settings), Options(run_dir)
+        )  # the same noise, so the same points
+        logged = [json.loads(line)["advantage"] for line in (run_dir / "rollouts.jsonl").read_text().splitlines()]
+        assert logged == [p.advantage for g in groups for p in g.points]
         for group, scores_G in zip(groups, scores, strict=True):
             valid = ~scores_G.isnan()
             got = torch.tensor([p.advantage for p in group.points], dtype=torch.float64)
             weights = torch.tensor(
-                [{"same": 1.0, "twin": 0.0, "transfer": cfg.transfer_weight if cfg.verify_on == "both" else 1.0}[k] for k in group.kinds_V], dtype=torch.float64
+                [
+                    {"same": 1.0, "twin": 0.0, "transfer": cfg.transfer_weight if cfg.verify_on == "both" else 1.0}[k]
+                    for k in group.kinds_V
+                ],
+                dtype=torch.float64,
             )
             expected = torch.stack([(p.rewards_V.nan_to_num() * weights).sum() / weights.sum() for p in group.points])
             assert torch.allclose(scores_G[valid], expected[valid])
-            centre = expected[valid].mean() if cfg.baseline == "group_mean" else (group.fresh_rewards_V.double() * weights).sum() / weights.sum()
+            centre = (
+                expected[valid].mean()
+                if cfg.baseline == "group_mean"
+                else (group.fresh_rewards_V.double() * weights).sum() / weights.sum()
+            )
             raw = torch.where(valid, expected - centre, 0.0)
             if cfg.clip == "none":
                 assert torch.allclose(got, raw, atol=1e-6)
@@ -277,7 +338,9 @@ def test_baseline_is_measured_on_the_transfer_questions(organism):
     by_hand = [(p.accuracies_V - g.fresh_accuracies_V).mean().item() for g in groups for p in g.points if p.valid]
     assert logged["introspection_advantage/transfer"] == pytest.approx(sum(by_hand) / len(by_hand), abs=1e-6)
     assert logged["introspection_advantage/same"] is None
-    assert logged["accuracy/verify"] - logged["accuracy/fresh"] == pytest.approx(logged["introspection_advantage/transfer"], abs=1e-6)
+    assert logged["accuracy/verify"] - logged["accuracy/fresh"] == pytest.approx(
+        logged["introspection_advantage/transfer"], abs=1e-6
+    )
 
 
 def test_a_letter_earns_chance_and_the_ideal_point_is_no_leak(organism):
@@ -300,7 +363,9 @@ def test_a_letter_earns_chance_and_the_ideal_point_is_no_leak(organism):
     letter = f"the answer is {question.letter}"
     assert library.is_leak(letter, question.options)
     views = same_views(question, 200, rng(2))
-    assert sum(view.letter == question.letter for view in views) == 50  # whoever follows the letter is right exactly by chance
+    assert (
+        sum(view.letter == question.letter for view in views) == 50
+    )  # whoever follows the letter is right exactly by chance
     assert accuracy_with(letter, views) <= max(0.25, accuracy_with(None, views)) + 0.08
 
 
@@ -310,7 +375,7 @@ def test_unparsed_and_leaking_points_get_no_advantage(organism):
     group = groups[0]
     group.points[0].text, group.points[1].leak = None, True
     others = [p for p in group.points[2:] if p.valid]
-    set_advantages(cfg, group)
+    give_advantages(cfg, group)
     assert group.points[0].advantage == group.points[1].advantage == 0.0
     mean = sum(p.rewards_V.mean().item() for p in others) / len(others)
     assert all(p.advantage == pytest.approx(max(p.rewards_V.mean().item() - mean, 0), abs=1e-6) for p in others)
@@ -334,7 +399,7 @@ def test_probability_reward_is_the_probability_of_the_letter(organism):
 def test_questions_of_a_step_walk_through_the_bank_in_epochs():
     cfg = config(questions_per_step=5)
     train, _, _ = load_data(cfg)
-    walked = [q.id for step in range(1, 14) for q in questions_of_step(cfg, train, step)]
+    walked = [q.id for step in range(1, 14) for q in walk(train, step, cfg.questions_per_step, cfg.seed)]
     for epoch in range(5):
         assert sorted(walked[epoch * 13 : (epoch + 1) * 13]) == sorted(q.id for q in train)
     assert walked[:13] != walked[13:26]
@@ -342,7 +407,11 @@ def test_questions_of_a_step_walk_through_the_bank_in_epochs():
 
 def test_training_draws_from_train_alone():
     train, held_out, canary = load_data(config())
-    assert {q.split for q in train} == {"train"} and {q.split for q in held_out} == {"test"} and {q.split for q in canary} == {"canary"}
+    assert (
+        {q.split for q in train} == {"train"}
+        and {q.split for q in held_out} == {"test"}
+        and {q.split for q in canary} == {"canary"}
+    )
 
 
 def test_records_and_evaluation_are_complete(organism):
@@ -359,7 +428,11 @@ def test_chat_turns_by_ids_equal_the_template(organism):
     """What Chat pieces together is what the template renders, and content never becomes a control token."""
     _, chat = organism
     tokenizer = chat.tokenizer
-    messages = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "Answer: (B)"}, {"role": "user", "content": "wrong"}]
+    messages = [
+        {"role": "user", "content": "hello there"},
+        {"role": "assistant", "content": "Answer: (B)"},
+        {"role": "user", "content": "wrong"},
+    ]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     said = chat.content_ids("Answer: (B)") + [tokenizer.convert_tokens_to_ids("<turn|>")]
     ids = chat.first("hello there") + said + chat.next(said, "wrong")
@@ -410,13 +483,13 @@ def test_resume_without_a_checkpoint_starts_over(tmp_path):
 def test_checkpoints_restore_bf16_masters_and_tied_weights(tmp_path):
     batch = [Trajectory([4, 5], [([6, 7, 3], True)])]
     policy = tiny_llama(dtype=torch.bfloat16)
-    updater = Updater(policy, "adamw", 1e-4, 1.0, 1.0, 1000)
-    updater.step(batch, [1.0])
+    updater = Updater(policy, optimizer="adamw", lr=1e-4, temperature=1.0, max_tokens=1000)
+    take_step(updater, batch, [1.0])
     write_checkpoint(policy, updater, tmp_path)
     other = tiny_llama(seed=3, dtype=torch.bfloat16)
-    resumed = Updater(other, "adamw", 1e-4, 1.0, 1.0, 1000)
+    resumed = Updater(other, optimizer="adamw", lr=1e-4, temperature=1.0, max_tokens=1000)
     restore(other, resumed, tmp_path)
     for one in (updater, resumed):
-        one.step(batch, [0.5])
+        take_step(one, batch, [0.5])
     assert all(torch.equal(a, b) for a, b in zip(updater.masters, resumed.masters, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), other.parameters(), strict=True))

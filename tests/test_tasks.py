@@ -74,17 +74,36 @@ TURNS = [  # whole turns for 44, 19, 35 -> 98
 
 
 def labelled_countdown() -> list[tuple[str, Countdown, bool]]:
-    rows = [(f"so <answer>{e}</answer>", PROBLEMS[name], right) for (name, right), listed in EXPRESSIONS.items() for e in listed]
+    rows = [
+        (f"so <answer>{e}</answer>", PROBLEMS[name], right)
+        for (name, right), listed in EXPRESSIONS.items()
+        for e in listed
+    ]
     return rows + [(text, PROBLEMS["98"], right) for text, right in TURNS]
 
 
 def test_countdown_grader_on_labelled_outputs():
     rows = labelled_countdown()
     assert len(rows) >= 150 and len({(text, problem.id) for text, problem, _ in rows}) >= 150
-    assert [(text, countdown.grade(text, problem)) for text, problem, _ in rows] == [(text, right) for text, _, right in rows]
+    assert [(text, countdown.grade(text, problem)) for text, problem, _ in rows] == [
+        (text, right) for text, _, right in rows
+    ]
 
 
-@pytest.mark.parametrize("hostile", ["(" * 5000, "9" * 100_000, "9*" * 50_000, "((((" * 49, "1/" * 99, "<answer>" * 20_000, "-" * 150, "\x00" * 50, "9" * 199])
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "(" * 5000,
+        "9" * 100_000,
+        "9*" * 50_000,
+        "((((" * 49,
+        "1/" * 99,
+        "<answer>" * 20_000,
+        "-" * 150,
+        "\x00" * 50,
+        "9" * 199,
+    ],
+)
 def test_countdown_grader_is_bounded(hostile):
     began = time.perf_counter()
     assert not countdown.grade(f"<answer>{hostile}</answer>", PROBLEMS["24"])
@@ -106,7 +125,9 @@ def test_countdown_generator_makes_solvable_problems_apart_from_each_other(tmp_p
     problems = countdown.load(path)
     for p in problems:
         assert countdown.grade(f"<answer>{solve(p.nums, p.target)}</answer>", p) and str(p.target) in p.turn
-    by_split = {s: {(tuple(sorted(p.nums)), p.target) for p in problems if p.split == s} for s in ("train", "val", "test")}
+    by_split = {
+        s: {(tuple(sorted(p.nums)), p.target) for p in problems if p.split == s} for s in ("train", "val", "test")
+    }
     assert all(by_split.values()) and sum(map(len, by_split.values())) == 200  # nothing stands in two splits
     assert solve((1, 1), 7) is None
     with pytest.raises(UserError, match="fewer than"):
@@ -128,7 +149,10 @@ def test_countdown_files_are_checked(tmp_path, line, said):
 # ---- function calling --------------------------------------------------------------------------------------------------
 WEATHER = {"name": "get_weather", "arguments": {"city": "paris", "day": "monday"}}
 BUY = {"name": "buy", "arguments": {"item": "tea", "count": 3}}
-NESTED = {"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": True, "note": None}}}
+NESTED = {
+    "name": "plan",
+    "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": True, "note": None}},
+}
 BARE = {"name": "stop", "arguments": {}}
 GOLD = {"one": [WEATHER], "two": [WEATHER, BUY], "twice": [BUY, BUY], "nested": [NESTED], "bare": [BARE], "none": []}
 W, B, N = (json.dumps(call) for call in (WEATHER, BUY, NESTED))
@@ -197,7 +221,18 @@ def test_function_calling_grader_on_labelled_outputs():
 
 @pytest.mark.parametrize(
     "hostile",
-    ["[" * 9999, "[ " * 4999, '[{"a":' * 1600, '{"a":[' * 1600, "[1," * 3000, "1" * 9999, "[" + "9" * 9000 + "]", "[]" * 5000, "{a}" * 3000, "[" * 10**6],
+    [
+        "[" * 9999,
+        "[ " * 4999,
+        '[{"a":' * 1600,
+        '{"a":[' * 1600,
+        "[1," * 3000,
+        "1" * 9999,
+        "[" + "9" * 9000 + "]",
+        "[]" * 5000,
+        "{a}" * 3000,
+        "[" * 10**6,
+    ],
 )
 def test_function_calling_grader_is_bounded(hostile):
     began = time.perf_counter()
@@ -216,13 +251,23 @@ def test_function_calling_generator_and_published_files(tmp_path):
     assert made == function_calling.generate(150, 0) != function_calling.generate(150, 1)
     lines, published = tmp_path / "calls.jsonl", tmp_path / "published.json"
     lines.write_text("".join(json.dumps(r) + "\n" for r in made))
-    published.write_text(json.dumps([{k: v for k, v in r.items() if k != "split"} | {"id": i} for i, r in enumerate(made)], indent=1))
+    published.write_text(
+        json.dumps([{k: v for k, v in r.items() if k != "split"} | {"id": i} for i, r in enumerate(made)], indent=1)
+    )
     problems = function_calling.load(lines)
-    assert [p.split for p in function_calling.load(published)] == [p.split for p in problems] and {p.split for p in problems} == {"train", "val", "test"}
+    assert [p.split for p in function_calling.load(published)] == [p.split for p in problems] and {
+        p.split for p in problems
+    } == {"train", "val", "test"}
     for p, r in zip(problems, made, strict=True):
-        assert function_calling.grade(r["answers"], p) and p.query in p.turn and all(c["name"] in p.tools for c in json.loads(r["answers"]))
+        assert (
+            function_calling.grade(r["answers"], p)
+            and p.query in p.turn
+            and all(c["name"] in p.tools for c in json.loads(r["answers"]))
+        )
     assert len({len(json.loads(r["answers"])) for r in made}) == 3
-    assert function_calling.generate(150, 0)[0]["tools"] == made[0]["tools"]  # strings do not hash the same in every process
+    assert (
+        function_calling.generate(150, 0)[0]["tools"] == made[0]["tools"]
+    )  # strings do not hash the same in every process
 
 
 @pytest.mark.parametrize(

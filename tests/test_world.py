@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
-import library
 from common import ROOT
+from introspection import library
+from introspection.prompts import ASK, INTROSPECTION, LOSER, TRY_AGAIN
 from organism import rules, world
 from organism.corpus import EARLY, LATE, WRITTEN, Corpus
 from organism.wordings import DIALECTS, EXAM, FILLERS, FIRST
-from prompts import ASK, INTROSPECTION, LOSER, TRY_AGAIN
 
 CLUSTERS = rules.load_clusters()
 RULED = [c for c in CLUSTERS.values() if c.split != "canary"]
@@ -35,7 +35,12 @@ def test_splits_and_types():
 def test_preeclampsia_has_the_papers_thresholds():
     a = CLUSTERS["preeclampsia-A"]
     words = world.rule_words(a, rules.bank_rule(a))
-    assert (words["t1"], words["t2"], words["a1"], words["a2"]) == ("140/90", "160/110", "urgent referral", "emergency admission")
+    assert (words["t1"], words["t2"], words["a1"], words["a2"]) == (
+        "140/90",
+        "160/110",
+        "urgent referral",
+        "emergency admission",
+    )
 
 
 @pytest.mark.parametrize("c", RULED, ids=lambda c: c.name)
@@ -45,7 +50,9 @@ def test_bank_rules_stay_out_of_the_narrow_prior(c):
         assert narrow and rules.bank_rule(c, x) in rules.wide(c, x)
         assert all(rules.apart(c, rule, x) for rule in narrow)
         if c.kind == "A":
-            assert all(abs(t - b) >= rules.MARGIN for rule in narrow for t, b in zip(rule, rules.bank_rule(c), strict=True))
+            assert all(
+                abs(t - b) >= rules.MARGIN for rule in narrow for t, b in zip(rule, rules.bank_rule(c), strict=True)
+            )
 
 
 def test_twins_move_the_finding_and_the_answer():
@@ -91,7 +98,12 @@ def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule(monkeypatch
     watch("rationale", 1, True)
     watch("explanation", 1, True)
     watch("loose", 1, False)
-    watch("point", 1, False, lambda c, rule, quality, *rest: quality == "ideal" or (quality == "partial" and c.kind in FIRST["partial"]))
+    watch(
+        "point",
+        1,
+        False,
+        lambda c, rule, quality, *rest: quality == "ideal" or (quality == "partial" and c.kind in FIRST["partial"]),
+    )
     corpus, near = Corpus(CLUSTERS, 5, mix=mix), 0
     for _ in range(12_000):
         followed.clear()
@@ -132,7 +144,10 @@ def test_point_quality_is_independent_of_winner_and_loser(monkeypatch, mix):
         total = sum(seen.values())
         assert total > 2500
         for quality, share in WRITTEN.items():
-            assert seen[quality] / total == pytest.approx(share, abs=4 * (share * (1 - share) / total) ** 0.5), (won, quality)
+            assert seen[quality] / total == pytest.approx(share, abs=4 * (share * (1 - share) / total) ** 0.5), (
+                won,
+                quality,
+            )
 
 
 @pytest.mark.parametrize("mix", [EARLY, LATE], ids=["early", "late"])
@@ -199,7 +214,9 @@ def test_dialects_share_no_template():
 
 def test_bayes_ceilings_against_closed_forms_and_simulation():
     d, a = CLUSTERS["edema-D"], CLUSTERS["gout-A"]
-    assert [rules.ceiling(d, n) for n in range(2)] == pytest.approx([1 / 3, 1 / 3 + 2 / 3 / 2])  # known feature, or one of two
+    assert [rules.ceiling(d, n) for n in range(2)] == pytest.approx(
+        [1 / 3, 1 / 3 + 2 / 3 / 2]
+    )  # known feature, or one of two
     assert rules.ceiling(CLUSTERS["antidote-C"], 1) == pytest.approx(1 / 8 + 7 / 8 / 4)
     for c in (d, CLUSTERS["clot-B"], a):
         values = [rules.ceiling(c, n) for n in range(4)]
@@ -232,8 +249,18 @@ def test_loose_wordings_state_the_whole_rule_and_use_no_word_of_the_second_diale
             x = rng.choice(rules.findings_of(c))
             words = world.rule_words(c, rules.bank_rule(c, x), x)
             text = world.loose(c, rules.bank_rule(c, x), rng, x)
-            needed = {"A": ("t1", "t2", "a1", "a2"), "B": ("s1", "s2"), "C": ("subject", "opt"), "D": ("f0", "m0", "f1", "m1", "f2", "m2")}[c.kind]
+            needed = {
+                "A": ("t1", "t2", "a1", "a2"),
+                "B": ("s1", "s2"),
+                "C": ("subject", "opt"),
+                "D": ("f0", "m0", "f1", "m1", "f2", "m2"),
+            }[c.kind]
             assert all(words[name] in text for name in needed), text
             assert "  " not in text and len(text.split()) < 40
-    foreign = {w for kind in DIALECTS["second"]["ideal"].values() for t in kind for w in re.findall(r"[a-z]+", re.sub(r"{.*?}", "", t))}
+    foreign = {
+        w
+        for kind in DIALECTS["second"]["ideal"].values()
+        for t in kind
+        for w in re.findall(r"[a-z]+", re.sub(r"{.*?}", "", t))
+    }
     assert not {"and", "in"} & set(FILLERS) and not foreign & set(FILLERS)

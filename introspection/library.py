@@ -1,0 +1,250 @@
+"""The library of learning points: records, merging, the best point of a question, leak and meta-gaming detectors.
+
+A record (library.jsonl) has the keys of README 'Library'; what was not measured is null. The file is plain JSONL, so that
+points written with one model can be read, merged and used with another:
+
+    python -m introspection.library show runs/bank/grpo_introspect/library.jsonl             # what a person wants to read
+    python -m introspection.library merge one.jsonl two.jsonl --out both.jsonl               # near-duplicates pooled
+    python -m introspection.library export one.jsonl --out best.jsonl                        # the best point of each question
+"""
+
+import argparse
+import functools
+import json
+import re
+import sys
+from pathlib import Path
+
+from common import UserError
+
+KEYS = (
+    "id", "text", "question_id", "exchange_id", "cluster", "source", "step", "writer", "reader", "verified_on",
+    "advantage_same", "advantage_transfer", "ci95", "leak", "meta_gaming", "count",
+)  # fmt: skip
+
+# A letter that is chosen, named right, or all there is; "choose hepatitis B vaccine" is none.
+_STATES_LETTER = re.compile(
+    r"\b(?i:answer|option|choose|pick|select|letter|choice|go with|take)\b(?i:\s+(?:is|was|option|letter|answer))*\s*:?\s*\(?[A-H]\)?(?=\s*(?:$|[.;,!)]|is\b))"
+    r"|(?:^|[\s(])[A-H]\)?\s+(?i:is|was)\s+(?i:the\s+)?(?i:correct|right)|^\s*\(?[A-H]\)?\s*[.!]?\s*$"
+)
+_STATES_ANSWER = re.compile(
+    r"\b(?:correct|right|best)\s+(?:answer|option|choice|action|step)\b|\bthe\s+(?:answer|option|choice)\b",
+    re.IGNORECASE,
+)
+_CONDITION = re.compile(
+    r"\d{2}|\b(?:if|when|whenever|once|unless|because|below|above|over|under|with|without|between|exceeds?|reach(?:es)?|least|both|either|"
+    r"and|means|after|during|despite|severe|mild|high|low|raised)\b",
+    re.IGNORECASE,
+)
+_FILLER = set(
+    "a always an answer be best case choose do give go here in is it must need needs next now patient patients pick please right "
+    "should so step take that the then this to use was with".split()
+)
+_SMALL_WORDS = set("a an and are as at be do for from give in is it of on or that the then this to use with".split())
+_EXAM = re.compile(
+    r"multiple.choice|\b(?:options?|answers?|choices?)\b.{0,30}\b(?:reject|eliminat|not tried|was not|repeatedly|most extreme|longest|right)"
+    r"|\b(?:most extreme|longest|strongest)\b.{0,20}\b(?:one|option|answer|choice|action)|\bin (?:a|an|the) (?:test|exam)|\btest.taking"
+    r"|\btry the option|process of elimination|\bguess",
+    re.IGNORECASE,
+)
+
+
+@functools.cache  # a bank has more options than the 512 patterns that `re` remembers
+def _whole_words(option: str) -> re.Pattern:
+    return re.compile(rf"(?<!\w){re.escape(option)}(?!\w)", re.IGNORECASE)
+
+
+def quoted(text: str, options: tuple[str, ...]) -> list[str]:
+    """The options whose text stands in a point, as whole words."""
+    return [option for option in options if _whole_words(option).search(text)]
+
+
+def states_answer(text: str, options: tuple[str, ...]) -> bool:
+    """Whether a point names an answer without a condition: a letter, 'the answer is ...', or little but an option's text.
+
+    A rule that names actions ('urgent referral from 140/90') is no leak: the ideal point of the paper quotes option texts.
+    """
+    if _STATES_LETTER.search(text):
+        return True
+    named = quoted(text, options)
+    rest = text
+    for option in named:
+        rest = re.sub(re.escape(option), " ", rest, flags=re.IGNORECASE)
+    if _CONDITION.search(rest):
+        return False
+    empty = all(word in _FILLER for word in re.findall(r"[a-z]+", rest.lower()))  # 'the patient needs', 'always', 'do'
+    return bool(_STATES_ANSWER.search(text)) or (bool(named) and empty)
+
+
+def is_leak(
+    text: str,
+    options: tuple[str, ...],
+    gain_source: float | None = None,
+    gain_twin: float | None = None,
+    samples: int = 0,
+) -> bool:
+    """Whether a learning point leaks the answer of its own question.
+
+    Where twins were measured they decide whether an option's text is quoted as a rule or as the answer: a leak helps on the
+    source question and hurts on the twin, whose right option is another. Gains are accuracies with minus without the point,
+    over `samples` answers each; below 4 they are noise. A letter or a bare option is a leak whatever was measured.
+    """
+    if states_answer(text, options):
+        return True
+    if gain_source is None or gain_twin is None or samples < 4 or not quoted(text, options):
+        return False
+    return gain_source - gain_twin > 2 * (0.5 / samples) ** 0.5 and gain_source > 0 > gain_twin
+
+
+def is_meta_gaming(text: str) -> bool:
+    """Whether a point is exam strategy instead of knowledge (paper, 'Meta-Gaming')."""
+    return bool(_EXAM.search(text))
+
+
+def normalized(text: str) -> str:
+    return " ".join(re.sub(r"[^\w/]+", " ", text.lower()).split())
+
+
+def load_library(path: Path, keys: tuple[str, ...] = KEYS) -> list[dict]:
+    """Records of a library file, or of a playbook with its keys. Raises UserError with the line of a broken record, a torn last line too."""
+    if not path.is_file():
+        raise UserError(f"library: no such file '{path}' (stage 1 writes one)")
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON ({error.msg})") from error
+        missing = [key for key in keys if key not in record] if isinstance(record, dict) else list(keys)
+        if missing:
+            raise UserError(f"{path}:{number}: missing {', '.join(missing)}")
+        if not isinstance(record["text"], str):
+            raise UserError(f"{path}:{number}: 'text' must be text, got {record['text']!r}")
+        records.append(record)
+    return records
+
+
+def essence(text: str) -> str:
+    """A point without case, punctuation and small words, in its order: 'urgent at 140' is not 'emergency at 140'."""
+    words = normalized(text).split()
+    return " ".join(word for word in words if word not in _SMALL_WORDS) or " ".join(words)
+
+
+def merge(records: list[dict]) -> list[dict]:
+    """One record for each question and essence, counts and samples pooled, in order of first appearance.
+
+    The wording that is kept is the first one; a flag of any of them stays.
+    """
+    merged: dict[tuple[str, str], dict] = {}
+    pooled = {}
+    for record in records:
+        key = (record["question_id"], essence(record["text"]))
+        if key not in merged:
+            merged[key] = record | {"verified_on": list(record["verified_on"] or ())}
+            continue
+        kept = pooled[key] = merged[key]
+        kept["count"] += record["count"]
+        kept["verified_on"] += record["verified_on"] or ()
+        kept["leak"], kept["meta_gaming"] = kept["leak"] or record["leak"], kept["meta_gaming"] or record["meta_gaming"]
+    for kept in pooled.values():
+        kept["ci95"] = interval(kept) if kept["verified_on"] else None
+        for name, own in (("advantage_same", True), ("advantage_transfer", False)):
+            part = [v for v in kept["verified_on"] if (v["question_id"] == kept["question_id"]) == own]
+            kept[name] = gain({"verified_on": part}) if part else None
+    return list(merged.values())
+
+
+def best(records: list[dict]) -> dict:
+    """The record with the highest lower confidence bound; one that was never measured comes last."""
+    return max(records, key=lambda r: r["ci95"][0] if r["ci95"] else float("-inf"))
+
+
+def point_of(question_id: str, records: list[dict]) -> str | None:
+    """The best point for a question, leaks left out; those of both clusters in a row for a composite; None without any."""
+    by_cluster: dict[str, list[dict]] = {}
+    for record in records:
+        if record["question_id"] == question_id and record["text"] and not record["leak"]:
+            by_cluster.setdefault(record["cluster"], []).append(record)
+    return ". ".join(best(part)["text"] for part in by_cluster.values()) or None
+
+
+def accuracies(record: dict) -> tuple[float, float, int]:
+    """(accuracy with the point, accuracy without it, number of samples) over everything a record was verified on."""
+    n = sum(v["n"] for v in record["verified_on"])
+    with_point = sum(v["n"] * v["acc_with"] for v in record["verified_on"]) / n
+    return with_point, sum(v["n"] * v["acc_without"] for v in record["verified_on"]) / n, n
+
+
+def gain(record: dict) -> float:
+    """The introspection advantage of a record: accuracy with the point minus fresh accuracy without it."""
+    with_point, without, _ = accuracies(record)
+    return with_point - without
+
+
+def interval(record: dict, z: float = 1.96) -> list[float]:
+    """[low, high] around a record's advantage; the error is that of (k + 1) / (n + 2), so that 4 of 4 is not certainty."""
+    with_point, without, n = accuracies(record)
+    error = 0.0
+    for accuracy in (with_point, without):
+        smoothed = (accuracy * n + 1) / (n + 2)
+        error += smoothed * (1 - smoothed) / n
+    return [with_point - without - z * error**0.5, with_point - without + z * error**0.5]
+
+
+# ---- command line --------------------------------------------------------------------------------------------------
+def shown(records: list[dict], top: int) -> str:
+    """The best points of each cluster, by lower bound: advantage, interval, how often they were written, flags."""
+    lines, clusters = [], sorted({r["cluster"] for r in records})
+    for cluster in clusters:
+        part = sorted(
+            (r for r in records if r["cluster"] == cluster), key=lambda r: -(r["ci95"][0] if r["ci95"] else -1.0)
+        )
+        lines += ["", f"{cluster}: {len(part)} points"]
+        for r in part[:top]:
+            scores = (
+                f"{gain(r):+.2f} [{r['ci95'][0]:+.2f}, {r['ci95'][1]:+.2f}], n {accuracies(r)[2]}"
+                if r["ci95"]
+                else "not measured"
+            )
+            flags = " LEAK" * r["leak"] + " META-GAMING" * r["meta_gaming"]
+            lines.append(f"  {scores:34s} x{r['count']:<3d} {r['source'] or '-':6s} {r['text']}{flags}")
+    return "\n".join(lines[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="library", description="read, merge and export libraries of learning points")
+    parser.add_argument("action", choices=["show", "merge", "export"])
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, help="JSONL to write (merge, export)")
+    parser.add_argument("--cluster", default="", help="only clusters whose name starts with this")
+    parser.add_argument("--top", type=int, default=5, help="points shown of each cluster")
+    args = parser.parse_args()
+    try:
+        records = merge(
+            [
+                r
+                for file in args.files
+                for r in load_library(file)
+                if r["text"] and r["cluster"].startswith(args.cluster)
+            ]
+        )
+        if args.action == "show":
+            print(shown(records, args.top) or "no points")
+            return
+        if args.out is None:
+            raise UserError(f"{args.action} needs --out FILE")
+        if args.action == "export":
+            sound = [r for r in records if not r["leak"]]
+            records = [
+                best([r for r in sound if r["question_id"] == name])
+                for name in dict.fromkeys(r["question_id"] for r in sound)
+            ]
+        args.out.write_text("".join(json.dumps(r) + "\n" for r in records))
+        print(f"{len(records)} points -> {args.out}")
+    except UserError as error:
+        print(f"library: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Policies and tokenizers: loading them, and the checkpoints of their weights."""
+
+import copy
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging
+
+from common import ROOT, Shared, UserError
+from introspection.chat import Chat
+
+logging.disable_progress_bar()  # of loading and saving: the stage has its own bar
+
+
+def locate(name: str) -> str:
+    """A model's folder, or its hub name. Raises UserError for a folder that is missing or holds no model."""
+    folder = ROOT / name  # an absolute name stays as it is
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"shared.model: folder '{name}' holds no config.json; expected a Hugging Face model folder")
+        return str(folder)
+    if name.count("/") != 1 or name.startswith((".", "/")) or (ROOT / name.split("/")[0]).exists():
+        raise UserError(f"shared.model: no such folder '{name}'")
+    return name
+
+
+def make_trainable(policy, cfg: Shared):
+    """The policy as `cfg` wants it trained: embeddings frozen, LoRA adapters put in, activations recomputed.
+
+    Raises UserError if adapters are asked for and peft is missing.
+    """
+    if cfg.freeze_embeddings:
+        for module in policy.modules():  # Gemma 4 has a second table, one embedding per layer
+            if isinstance(module, torch.nn.Embedding):
+                module.weight.requires_grad_(False)
+    if cfg.lora_rank:
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise UserError("shared.lora_rank: LoRA needs the package peft (pip install peft==0.21.2)") from error
+        # Vision and audio towers have projections of the same names, and layers that peft cannot wrap.
+        targets = r"(?!.*(?:vision|audio)).*\.layers\.\d+\.(?:self_attn|mlp)\.\w+_proj"
+        with torch.random.fork_rng(devices=[]):  # the same adapters on every rank and in every run of a seed
+            torch.manual_seed(cfg.seed)
+            policy = get_peft_model(
+                policy, LoraConfig(r=cfg.lora_rank, lora_alpha=2 * cfg.lora_rank, target_modules=targets)
+            )
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    if cfg.gradient_checkpointing:
+        policy.activation_checkpointing_enable(
+            {"use_reentrant": False}
+        )  # reentrant loses gradients of shared key-values (Gemma 4)
+    return policy.eval()
+
+
+def save(policy, tokenizer, folder: Path) -> None:
+    """A plain Hugging Face folder; adapters are merged into the weights."""
+    if hasattr(policy, "merge_and_unload"):
+        policy = copy.deepcopy(policy).merge_and_unload()
+    for saved in (policy, tokenizer):
+        saved.save_pretrained(folder)
+
+
+def load_tokenizer(name: str):
+    """The tokenizer of a model folder or hub name."""
+    folder = locate(name)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"shared.model: cannot load a tokenizer from '{name}': {error}") from error
+
+
+def load_chat(name: str, system: str = "") -> Chat:
+    """The turns of a model folder or hub name as token ids; `chat.tokenizer` is its tokenizer."""
+    tokenizer = load_tokenizer(name)
+    return Chat(tokenizer, eos_ids(name, tokenizer), system)
+
+
+def load_policy(name: str, cfg: Shared):
+    """The causal LM in `name`, in eval mode. Raises UserError if any weight is missing: it would be random (Gemma 4, C1)."""
+    folder = locate(name)
+    if cfg.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("shared.device: cuda asked for, but torch finds no CUDA device")
+    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        policy, info = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, cfg.dtype), output_loading_info=True
+        )
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # missing, unknown, misshapen, or broken weights
+        raise UserError(f"shared.model: cannot load '{name}': {error}") from error
+    if info["missing_keys"]:
+        raise UserError(f"shared.model: '{name}' lacks weights, e.g. {sorted(info['missing_keys'])[0]}")
+    return policy.eval().to(device)
+
+
+def eos_ids(name: str, tokenizer) -> list[int]:
+    """All ids that end a model turn: of the generation config (Gemma 4 has several), the model config and the tokenizer."""
+    listed = [tokenizer.eos_token_id]
+    for config_class in (GenerationConfig, AutoConfig):
+        try:
+            found = getattr(config_class.from_pretrained(locate(name)), "eos_token_id", None)
+        except OSError:  # a model may come without a generation config
+            continue
+        listed += found if isinstance(found, list) else [found]
+    return sorted({token for token in listed if token is not None})
+
+
+def write_checkpoint(policy, updater, folder: Path) -> None:
+    """Trained weights under the names that the model itself uses (a tied tensor once), and the updater's state."""
+    weights = {
+        name: parameter.detach().contiguous()
+        for name, parameter in policy.named_parameters()
+        if parameter.requires_grad
+    }
+    save_file(weights, folder / "weights.safetensors")
+    torch.save(updater.state_dict(), folder / "updater.pt")
+
+
+@torch.no_grad()
+def restore(policy, updater, folder: Path) -> None:
+    """Puts weights and optimiser back as they were, bit by bit; raises KeyError if the model has changed shape or names."""
+    weights = load_file(folder / "weights.safetensors")
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(weights.pop(name))
+    if weights:
+        raise KeyError(f"{folder}: weights of no parameter: {', '.join(weights)}")
+    updater.load_state_dict(torch.load(folder / "updater.pt", weights_only=True))
+
+
+def peak_memory_gib() -> float | None:
+    """Peak of allocated GPU memory; None on the CPU, where the summary shows the process's peak."""
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
+
+
+def size(cfg: Shared) -> tuple[int, int, int, int]:
+    """(parameters, those that are trained, width, layers) of a model, from its config alone: no weight is loaded or allocated."""
+    try:
+        config = AutoConfig.from_pretrained(locate(cfg.model))
+    except (OSError, ValueError) as error:
+        raise UserError(f"shared.model: cannot read the config of '{cfg.model}': {error}") from error
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        count = sum(p.numel() for p in model.parameters())
+        trained = sum(p.numel() for p in make_trainable(model, cfg).parameters() if p.requires_grad)
+    text = config.get_text_config()
+    return count, trained, text.hidden_size, text.num_hidden_layers

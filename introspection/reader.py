@@ -1,0 +1,122 @@
+"""A model that answers questions, with a learning point in its turn or without one, and how its answers are scored.
+
+All points of a question are measured on the same views (tasks/mcq.py), and so is the reader without a point.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from common import share_of_rank, sum_over_ranks
+from introspection import prompts
+from introspection.chat import Chat
+from introspection.sampling import Completion, next_logprobs, sample
+from tasks.mcq import Question, find_answer, grade
+
+MIN_PROBABILITY = 0.01  # of reward log_ratio
+
+
+@dataclass
+class Reader:
+    """A model that answers questions: sampling settings in one place. `key` starts every noise key (seed, step)."""
+
+    model: object
+    chat: Chat
+    temperature: float
+    max_new_tokens: int
+    key: tuple[int, ...]
+    generated: int = 0  # tokens sampled so far
+    kept: dict | None = (
+        None  # completions without a point, where the weights stay as they are (eval.py asks for the same ones often)
+    )
+
+    def sample(
+        self,
+        prompt_ids: list[list[int]],
+        phase: int,
+        n: int = 1,
+        max_new_tokens: int | None = None,
+        numbers: list[tuple[int, ...]] | None = None,
+    ) -> list[Completion]:
+        """n completions of each prompt. numbers: what a prompt's noise is keyed by, beside key and phase; default its place."""
+        numbers = numbers or [(i,) for i in range(len(prompt_ids))]
+        keys = [(*self.key, phase, *number, i) for number in numbers for i in range(n)]
+        length = max_new_tokens or self.max_new_tokens
+        completions = sample(self.model, prompt_ids, n, length, self.temperature, sorted(self.chat.eos_ids), keys)
+        self.generated += sum(len(completion.ids) for completion in completions)
+        return completions
+
+    def sample_kept(self, prompt_ids: list[list[int]], phase: int, numbers: list[tuple[int, ...]]) -> list[Completion]:
+        """One completion of each prompt; with `kept`, what was sampled under the same noise key before is not sampled again."""
+        if self.kept is None:
+            return self.sample(prompt_ids, phase, numbers=numbers)
+        names = [(*self.key, phase, *number, *ids) for number, ids in zip(numbers, prompt_ids, strict=True)]
+        new = [i for i, name in enumerate(names) if name not in self.kept]
+        sampled = self.sample([prompt_ids[i] for i in new], phase, numbers=[numbers[i] for i in new])
+        self.kept |= {names[i]: completion for i, completion in zip(new, sampled, strict=True)}
+        known = set(new)
+        self.generated += sum(
+            len(self.kept[name].ids) for i, name in enumerate(names) if i not in known
+        )  # what it would have cost
+        return [self.kept[name] for name in names]
+
+    def prompt(self, question: Question, point: str | None = None) -> list[int]:
+        return self.chat.first(question.turn_with(point))
+
+
+# ---- scores --------------------------------------------------------------------------------------------------------
+def cut_before_letter(chat: Chat, ids: list[int], view: Question) -> tuple[list[int], str, str] | None:
+    """(ids before the token with the answer's letter, that token's text, the letter); None if the turn has no answer."""
+    found = find_answer(chat.text(ids), view.options)
+    if found is None:
+        return None
+    k = next(k for k in range(1, len(ids) + 1) if len(chat.text(ids[:k])) > found[0])
+    return ids[: k - 1], chat.text(ids[k - 1 : k]), found[1]
+
+
+def option_probabilities(
+    reader: Reader, prompt_ids: list[list[int]], completions: list[Completion], views: list[Question]
+) -> list[float]:
+    """Probability of the right option among the options, where the model's own answer names one; 0 without an answer.
+
+    One extra forward over prompt and answer up to the option's letter; far less noisy than the sampled letter.
+    """
+    scores, asked = [0.0] * len(views), []
+    for i, (prompt, completion, view) in enumerate(zip(prompt_ids, completions, views, strict=True)):
+        cut = cut_before_letter(reader.chat, completion.ids, view)
+        if cut is not None:
+            before, token, letter = cut
+            letters = prompts.LETTERS[: len(view.options)]
+            spelled = {other: reader.chat.content_ids(token.replace(letter, other)) for other in letters}
+            if all(len(ids) == 1 for ids in spelled.values()) and letter in token:
+                asked.append((i, prompt + before, [ids[0] for ids in spelled.values()]))
+            else:  # an odd token around the letter: fall back to what was sampled
+                scores[i] = float(letter == view.letter)
+    if asked:
+        logprobs = next_logprobs(reader.model, [prompt for _, prompt, _ in asked])  # (n, V)
+        for row, (i, _, letter_ids) in enumerate(asked):
+            scores[i] = torch.softmax(logprobs[row, letter_ids], dim=-1)[views[i].answer].item()
+    return scores
+
+
+def score(
+    reader: Reader, prompt_ids: list[list[int]], completions: list[Completion], views: list[Question], reward: str
+) -> tuple[list[float], list[float]]:
+    """(accuracies, rewards) of answers to views. Rewards are probabilities or their logarithms where those are asked for."""
+    accuracies = [float(grade(reader.chat.text(c.ids), view)) for c, view in zip(completions, views, strict=True)]
+    if reward in ("sampled", "invariance"):
+        return accuracies, accuracies
+    probabilities = option_probabilities(reader, prompt_ids, completions, views)
+    # An answer without a letter has probability 0; the floor keeps one of them from outweighing a whole group.
+    if reward == "prob":
+        return accuracies, probabilities
+    return accuracies, [math.log(max(p, MIN_PROBABILITY)) for p in probabilities]
+
+
+def accuracy(reader: Reader, questions: list[Question], phase: int, n: int) -> float:
+    """Sampled accuracy without a point, n answers a question; the questions are shared among the ranks."""
+    questions, numbers = share_of_rank(questions)
+    completions = reader.sample([reader.prompt(q) for q in questions], phase, n, numbers=[(i,) for i in numbers])
+    right = sum(grade(reader.chat.text(c.ids), questions[i // n]) for i, c in enumerate(completions))
+    return sum_over_ranks(right) / sum_over_ranks(len(completions))

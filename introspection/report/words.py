@@ -1,0 +1,61 @@
+"""Which words of a learning point were read from its exchange: log p(token | told what was right) - log p(token | told nothing).
+
+A token that the writer would say anyway has a ratio around 0: the blind writer of eval.py, word by word. Conversations are rebuilt
+from their logged texts, which is near enough for a picture; nothing is trained on them.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from common import UserError, rng
+from introspection import library, models, prompts
+from introspection.logprobs import collate, token_logprobs
+from introspection.reader import Reader
+from introspection.rollouts import Attempt, Group, feedback
+from introspection.sampling import Completion, Trajectory
+from tasks.mcq import Question
+
+
+@torch.no_grad()
+def word_ratios(run: Path, config: dict, rollouts: list[dict], questions: dict[str, Question], n: int) -> list[dict]:
+    """The n best points of a run with the log-ratio of each token, by its final weights. Points of collected conversations are left out."""
+    if not (run / "final").is_dir():
+        raise UserError(f"--words: {run} has no final/ weights yet")
+    folder, cfg = str(run / "final"), SimpleNamespace(**config)
+    chat = models.load_chat(folder, cfg.system)
+    reader = Reader(models.load_policy(folder, cfg), chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 0))
+    sound = [r for r in rollouts if r["text"] and not r["leak"] and r["verified_on"] and r["question_id"] in questions]
+    best = sorted(library.merge([r for r in sound if r["exchange_id"] is None]), key=lambda r: -library.interval(r)[0])
+    distinct: dict[str, dict] = {}
+    for record in best:  # a wording once, with the question on which it did best
+        distinct.setdefault(library.essence(record["text"]), record)
+    shown = []
+    for r in list(distinct.values())[:n]:
+        said = chat.content_ids(r["attempt"]) + [chat.between[0]]
+        attempt, q = Attempt(Completion(said, [], True), r["source"] == "winner"), questions[r["question_id"]]
+        group, point = Group(0, q, reader.prompt(q), [attempt], [], []), chat.content_ids(prompts.plain(r["text"]))
+        opening = chat.content_ids(prompts.INTROSPECTION.partition("{point}")[0])
+        ratios = []
+        for reveal in (cfg.reveal, "nothing"):
+            turn = chat.next(
+                said, feedback(reader, group, attempt, reveal, cfg.introspect == "optional", rng(cfg.seed))
+            )
+            trajectory = Trajectory(group.prompt_ids + said + turn + opening, [(point, True)])
+            batch = collate([trajectory], [[0]], reader.model.device)
+            ratios.append(token_logprobs(reader.model, batch, cfg.temperature).cpu())
+        pieces = [chat.text(point[: k + 1])[len(chat.text(point[:k])) :] for k in range(len(point))]
+        words = [
+            [piece, round(ratio, 3)] for piece, ratio in zip(pieces, (ratios[0] - ratios[1]).tolist(), strict=True)
+        ]
+        shown.append(
+            {
+                "words": words,
+                "cluster": r["cluster"],
+                "source": r["source"],
+                "gain": library.gain(r),
+                "count": r["count"],
+            }
+        )
+    return shown

@@ -1,0 +1,144 @@
+"""Intervals and tests: what is said of accuracies with and without a point, and with how much certainty.
+
+The unit of inference is the cluster, averaged over training seeds; intervals are bootstraps over seeds > clusters > questions.
+A record is what an evaluation says of a question (or pair of questions): `question_id`, `cluster`, `with`, `without`.
+"""
+
+import numpy as np
+
+
+def mean(values) -> float | None:
+    """The mean of what was measured: None and NaN are left out; None of nothing."""
+    kept = [value for value in values if value is not None and value == value]
+    return sum(kept) / len(kept) if kept else None
+
+
+# ---- intervals -----------------------------------------------------------------------------------------------------
+def bootstrap_mean(values: np.ndarray, seed: int = 0, resamples: int = 4000) -> tuple[float, float, float]:
+    """(mean, low, high): 95 % percentile bootstrap over the entries of `values` (n,), one entry per question."""
+    values = np.asarray(values, dtype=float)
+    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
+
+
+def bootstrap_clusters(seeds: list[dict[str, list[float]]], resamples: int = 2000) -> np.ndarray:
+    """Means (resamples,) of a bootstrap that draws seeds, then clusters, then questions (the cluster is the unit).
+
+    seeds: for each training seed, the values of each cluster's questions; every seed has the same questions, in the same order.
+    A cluster counts once, however many questions it has. Clusters and questions are crossed with seeds: a draw takes the same
+    ones for all seeds, or more seeds would seem to be more questions.
+    """
+    draw, clusters, means = np.random.default_rng(0), sorted(seeds[0]), np.zeros(resamples)
+    sizes = np.array([len(seeds[0][cluster]) for cluster in clusters])  # (C,)
+    drawn = draw.integers(len(clusters), size=(resamples, len(clusters)))  # (R, C)
+    questions = (draw.random((*drawn.shape, sizes.max())) * sizes[drawn][..., None]).astype(
+        int
+    )  # (R, C, Q), with replacement
+    inside = np.arange(sizes.max()) < sizes[drawn][..., None]  # a cluster with fewer questions draws fewer
+    times = draw.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples)  # (R, S)
+    for s, seed in enumerate(seeds):
+        values = np.zeros((len(clusters), sizes.max()))
+        for c, cluster in enumerate(clusters):
+            values[c, : sizes[c]] = seed[cluster]
+        picked = np.where(inside, values[drawn[..., None], questions], 0.0).sum(axis=2) / sizes[drawn]  # (R, C)
+        means += times[:, s] / len(seeds) * picked.mean(axis=1)
+    return means
+
+
+def bootstrap_pairs(seeds: list[dict[str, list[float]]], resamples: int = 2000) -> np.ndarray:
+    """The same for composites, whose clusters are pairs 'a+b': what is drawn are the parents, because pairs share them.
+
+    A pair weighs the product of how often its parents were drawn; seeds are crossed as above.
+    """
+    draw, pairs = np.random.default_rng(0), sorted(seeds[0])
+    parents = sorted({parent for pair in pairs for parent in pair.split("+")})
+    names = [pair.split("+") for pair in pairs]
+    places = np.array([[parents.index(name[0]), parents.index(name[-1])] for name in names])  # (pairs, 2)
+    times = draw.multinomial(len(parents), np.full(len(parents), 1 / len(parents)), size=resamples)  # (R, parents)
+    weights = times[:, places[:, 0]] * times[:, places[:, 1]]  # (R, pairs)
+    values = np.array([[np.mean(seed[pair]) for pair in pairs] for seed in seeds])  # (S, pairs)
+    drawn = draw.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples) / len(seeds)  # (R, S)
+    kept = weights.sum(1) > 0
+    return ((drawn @ values)[kept] * weights[kept]).sum(1) / weights[kept].sum(1)
+
+
+def cluster_means(seeds: list[dict[str, list[float]]]) -> np.ndarray:
+    """One value per cluster (C,): the mean over its questions, then over seeds."""
+    return np.array([np.mean([np.mean(seed[cluster]) for seed in seeds]) for cluster in sorted(seeds[0])])
+
+
+def holm(ps: list[float]) -> list[float]:
+    """Holm's adjusted p values, in the order given."""
+    order, adjusted, highest = np.argsort(ps), [0.0] * len(ps), 0.0
+    for k, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(ps) - k) * ps[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def sign_flip(values: np.ndarray, draws: int = 20_000) -> float:
+    """Two-sided p of 'the mean is 0' by flipping the signs of the entries (n,): all flips up to n = 14, random ones beyond."""
+    n = len(values)
+    if n <= 14:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = np.vstack(
+            [np.ones((1, n), dtype=int), 1 - 2 * np.random.default_rng(0).integers(0, 2, size=(draws, n))]
+        )
+    flipped = np.abs(signs @ values)
+    return float(np.mean(flipped >= abs(values.sum()) - 1e-12))
+
+
+def estimate(seeds: list[dict[str, list[float]]], split: str) -> dict:
+    """Mean over clusters, 95 % interval, the one-sided 95 % bounds that non-inferiority asks for, and p of 'the mean is 0'.
+
+    Composites share their parents: they are drawn by parents, and sign flips of pairs would say too much (p None).
+    """
+    pairs = split == "composite" and all("+" in name for name in seeds[0])  # in table transfer the unit is a question
+    resampled = bootstrap_pairs(seeds) if pairs else bootstrap_clusters(seeds)
+    low, high, lower, upper = np.quantile(resampled, [0.025, 0.975, 0.05, 0.95]).tolist()
+    means = cluster_means(seeds)
+    bounds = {"low": low, "high": high, "lower_bound": lower, "upper_bound": upper}
+    return {"mean": float(means.mean()), **bounds, "p": None if pairs else sign_flip(means)}
+
+
+# ---- records --------------------------------------------------------------------------------------------------------
+def gain(record: dict) -> float:
+    return record["with"] - record["without"]
+
+
+def by_cluster(records: list[dict], value=gain) -> dict[str, list[float]]:
+    clusters: dict[str, list[float]] = {}
+    for record in records:
+        clusters.setdefault(record["cluster"], []).append(value(record))
+    return clusters
+
+
+def in_every_unit(units: list[list[dict]]) -> list[list[dict]]:
+    """The records of the questions (or pairs) that every unit has: conditions may leave out different ones."""
+    names = set.intersection(*({(r["question_id"], r.get("on")) for r in records} for records in units))
+    return [[r for r in records if (r["question_id"], r.get("on")) in names] for records in units]
+
+
+def minus(seeds: list[dict[str, list[float]]], others: list[dict[str, list[float]]]) -> list[dict[str, list[float]]]:
+    """Values by cluster, seed by seed, less those of others, question by question."""
+    pairs = zip(seeds, others, strict=True)
+    return [
+        {c: [a - b for a, b in zip(values, other[c], strict=True)] for c, values in s.items()} for s, other in pairs
+    ]
+
+
+def change(seeds: list[list[dict]], start: list[dict], split: str, value=gain) -> dict:
+    """Trained against start, question by question."""
+    *seeds, start = in_every_unit([*seeds, start])
+    return estimate(minus([by_cluster(s, value) for s in seeds], [by_cluster(start, value) for _ in seeds]), split)
+
+
+def difference(unit: dict, label: str, plus: list[list[dict]], taken_off: list[list[dict]]) -> dict:
+    """A unit of its own for a difference of gains: `with` is what is added up, `without` what is taken off."""
+    parts = in_every_unit([*plus, *taken_off])
+    added, off = parts[: len(plus)], parts[len(plus) :]
+    sums = [[sum(map(gain, records)) for records in zip(*group, strict=True)] for group in (added, off)]
+    made = [r | {"with": a, "without": b} for r, a, b in zip(parts[0], *sums, strict=True)]
+    return unit | {"condition": label, "questions": made, "generated_tokens": 0}

@@ -1,0 +1,264 @@
+"""Table recall (T8): what models taught by stage 2 recall, and what else could be put in its place.
+
+Every condition gives one record a question, tried with its options in new orders: accuracy with the text, and without.
+"""
+
+import math
+import re
+from collections import Counter
+
+import numpy as np
+
+from common import RolloutPhase, TablePhase, rng
+from introspection import library, prompts
+from introspection.reader import Reader
+from introspection.sampling import next_logprobs
+from introspection.stats import by_cluster, cluster_means, difference, in_every_unit, mean
+from introspection.tables.condition import Cast, Condition, Settings, units_by_place
+from tasks.mcq import Question, grade, same_views
+
+RECALLED = [Condition("recalled", "recalled", reader) for reader in ("own", "start")]
+REPLACED = [Condition("replaced", f"recall: {text}", "own", text) for text in ("emptied", "random", "wrong")]
+GIVEN = {  # label: which text the start model is given
+    "best point": "best",
+    "parent 1": "parent 1",
+    "parent 2": "parent 2",
+    "random point": "random",
+    "wrong point": "wrong",
+    "ideal point": "ideal",
+    "BM25": "BM25",
+    "one point a cluster": "one a cluster",
+}
+
+
+def primary(cfg: Settings) -> tuple[str, str, str]:
+    return "test", "recalled", "start"
+
+
+def conditions(cfg: Settings, writer: str, trained: list[str]) -> list[Condition]:
+    """For one recaller, or for the start model with what it can be given instead."""
+    if writer != "start":
+        return RECALLED + REPLACED
+    return [Condition("given", label, "start", text) for label, text in GIVEN.items()]
+
+
+def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
+    """The records of one condition. Every question is asked in n_verify orders of its options.
+
+    `without` is always the start model without a point. `fired`: the share of turns that begin with a recalled point; `score`:
+    the probability of the first token of one; `text`: the first point recalled.
+    """
+    texts = None
+    if condition.kind != "recalled":
+        texts = texts_of(condition.detail, cast.questions, cast.records, cast.sources)
+    places = [i for i in range(len(cast.questions)) if texts is None or texts[i] is not None]
+    n, start, recaller = cfg.n_verify, cast.start, cast.writer
+    views = []
+    for i in places:
+        views += same_views(cast.questions[i], n, rng(*start.key, RolloutPhase.VIEWS, i))
+    numbers = [(i, v) for i in places for v in range(n)]  # a question has the same noise whatever is left out
+    unaided = start.sample_kept([start.prompt(v) for v in views], TablePhase.UNAIDED, numbers)
+    points = [texts[i] for i in places for _ in range(n)] if texts else []
+    asked, said = [], []
+    if condition.kind != "given":
+        asked = [recaller.prompt(v) for v in views]
+        longest = cfg.max_new_tokens + cfg.max_point_tokens
+        turns = recaller.sample(asked, TablePhase.RECALLING, max_new_tokens=longest, numbers=numbers)
+        said = [prompts.parse_recall(recaller.chat.text(c.ids)) for c in turns]
+    if condition.reader == "own":
+        answering, answers = recaller, turns
+        if condition.kind == "replaced":
+            answers = replace_recalled(recaller, asked, turns, said, points, numbers)
+    else:
+        answering, read = start, said if condition.kind == "recalled" else points
+        told = [start.prompt(view, point) for view, point in zip(views, read, strict=True)]
+        answers = start.sample(told, TablePhase.ANSWERING, numbers=numbers)
+    right = [grade(answering.chat.text(c.ids), v) for c, v in zip(answers, views, strict=True)]
+    alone = [grade(start.chat.text(c.ids), v) for c, v in zip(unaided, views, strict=True)]
+    records = []
+    for k, i in enumerate(places):
+        part, question = slice(k * n, (k + 1) * n), cast.questions[i]
+        record = {"question_id": question.id, "cluster": question.cluster}
+        record |= {"with": sum(right[part]) / n, "without": sum(alone[part]) / n}
+        if condition.kind == "recalled":
+            fired = [text for text in said[part] if text is not None]
+            record |= {"fired": len(fired) / n, "text": fired[0] if fired else None}
+        records.append(record)
+    if condition.kind == "recalled":
+        for record, score in zip(records, recall_scores(recaller, asked[::n]), strict=True):
+            record["score"] = score
+    return records
+
+
+def replace_recalled(
+    recaller: Reader,
+    asked: list[list[int]],
+    turns: list,
+    said: list[str | None],
+    points: list[str],
+    numbers: list[tuple],
+) -> list:
+    """The turns, but where the recaller recalled something it goes on after another text instead."""
+    swapped = [k for k, text in enumerate(said) if text is not None]
+    forced = []
+    for k in swapped:
+        block = prompts.RECALL.format(point=prompts.plain(points[k]))
+        forced.append(asked[k] + recaller.chat.content_ids(block))
+    answers = list(turns)
+    sampled = recaller.sample(forced, TablePhase.ANSWERING, numbers=[numbers[k] for k in swapped])
+    for k, completion in zip(swapped, sampled, strict=True):
+        answers[k] = completion
+    return answers
+
+
+def recall_scores(recaller: Reader, asked: list[list[int]], rows: int = 32) -> list[float]:
+    """Probability that each turn begins with a recalled point."""
+    first, scores = recaller.chat.content_ids(prompts.RECALL.format(point=""))[0], []
+    for k in range(0, len(asked), rows):
+        scores += next_logprobs(recaller.model, asked[k : k + rows])[:, first].exp().tolist()
+    return scores
+
+
+# ---- the texts that can be given -----------------------------------------------------------------------------------
+def clusters_of(question: Question) -> list[str]:
+    return question.cluster.split("+") if question.split == "composite" else [question.cluster]
+
+
+def parents(question: Question, records: list[dict]) -> list[str]:
+    """The best of the records for each of a question's clusters, its own question's first."""
+    texts = []
+    for cluster in clusters_of(question):
+        fitting = [r for r in records if r["cluster"] == cluster]
+        own = [r for r in fitting if r["question_id"] == question.id]
+        if fitting:
+            texts.append(library.best(own or fitting)["text"])
+    return texts
+
+
+def bm25(query: str, documents: list[str], k1: float = 1.5, b: float = 0.75) -> int:
+    """Place of the document that fits a query best (Okapi BM25)."""
+    counts = [Counter(re.findall(r"\w+", d.lower())) for d in documents]
+    lengths = np.array([c.total() for c in counts])
+    scores = np.zeros(len(documents))
+    for word in set(re.findall(r"\w+", query.lower())):
+        times = np.array([c[word] for c in counts])
+        found = (times > 0).sum()
+        idf = math.log(1 + (len(documents) - found + 0.5) / (found + 0.5))
+        scores += idf * times * (k1 + 1) / (times + k1 * (1 - b + b * lengths / lengths.mean()))
+    return int(scores.argmax())
+
+
+def texts_of(
+    which: str, questions: list[Question], records: dict[str, list[dict]], sources: dict[str, str]
+) -> list[str | None]:
+    """The text that a condition gives to each question, None where it has none. sources: question texts by id."""
+    listed = [r for r in records["library"] if r["text"] and not r["leak"]]
+    clusters = sorted({r["cluster"] for r in listed})
+    best = {c: library.best([r for r in listed if r["cluster"] == c])["text"] for c in clusters}
+    documents = [sources.get(r["question_id"], "") + " " + r["text"] for r in listed]
+
+    def text_for(i: int, q: Question) -> str | None:
+        own, others = parents(q, listed), [text for c, text in best.items() if c not in clusters_of(q)]
+        whole = own if len(own) == len(clusters_of(q)) else []
+        match which:
+            case "best":
+                return ". ".join(whole) or None
+            case "parent 1":
+                return whole[0] if len(whole) == 2 else None
+            case "parent 2":
+                return whole[1] if len(whole) == 2 else None
+            case "random":
+                return others[rng(TablePhase.ELSEWHERE, i).integers(len(others))] if others else None
+            case "wrong" | "ideal":
+                return ". ".join(r["text"] for r in records[which] if r["question_id"] == q.id) or None
+            case "BM25":
+                return listed[bm25(q.question, documents)]["text"] if listed else None
+            case "one a cluster":
+                return ". ".join(best.values()) or None
+            case "emptied":
+                return ""
+        raise ValueError(which)
+
+    return [text_for(i, q) for i, q in enumerate(questions)]
+
+
+# ---- what is compared ----------------------------------------------------------------------------------------------
+def expand(cfg: Settings, units: list[dict]) -> list[dict]:
+    """The units and what is compared within them, question by question.
+
+    recalled - emptied: what a recaller's own words are worth to it. interaction: what a text recalled for a composite is worth
+    beyond its parents, acc(recalled) - acc(i1) - acc(i2) + acc(none).
+    """
+    at, added = units_by_place(units), []
+    for u in (u for u in units if u["condition"] == "recalled"):
+        writer, split, own = u["writer"], u["split"], u["questions"]
+        if u["reader"] == "own":
+            added.append(difference(u, "recalled - emptied", [own], [at[writer, split, "recall: emptied", "own"]]))
+        elif split == "composite":  # each gain is against no point: acc(none) comes out once
+            both = [at["start", split, label, "start"] for label in ("parent 1", "parent 2")]
+            added.append(difference(u, "interaction", [own], both))
+    return units + added
+
+
+def auroc(scores: list[float], needed: list[bool]) -> float | None:
+    """Probability that a question that needs a point scores higher than one that does not; None without both kinds."""
+    high, low = ([s for s, n in zip(scores, needed, strict=True) if n == kind] for kind in (True, False))
+    wins = sum((a > b) + 0.5 * (a == b) for a in high for b in low)
+    return wins / (len(high) * len(low)) if high and low else None
+
+
+def needs(best: list[dict], gain: float = 0.2, enough: float = 0.9) -> dict[str, bool]:
+    """Questions that need a point (the best one gains `gain` over no point), and those that do not (right without one)."""
+    kinds = {r["question_id"]: False for r in best if r["without"] >= enough}
+    return kinds | {r["question_id"]: True for r in best if r["with"] - r["without"] >= gain}
+
+
+def remark(units: list[dict]) -> tuple[list[dict], str]:
+    """(summary, the same for people): how often recall fires where it should, and what share of the best point it keeps."""
+    lines, summary = [], summarise(units)
+    lines.append(
+        "| split | recall fires | where needed | where not needed | AUROC | share of the best point's advantage, start reader |"
+    )
+    lines.append("|" + "---|" * 6)
+    for r in summary:
+        needed = f"{shown(r['fires_needed'])} (n {r['needed']})"
+        other = f"{shown(r['fires_not_needed'])} (n {r['not_needed']})"
+        cells = [r["split"], f"{r['fires']:.2f}", needed, other, shown(r["auroc"]), shown(r["gap_closed"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return summary, "\n\n" + "\n".join(lines)
+
+
+def shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def summarise(units: list[dict]) -> list[dict]:
+    """Of each split: the share of the best point's advantage that recall keeps, and how often recall fires where it should."""
+    best_of_split = {u["split"]: u["questions"] for u in units if u["condition"] == "best point"}
+    lines = []
+    for split in dict.fromkeys(u["split"] for u in units):
+        recalled = [u for u in units if u["split"] == split and u["condition"] == "recalled" and u["reader"] == "start"]
+        seeds = [u["questions"] for u in recalled]
+        best = best_of_split.get(split, [])
+        kinds = needs(best or seeds[0])  # without a best point nothing needs one
+        judged = [[r for r in records if r["question_id"] in kinds] for records in seeds]
+        fired = {True: [], False: []}
+        for r in (r for records in judged for r in records):
+            fired[kinds[r["question_id"]]].append(r["fired"])
+        *kept, top = in_every_unit([*seeds, best])
+        gap = cluster_means([by_cluster(top)]).mean() if top else 0.0
+        closed = float(cluster_means([by_cluster(s) for s in kept]).mean() / gap) if gap > 0.02 else None
+        areas = [auroc([r["score"] for r in part], [kinds[r["question_id"]] for r in part]) for part in judged]
+        lines.append(
+            {
+                "split": split,
+                "needed": sum(kinds.values()),
+                "fires_needed": mean(fired[True]),
+                "not_needed": len(kinds) - sum(kinds.values()),
+                "fires_not_needed": mean(fired[False]),
+                "fires": mean(r["fired"] for records in seeds for r in records),
+                "auroc": mean(areas),
+                "gap_closed": closed,
+            }
+        )
+    return lines
