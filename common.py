@@ -41,9 +41,8 @@ class Shared:
     dtype: Literal["float32", "bfloat16"] = "float32"  # weights of the policy; bfloat16 gets fp32 masters (update.py)
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     system: str = ""  # system prompt; goes in front of the first user turn where the chat template has no such role
-    freeze_embeddings: bool = (
-        False  # leaves embeddings (and the tied head) as they are: 2.8 of Gemma 4 E2B's 4.6 B parameters
-    )
+    # leaves embeddings (and the tied head) as they are: 2.8 of Gemma 4 E2B's 4.6 B parameters
+    freeze_embeddings: bool = False
     lora_rank: int = 0  # trains fp32 LoRA adapters of this rank instead of the weights (needs peft), 0: all weights
     gradient_checkpointing: bool = False  # recomputes activations in the backward pass: less memory, a third slower
 
@@ -113,7 +112,10 @@ def nearest(key, valid: list[str]) -> str:
 
 
 def coerce(value, annotation, where: str):
-    """`value` as a field's type; whole numbers may stand for floats, nothing else changes type. Numbers are finite and >= 0."""
+    """`value` as a field's type.
+
+    Whole numbers may stand for floats, nothing else changes type. Numbers are finite and >= 0.
+    """
     if get_origin(annotation) is Literal:
         if value not in get_args(annotation):
             raise UserError(f"{where}: expected one of {', '.join(get_args(annotation))}, got {value!r}")
@@ -204,9 +206,9 @@ def walk(items: list, step: int, size: int, *key: int) -> list:
     return [items[rng(*key, place // len(items)).permutation(len(items))[place % len(items)]] for place in places]
 
 
-# All noise is keyed by (seed, step, reader, phase, ...), choices of questions by (seed, phase, ...). Every published number hangs on
-# these integers: they are never changed, only added to. A key shorter than four words is padded with zeros, so that (7, 50, 1) and
-# (7, 50, 1, 0) are one stream; tests/test_noise.py lists the pairs that coincide.
+# All noise is keyed by (seed, step, reader, phase, ...), choices of questions by (seed, phase, ...). Every published
+# number hangs on these integers: they are never changed, only added to. A key shorter than four words is padded with
+# zeros, so that (7, 50, 1) and (7, 50, 1, 0) are one stream; tests/test_noise.py lists the pairs that coincide.
 class ReaderNumber:
     """Third word of a key: who answers, by script."""
 
@@ -264,9 +266,9 @@ class ReproducePhase:
 
 
 # ---- ranks -----------------------------------------------------------------------------------------------------------
-# Several processes that share a step's questions (torchrun); a single process is a world of one. Questions go round the ranks, every
-# noise key names its question by its number in the step, gradients and token counts are summed: the result does not depend on how many
-# ranks there are, rounding apart. Only the first rank writes.
+# Several processes that share a step's questions (torchrun); a single process is a world of one. Questions go round the
+# ranks, every noise key names its question by its number in the step, gradients and token counts are summed: the result
+# does not depend on how many ranks there are, rounding apart. Only the first rank writes.
 def join_ranks() -> None:
     """Joins the world that torchrun describes in the environment, once; each rank owns the GPU of its local number."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():

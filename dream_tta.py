@@ -2,10 +2,14 @@
 
   1. each question to dream about is varied: the model itself writes questions when asked for a similar one, or, with
      `vary_with: task`, its counterfactual twins are taken; options come in new orders
-  2. each variant gets a label: the answer that the start model gives most often with the point in context (or the gold answer)
-  3. GRPO on answers *without* the point in context (`context: with` is the paper's consumption training), rewarded for the label
-  4. it stops when accuracy on the stopping canary falls by more than `stop_drop`; the canary that is reported is another one
-Gap closed = (after - before) / (with the point before dreaming - before), without the point, on questions that were not dreamt.
+  2. each variant gets a label: the answer that the start model gives most often with the point in context (or the gold
+     answer)
+  3. GRPO on answers *without* the point in context (`context: with` is the paper's consumption training), rewarded for
+     the label
+  4. it stops when accuracy on the stopping canary falls by more than `stop_drop`; the canary that is reported is
+     another one
+Gap closed = (after - before) / (with the point before dreaming - before), without the point, on questions that were not
+dreamt.
 
 Inputs:  points (a library), a question bank, the policy (shared.model)
 Outputs: runs/<config>/dream_tta/ with targets.jsonl (variants and labels), metrics.jsonl, eval.jsonl, final/ weights
@@ -34,21 +38,17 @@ from tasks.mcq import Question, grade, letter_in, load_questions, same_views
 @dataclass
 class Config(Shared):
     library: str = ""  # whose points are dreamt, JSONL (docs/reference.md, 'Library'); empty: what stage 1 wrote in this run directory
-    dream_split: Literal["train", "val", "composite"] = (
-        "train"  # questions to dream about (val: tuning); a composite gets both points
-    )
+    # questions to dream about (val: tuning); a composite gets both points
+    dream_split: Literal["train", "val", "composite"] = "train"
     dream_questions: int = 8  # how many of them
-    vary_with: Literal["task", "model"] = (
-        "model"  # who varies a question: its record (orders, twins) or the model (nothing usable written: orders)
-    )
+    # who varies a question: its record (orders, twins) or the model (nothing usable written: orders)
+    vary_with: Literal["task", "model"] = "model"
     variants: int = 48  # variants of each question
     n_label: int = 8  # answers with the point that vote on the label of a variant
-    reward: Literal["majority", "gold", "log_ratio"] = (
-        "majority"  # the label; the gold answer; mean over its tokens of log p(told) - log p(not)
-    )
-    context: Literal["without", "with"] = (
-        "without"  # whether the dreaming model sees the point (with: consumption training)
-    )
+    # the label; the gold answer; mean over its tokens of log p(told) - log p(not)
+    reward: Literal["majority", "gold", "log_ratio"] = "majority"
+    # whether the dreaming model sees the point (with: consumption training)
+    context: Literal["without", "with"] = "without"
     steps: int = 120  # optimiser steps, at most
     variants_per_step: int = 8  # variants answered in one step
     group_size: int = 16  # answers to each
@@ -58,9 +58,8 @@ class Config(Shared):
     max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
     temperature: float = 1.0  # of all sampling
     max_new_tokens: int = 48  # longest answer, tokens
-    max_question_tokens: int = (
-        48  # longest question that the model writes (vary_with: model), tokens; longer ones are left out
-    )
+    # longest question that the model writes (vary_with: model), tokens; longer ones are left out
+    max_question_tokens: int = 48
     eval_every: int = 20  # steps between evaluations
     eval_questions: int = 96  # of each group of questions, at most
     n_eval: int = 4  # answers to each question of an evaluation
@@ -96,7 +95,10 @@ class Config(Shared):
 
 # ---- variants and labels -------------------------------------------------------------------------------------------
 def vary(cfg: Config, reader: Reader, questions: list[Question]) -> list[list[Question]]:
-    """The variants of each question, options in new orders; `answer` is gold, or meaningless where the model wrote the question."""
+    """The variants of each question, options in new orders.
+
+    `answer` is gold, or meaningless where the model wrote the question.
+    """
     made = []
     for i, question in enumerate(questions):
         draw, sources = rng(*reader.key, DreamPhase.VARY, i), [question, *question.variants]
@@ -123,7 +125,10 @@ def votes(reader: Reader, views: list[Question], points: list[str | None], phase
 
 
 def make_targets(cfg: Config, reader: Reader, questions: list[Question], points: list[str]) -> list[dict]:
-    """One record a variant (targets.jsonl); variants on which the point leaves the model without an answer are left out."""
+    """One record a variant (targets.jsonl).
+
+    Variants on which the point leaves the model without an answer are left out.
+    """
     varied = zip(questions, points, vary(cfg, reader, questions), strict=True)
     views = [(question, point, view) for question, point, variants in varied for view in variants]
     counted = votes(reader, [v for _, _, v in views], [p for _, p, _ in views], DreamPhase.LABEL, cfg.n_label)
@@ -255,7 +260,8 @@ def main(cfg: Config, options: Options) -> None:
     key = (cfg.seed, 0, ReaderNumber.DREAM)
     reader = Reader(training.policy, chat, cfg.temperature, cfg.max_new_tokens, key, generated)
 
-    # Variants, their labels, and what the start model says with and without the point: measured once, before the first step.
+    # Variants, their labels, and what the start model says with and without the point: measured once, before the first
+    # step.
     if training.done == 0:
         start_dream(cfg, run, reader, questions, points, groups)
     targets, first = run.read("targets.jsonl"), run.read("eval.jsonl")[0]

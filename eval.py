@@ -1,21 +1,23 @@
 """Evaluation: what points and recalled texts are worth, and to whom, with the controls that tell memory from skill.
 
-`table: points`. Every writer (the start model first) attempts the questions of each split, writes points, and the points are tried
-on other questions of the cluster, by the start model and, for trained writers, by themselves. Beside that:
+`table: points`. Every writer (the start model first) attempts the questions of each split, writes points, and the
+points are tried on other questions of the cluster, by the start model and, for trained writers, by themselves. Beside
+that:
   blind: nothing   points written without being told whether, or what, was right
   blind: swapped   points written after a wrong answer was given out as the right one
   blind: other     points from another cluster's exchange
   best of N        the start model's best point of N, chosen on questions on which it is not measured
   library          points from a file, such as data/points_ideal.jsonl
-Split test measures memory too. On split test_clusters, which was never rewarded, nothing is known by heart, but a writer may have
-learned a bias that pays everywhere: what it read from the exchange is 'points - blind' (docs/reference.md, 'Evaluation').
-`table: recall`. What models taught by stage 2 recall, for themselves and for the start model, with the recall emptied or swapped,
-beside the best point, BM25's choice and one point of each cluster in context.
-`table: transfer`. The points of each question on every question of the split.
+Split test measures memory too. On split test_clusters, which was never rewarded, nothing is known by heart, but a
+writer may have learned a bias that pays everywhere: what it read from the exchange is 'points - blind'
+(docs/reference.md, 'Evaluation'). `table: recall`. What models taught by stage 2 recall, for themselves and for the
+start model, with the recall emptied or swapped, beside the best point, BM25's choice and one point of each cluster in
+context. `table: transfer`. The points of each question on every question of the split.
 `table: invariance`. Whether a point stands for its exchange, and how often a wrong answer comes back.
 
 Inputs:  a question bank, the start model, folders of trained models (one per training seed of one method)
-Outputs: runs/<config>/eval/ with results.jsonl (each condition, question by question), table.json, table.md, report.html (with the writers' runs)
+Outputs: runs/<config>/eval/ with results.jsonl (each condition, question by question), table.json, table.md,
+report.html (with the writers' runs)
 Run:     python eval.py --config configs/bank.yaml
 """
 
@@ -31,9 +33,9 @@ from introspection import library, models
 from introspection.reader import Reader
 from introspection.report import page
 from introspection.rundir import Run
-from introspection.stats import by_cluster, change, cluster_means, estimate, holm, in_every_unit
+from introspection.stats import cluster_means, estimate, holm
 from introspection.tables import invariance, points, recall, transfer
-from introspection.tables.condition import Cast
+from introspection.tables.units import Cast, by_cluster, change, in_every_unit
 from tasks.mcq import Question, in_company, load_questions
 from tasks.problem import SPLITS
 
@@ -51,15 +53,13 @@ class Config(Shared):
     foreign: str = ""  # folder of another model that writes and reads too, and the start model's points read by trained ones (handshake)
     blind: bool = True  # whether the three blind writers are measured
     best_of: int = 8  # N of the null 'best of N', 0: none
-    library: str = (
-        ""  # JSONL of points by question_id, read by the start model; table recall: what the models were taught from
-    )
+    # JSONL of points by question_id, read by the start model; table recall: what the models were taught from
+    library: str = ""
     ideal: str = ""  # JSONL of ideal points, for table recall
     wrong: str = ""  # JSONL of wrong points, for table recall
     group_size: int = 4  # attempts, and points, a question
-    n_verify: int = (
-        4  # other questions of the cluster on which a point is tried; table recall: orders of a question's options
-    )
+    # other questions of the cluster on which a point is tried; table recall: orders of a question's options
+    n_verify: int = 4
     n_fresh: int = 4  # answers without a point on each of them
     eval_questions: int = 0  # questions a split, at most, 0: all
     temperature: float = 1.0  # of all sampling
@@ -137,7 +137,10 @@ def table(cfg: Config, units: list[dict]) -> list[dict]:
 
 
 def markdown(rows: list[dict]) -> str:
-    """The table for people; p: sign flips over clusters, of the change where there is one, else of the advantage; Holm's but for the primary."""
+    """The table for people.
+
+    P: sign flips over clusters, of the change where there is one, else of the advantage; Holm's but for the primary.
+    """
 
     def shown(e: dict) -> str:
         return f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}]"
@@ -176,7 +179,10 @@ def markdown(rows: list[dict]) -> str:
 
 # ---- main ----------------------------------------------------------------------------------------------------------
 def load_data(cfg: Config) -> dict[str, list[Question]]:
-    """Questions of each split, but for table recall only those with another one in their cluster. Raises UserError for an empty split."""
+    """Questions of each split, but for table recall only those with another one in their cluster.
+
+    Raises UserError for an empty split.
+    """
     questions, data = load_questions(common.ROOT / cfg.questions, cfg.cluster), {}
     for split in cfg.splits.split(","):
         part = [q for q in questions if q.split == split]
@@ -200,7 +206,10 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
 
 
 def load_records(cfg: Config, data: dict[str, list[Question]]) -> dict[str, list[dict]]:
-    """Records of the files of points, by what they are for. Raises UserError for a library without a point for a split."""
+    """Records of the files of points, by what they are for.
+
+    Raises UserError for a library without a point for a split.
+    """
     files = {"library": cfg.library, "ideal": cfg.ideal, "wrong": cfg.wrong}
     records = {kind: library.load_library(common.ROOT / name) if name else [] for kind, name in files.items()}
     records["library"] = library.merge(records["library"])  # samples of a wording that came up often are pooled
@@ -212,7 +221,10 @@ def load_records(cfg: Config, data: dict[str, list[Question]]) -> dict[str, list
 
 
 def writers_of(cfg: Config, run: Run) -> list[str]:
-    """Folders of the trained models: those that are named, else what stage 1 left in this run directory. Raises UserError."""
+    """Folders of the trained models: those that are named, else what stage 1 left in this run directory.
+
+    Raises UserError.
+    """
     trained = [name.strip() for name in cfg.writers.split(",") if name.strip()]
     if not trained and (run.stage_1 / "final").is_dir():
         trained = [str(run.stage_1 / "final")]

@@ -10,7 +10,8 @@ One step, all sampling under no_grad:
 Departures from the paper are marked at their lines and listed in docs/method.md.
 
 Inputs:  a question bank (JSONL), a causal language model with a chat template
-Outputs: runs/<config>/grpo_introspect/ with metrics, every learning point, the library of validated points, final/ weights
+Outputs: runs/<config>/grpo_introspect/ with metrics, every learning point, the library of validated points, final/
+weights
 Run:     python grpo_introspect.py --config configs/preeclampsia.yaml          (2 CPU cores, under 4 minutes)
 Dimension suffixes: _Q question, _G rollout in a group, _V verification view, _T token.
 """
@@ -44,37 +45,32 @@ class Config(Shared):
     questions_per_step: int = 8  # Q, questions of one step (paper: value lost)
     group_size: int = 16  # G, attempts on each question (paper: 32 rollouts a step)
     contributors: Literal["both", "winners", "losers"] = "both"  # whose points are trained (paper: both)
-    reveal: Literal["answer", "explanation", "peer"] = (
-        "answer"  # what losers see: letter and text (paper), the explanation too, a winner's attempt too
-    )
-    introspect: Literal["prompted", "optional"] = (
-        "prompted"  # optional: an empty block is a decision not to write (paper: when to introspect)
-    )
-    token_price: float = (
-        0.0  # taken off a point's score for each token of its turn; an empty block is free (paper: value lost)
-    )
-    correction_turns: int = (
-        0  # how often a wrong attempt is sent back with 'try again' first (paper: 1 to 4 led to meta-gaming)
-    )
+    # what losers see: letter and text (paper), the explanation too, a winner's attempt too
+    reveal: Literal["answer", "explanation", "peer"] = "answer"
+    # optional: an empty block is a decision not to write (paper: when to introspect)
+    introspect: Literal["prompted", "optional"] = "prompted"
+    # taken off a point's score for each token of its turn; an empty block is free (paper: value lost)
+    token_price: float = 0.0
+    # how often a wrong attempt is sent back with 'try again' first (paper: 1 to 4 led to meta-gaming)
+    correction_turns: int = 0
     exchanges: str = ""  # JSONL of collected conversations that take the place of rollout 1
-    verify_on: Literal["same", "transfer", "both"] = (
-        "transfer"  # same: the point's own question (paper); transfer: others of its cluster
-    )
-    transfer_pool: Literal["cluster", "bank"] = (
-        "cluster"  # where transfer questions come from (bank: emergent structure)
-    )
+    # same: the point's own question (paper); transfer: others of its cluster
+    verify_on: Literal["same", "transfer", "both"] = "transfer"
+    # where transfer questions come from (bank: emergent structure)
+    transfer_pool: Literal["cluster", "bank"] = "cluster"
     n_verify: int = 4  # V, verification views of a point, of each kind (paper: 1; ours: 4, one for each letter)
     transfer_weight: float = 1.0  # weight of transfer against same where verify_on is both (paper: lost)
     n_fresh: int = 4  # answers without a point on each view, for the baseline and the introspection advantage
-    # sampled: accuracy (paper); prob: of the right option; log_ratio: its log against no point (SDPO's Eq. 1); invariance: - KL to the exchange
+    # sampled: accuracy (paper); prob: of the right option; log_ratio: its log against no point (SDPO's Eq. 1);
+    # invariance: - KL to the exchange
     reward: Literal["sampled", "prob", "log_ratio", "invariance"] = "sampled"  # what a point is scored by
     baseline: Literal["group_mean", "fresh"] = "group_mean"  # what a point must beat: its group (paper), or no point
-    # zero: max(A, 0) (paper); lcb: max(A - lcb_z SE, 0); none: signed (collapse cause 2); positive: 1 where A > 0, SFT on what helped
+    # zero: max(A, 0) (paper); lcb: max(A - lcb_z SE, 0); none: signed (collapse cause 2); positive: 1 where A > 0, SFT
+    # on what helped
     clip: Literal["zero", "lcb", "none", "positive"] = "zero"  # how an advantage becomes a training weight
     lcb_z: float = 1.0  # standard errors taken off by clip: lcb
-    mask: Literal["conversation", "learning_point", "conversation+verification"] = (
-        "learning_point"  # trained tokens (paper: conversation)
-    )
+    # trained tokens (paper: conversation)
+    mask: Literal["conversation", "learning_point", "conversation+verification"] = "learning_point"
     train_loser_attempt: bool = False  # whether a loser's wrong attempt is trained when its point helped (paper: yes)
     optimizer: Literal["adamw", "sgd"] = "adamw"  # paper: SGD without momentum
     lr: float = 2e-4  # learning rate (paper: value lost)
@@ -141,7 +137,8 @@ def rewards_of(group: Group) -> torch.Tensor:
 
 
 def scores_of(cfg: Config, group: Group) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scores (G,), valid (G,) bool) of a group's points: the weighted mean reward of a point, less the price of its tokens.
+    """(scores (G,), valid (G,) bool) of a group's points: the weighted mean reward of a point, less the price of its
+    tokens.
 
     A point that did not parse or that leaks the answer is not valid: it is no part of the comparison and earns nothing.
     """
@@ -167,8 +164,9 @@ def fresh_advantages(scores: torch.Tensor, valid: torch.Tensor, baseline: float)
 def standard_errors(scores: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Standard error (G,) of each point's score s_j = sum_v w_v s_jv if all points of the group were equally good.
 
-    scores: (G, V), one column per verification view, shared by the group; weights: (V,), summing to 1. The spread between
-    points within a column holds none of the views' difficulty, and exists at V = 1 too. Conservative where points differ.
+    scores: (G, V), one column per verification view, shared by the group; weights: (V,), summing to 1. The spread
+    between points within a column holds none of the views' difficulty, and exists at V = 1 too. Conservative where
+    points differ.
     """
     if valid.sum() < 2:  # no second point to compare with: the binomial spread of its own score, (k + 1) / (n + 2)
         smoothed = (scores[valid].sum() + 1) / (valid.sum() * scores.shape[1] + 2)
@@ -181,8 +179,8 @@ def standard_errors(scores: torch.Tensor, valid: torch.Tensor, weights: torch.Te
 def clip_otherwise(cfg: Config, advantages: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
     """What stands beside the paper's max(A, 0) as training weights (G,).
 
-    lcb: max(A - z SE, 0), so that luck alone earns nothing; none: A as it is (collapse cause 2); positive: 1 where A > 0, which
-    makes the policy gradient supervised fine-tuning on the points that helped (a null).
+    lcb: max(A - z SE, 0), so that luck alone earns nothing; none: A as it is (collapse cause 2); positive: 1 where A >
+    0, which makes the policy gradient supervised fine-tuning on the points that helped (a null).
     """
     if cfg.clip == "lcb":
         return (advantages - cfg.lcb_z * errors).clamp(min=0)
@@ -208,7 +206,10 @@ def training_batch(cfg: Config, groups: list[Group]) -> tuple[list[Trajectory], 
 
 # ---- what is written down ------------------------------------------------------------------------------------------
 def step_metrics(groups: list[Group], scores_QG: list[torch.Tensor]) -> dict:
-    """The metrics of the three rollouts (docs/reference.md, 'Metrics'). Advantages here are never centred and never clipped."""
+    """The metrics of the three rollouts (docs/reference.md, 'Metrics').
+
+    Advantages here are never centred and never clipped.
+    """
     pairs = [(group, point) for group in groups for point in group.points]
     counted = [(group, point) for group, point in pairs if point.valid]
     spread = [scores[~scores.isnan()] for scores in scores_QG]
@@ -264,7 +265,10 @@ def point_record(cfg: Config, step: int, group: Group, point: Point, number: int
 
 
 def log_points(cfg: Config, run: Run, chat: Chat, step: int, groups: list[Group]) -> list[dict]:
-    """Writes rollouts.jsonl (every point of a step) and library.jsonl (the validated ones); the records of the former."""
+    """Writes rollouts.jsonl (every point of a step) and library.jsonl (the validated ones).
+
+    The records of the former.
+    """
     records = []
     for group in groups:
         for point in group.points:
@@ -396,12 +400,13 @@ def main(cfg: Config, options: Options) -> None:
         # The step's noise depends on (seed, step) alone: a resumed run needs no replay.
         reader = replace(reader, key=(cfg.seed, step, ReaderNumber.STEP), generated=0)
 
-        # Sample questions (or collected exchanges), shuffled anew every epoch; under torchrun each rank takes its share.
+        # Sample questions (or collected exchanges), shuffled anew every epoch; under torchrun each rank takes its
+        # share.
         chosen = common.walk(exchanges or train, step, cfg.questions_per_step, cfg.seed)
         questions_Q, numbers = common.share_of_rank(chosen)
 
-        # Rollout 1: G attempts on each question. Batched sampling with one KV cache (introspection/sampling.py) without a graph:
-        # the paper lost 30 GB to rollouts that kept theirs (collapse cause 5).
+        # Rollout 1: G attempts on each question. Batched sampling with one KV cache (introspection/sampling.py) without
+        # a graph: the paper lost 30 GB to rollouts that kept theirs (collapse cause 5).
         with torch.no_grad(), phase(bar, clock, "rollout1"):
             groups = rollout_1(
                 reader, questions_Q, train, group_size=cfg.group_size, verify_on=cfg.verify_on, n_verify=cfg.n_verify,
@@ -413,7 +418,8 @@ def main(cfg: Config, options: Options) -> None:
                 reader, groups, contributors=cfg.contributors, reveal=cfg.reveal,
                 max_point_tokens=cfg.max_point_tokens, introspect=cfg.introspect,
             )  # fmt: skip
-        # Rollout 3: each point answers its group's views in fresh conversations, and so does the reader without a point.
+        # Rollout 3: each point answers its group's views in fresh conversations, and so does the reader without a
+        # point.
         with torch.no_grad(), phase(bar, clock, "rollout3"):
             rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
 
@@ -428,8 +434,8 @@ def main(cfg: Config, options: Options) -> None:
                 # Baseline: the reader without a point on the same views (a fresh baseline, collapse cause 4).
                 advantages_G = fresh_advantages(scores_G, valid_G, fresh_score(cfg, group))
             if cfg.clip == "zero":
-                # Clamp at zero (paper): a point below the baseline is not pushed down. Signed advantages collapsed the paper's
-                # policy (cause 2): pushing tokens down says nothing about what should come in their place.
+                # Clamp at zero (paper): a point below the baseline is not pushed down. Signed advantages collapsed the
+                # paper's policy (cause 2): pushing tokens down says nothing about what should come in their place.
                 advantages_G = advantages_G.clamp(min=0)
             else:
                 # Departure from paper: a lower bound, signed advantages and SFT on what helped stand beside max(A, 0).
@@ -439,8 +445,9 @@ def main(cfg: Config, options: Options) -> None:
                 point.advantage = advantage if point.valid else 0.0
             scores_QG.append(scores_G.masked_fill(~valid_G, float("nan")))
 
-        # Update: loss(log-probabilities, advantages) over the trained tokens, plus the k3 KL to the start policy; the gradient's
-        # norm is clipped (cause 3). Without any advantage, or with a non-finite gradient, the step is skipped (cause 6).
+        # Update: loss(log-probabilities, advantages) over the trained tokens, plus the k3 KL to the start policy; the
+        # gradient's norm is clipped (cause 3). Without any advantage, or with a non-finite gradient, the step is
+        # skipped (cause 6).
         with phase(bar, clock, "update"):
             trajectories, advantages = training_batch(cfg, groups)
             updater.backward(trajectories, advantages, loss=policy_gradient)

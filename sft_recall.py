@@ -1,12 +1,14 @@
 """Stage 2: supervised fine-tuning for recall (paper, 'SFT for recall').
 
   1. every train question is answered without a point and with the best points that the library has for its cluster
-  2. needed: the best point gains `needed_gain` or more on answers that did not choose it; target: <recall>point</recall>
-     not needed: right without a point `not_needed_accuracy` of the time; target: no recall
+  2. needed: the best point gains `needed_gain` or more on answers that did not choose it; target:
+     <recall>point</recall> not needed: right without a point `not_needed_accuracy` of the time; target: no recall
      in between: left out, and counted
-  3. supervised fine-tuning on these targets, classes balanced, options in a new order every epoch, stopped by held-out loss
-With `loss_on: recall` answers are not taught but held, by their KL to what the start model says with the same point in context, or
-with none: the bank's answers cannot come in by the back door, and a recalled point is read as one that was given.
+  3. supervised fine-tuning on these targets, classes balanced, options in a new order every epoch, stopped by held-out
+     loss
+With `loss_on: recall` answers are not taught but held, by their KL to what the start model says with the same point in
+context, or with none: the bank's answers cannot come in by the back door, and a recalled point is read as one that was
+given.
 
 Inputs:  a library (stage 1), a question bank, the policy to teach (shared.model)
 Outputs: runs/<config>/sft_recall/ with targets.jsonl, metrics.jsonl (one line an epoch), eval.jsonl, final/ weights
@@ -35,22 +37,18 @@ LIKELIEST = 32  # tokens at which an answer is compared with the start model's; 
 
 @dataclass
 class Config(Shared):
-    library: str = (
-        ""  # learning points, JSONL (docs/reference.md, 'Library'); empty: what stage 1 wrote in this run directory
-    )
+    # learning points, JSONL (docs/reference.md, 'Library'); empty: what stage 1 wrote in this run directory
+    library: str = ""
     candidates: int = 2  # points tried on each question: the best of its cluster, by the library's lower bounds
-    n_measure: int = (
-        8  # answers to a question without a point, and with each candidate to choose it, and again to measure it
-    )
+    # answers to a question without a point, and with each candidate to choose it, and again to measure it
+    n_measure: int = 8
     needed_gain: float = 0.2  # gain of the chosen point, on answers that did not choose it, from which recall is needed
     not_needed_accuracy: float = 0.9  # accuracy without a point from which it is not
-    loss_on: Literal["recall", "recall+answer"] = (
-        "recall"  # what is taught: the point, or a right answer too (paper: both)
-    )
+    # what is taught: the point, or a right answer too (paper: both)
+    loss_on: Literal["recall", "recall+answer"] = "recall"
     held_out: float = 0.15  # share of the targets whose loss decides when to stop
-    twins: bool = (
-        False  # whether a train question's twins are asked too: more targets, but answers that no exchange revealed
-    )
+    # whether a train question's twins are asked too: more targets, but answers that no exchange revealed
+    twins: bool = False
     epochs: int = 60  # passes over the targets, at most
     patience: int = 9  # epochs without a better held-out loss after which training stops
     batch_size: int = 32  # targets of an optimiser step
@@ -72,7 +70,10 @@ class Config(Shared):
 
 @dataclass
 class Target:
-    """What the model shall say to a question. `recall` None: nothing is to be recalled; `said`: its own right answer."""
+    """What the model shall say to a question.
+
+    `recall` None: nothing is to be recalled; `said`: its own right answer.
+    """
 
     question: Question
     recall: str | None
@@ -84,7 +85,10 @@ class Target:
         return self.question.id.split("~")[0]
 
     def conversations(self, reader: Reader, view: Question) -> tuple[Trajectory, Trajectory]:
-        """On one order of the options: what the model shall say; and its answer where the point stands in the question's turn instead."""
+        """On one order of the options: what the model shall say.
+
+        And its answer where the point stands in the question's turn instead.
+        """
         chat, point = reader.chat, prompts.plain(self.recall or "")
         block = chat.content_ids(prompts.RECALL.format(point=point)) if self.recall is not None else []
         answer = chat.content_ids(relettered(self.said, self.question, view)) + chat.between[:1] if self.said else []
@@ -103,7 +107,10 @@ def relettered(text: str, question: Question, view: Question) -> str:
 def answers(
     reader: Reader, asked: list[tuple[Question, str | None]], phase: int, n: int
 ) -> list[tuple[float, str | None]]:
-    """(accuracy of n answers, one that is right) for each (question, point); every answer sees another order of the options."""
+    """(accuracy of n answers, one that is right) for each (question, point).
+
+    Every answer sees another order of the options.
+    """
     views = [view for i, (q, _) in enumerate(asked) for view in same_views(q, n, rng(*reader.key, phase, i))]
     points = [point for _, point in asked for _ in range(n)]
     completions = reader.sample([reader.prompt(v, p) for v, p in zip(views, points, strict=True)], phase)
@@ -226,7 +233,10 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epo
 
 # ---- main ----------------------------------------------------------------------------------------------------------
 def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Question]]]:
-    """(train questions, library records, questions of the evaluations). A twin that is another split's question word for word is left out."""
+    """(train questions, library records, questions of the evaluations).
+
+    A twin that is another split's question word for word is left out.
+    """
     questions = load_questions(common.ROOT / cfg.questions, cfg.cluster)
     records = library.merge(
         library.load_library(common.ROOT / cfg.library)
@@ -249,7 +259,10 @@ def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Q
 
 
 def split_targets(cfg: Config, run: Run, train: list[Question]) -> tuple[list[Target], list[Target]]:
-    """(what is taught, what is held out to decide when to stop); a question is held out with its twins. Raises UserError."""
+    """(what is taught, what is held out to decide when to stop).
+
+    A question is held out with its twins. Raises UserError.
+    """
     where = run.path / "targets.jsonl"
     by_id = {q.id: q for q in train}
     kept = [r for r in run.read("targets.jsonl") if r["class"] != "unknown"]
@@ -305,8 +318,8 @@ def main(cfg: Config, options: Options) -> None:
         if len(losses) > cfg.patience and min(losses[-cfg.patience :]) >= min(losses[: -cfg.patience]):
             break
 
-        # Supervised fine-tuning, classes balanced, options in a new order: towards the point where it is taught, towards what
-        # the start model says where an answer is held.
+        # Supervised fine-tuning, classes balanced, options in a new order: towards the point where it is taught,
+        # towards what the start model says where an answer is held.
         updates = []
         for batch in epoch_of(cfg, reader, taught, epoch):
             updater.backward([t for t, _ in batch], [1.0 for _ in batch], teacher=lesson(cfg, start, batch))

@@ -45,9 +45,8 @@ LOADERS = {
 class Rival(Shared):
     """Settings that every rival has; its own come on top."""
 
-    task: Literal["mcq", "countdown", "function_calling", "manufactoria", "finer"] = (
-        "mcq"  # what shared.questions holds
-    )
+    # what shared.questions holds
+    task: Literal["mcq", "countdown", "function_calling", "manufactoria", "finer"] = "mcq"
     steps: int = 60  # optimiser steps
     problems_per_step: int = 8  # problems of one step
     lr: float = 2e-4  # AdamW
@@ -58,9 +57,8 @@ class Rival(Shared):
     max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
     save_every: int = 20  # steps between checkpoints
     eval_every: int = 0  # steps between evaluations, 0: only before and after
-    eval_splits: str = (
-        "val,canary"  # what first answers are measured on, separated by commas; a split that the file lacks is left out
-    )
+    # what first answers are measured on, separated by commas; a split that the file lacks is left out
+    eval_splits: str = "val,canary"
     canary: str = ""  # "task:file" of another task, whose test problems are measured as split canary: what is forgotten
     eval_problems: int = 96  # of each split, at most
     n_eval: int = 4  # answers to each problem
@@ -98,7 +96,8 @@ def load_problems(cfg: Rival) -> list[Problem]:
 class Arena:
     """A run of a rival: its problems, policy, updater and logs. `ready` is False after a dry run or a finished one.
 
-    state: what a rival remembers beyond weights, as JSON; checkpoints keep it. once: batches of a run that sees no problem twice (0: it may).
+    state: what a rival remembers beyond weights, as JSON; checkpoints keep it. once: batches of a run that sees no
+    problem twice (0: it may).
     """
 
     def __init__(
@@ -111,7 +110,10 @@ class Arena:
         once: int = 0,
         temperature: float | None = None,
     ):
-        """reference: whether the start policy is kept though no KL needs it; temperature: of training, default that of sampling."""
+        """reference: whether the start policy is kept though no KL needs it.
+
+        Temperature: of training, default that of sampling.
+        """
         self.cfg, self.name, self.ready, self.teacher, self.state = cfg, name, False, None, {}
         self.run = Run(options.run_dir, cfg, options.resume)
         problems = load_problems(cfg)

@@ -2,18 +2,23 @@
 
 Sources: GRPO arXiv 2402.03300, DAPO 2503.14476, Dr. GRPO 2503.20783, Composer 2 2603.24477 (section 4.1).
 
-  advantage   r - mean of the group; `scale_rewards` divides by the group's standard deviation (GRPO, DAPO; not Dr. GRPO)
+  advantage   r - mean of the group; `scale_rewards` divides by the group's standard deviation (GRPO, DAPO; not Dr.
+              GRPO)
   loss        grpo      mean over answers of the mean over their tokens
               dapo      mean over all tokens
               dr_grpo   sum over tokens, by answers x max_new_tokens
   on policy   one update a step, so the ratio is 1 and no clip is active
-  chains      with `context_limit` an answer that fills the context is summarised by the model itself and goes on after the
-              question and the summary; the final reward is given to every token of the chain, summaries included (Composer 2)
-  reward_kl   beta of k1 = log pi - log ref, summed over the chain and taken off the reward: as a loss k1 has no expected gradient
+  chains      with `context_limit` an answer that fills the context is summarised by the model itself and goes on after
+              the question and the summary; the final reward is given to every token of the chain, summaries included
+              (Composer 2)
+  reward_kl   beta of k1 = log pi - log ref, summed over the chain and taken off the reward: as a loss k1 has no
+              expected gradient
 
-Composer 2 is `scale_rewards: false`, `loss: dr_grpo`, `reward_kl` above 0 and a `context_limit`. Advantages are signed. The default loss is DAPO's.
+Composer 2 is `scale_rewards: false`, `loss: dr_grpo`, `reward_kl` above 0 and a `context_limit`. Advantages are signed.
+The default loss is DAPO's.
 
-Inputs:  problems with a grader (a question bank, Countdown, function calling), a causal language model with a chat template
+Inputs:  problems with a grader (a question bank, Countdown, function calling), a causal language model with a chat
+         template
 Outputs: runs/<config>/grpo/ with metrics.jsonl, eval.jsonl (first answers before and after), final/ weights
 Run:     python -m baselines.grpo --config configs/bank.yaml
 """
@@ -40,9 +45,8 @@ class Config(Rival):
     loss: Literal["grpo", "dapo", "dr_grpo"] = "dapo"  # how tokens are averaged
     scale_rewards: bool = True  # whether advantages are divided by the group's standard deviation
     reward_kl: float = 0.0  # beta of the k1 penalty in the reward, 0: none
-    context_limit: int = (
-        0  # longest prompt and answer together, tokens; a longer answer goes on after a summary; 0: none
-    )
+    # longest prompt and answer together, tokens; a longer answer goes on after a summary; 0: none
+    context_limit: int = 0
     summary_tokens: int = 32  # longest summary
     max_generations: int = 4  # generations of a chain that answer; the last one is not cut by the limit's summary
 
@@ -74,7 +78,8 @@ def rollouts(cfg: Config, reader: Reader, problems_Q: list[Problem]) -> list[Cha
     numbers = {id(chain): (k // cfg.group_size, k % cfg.group_size) for k, chain in enumerate(chains)}
     live = chains
     for k in range(cfg.max_generations if cfg.context_limit else 1):
-        # Room differs with the prompt: chains of equal room are sampled together, so that the limit cuts each at its own place.
+        # Room differs with the prompt: chains of equal room are sampled together, so that the limit cuts each at its
+        # own place.
         rooms: dict[int, list[Chain]] = {}
         for chain in live:
             rooms.setdefault(room(cfg, chain), []).append(chain)
@@ -96,7 +101,10 @@ def rollouts(cfg: Config, reader: Reader, problems_Q: list[Problem]) -> list[Cha
 
 
 def room(cfg: Config, chain: Chain) -> int:
-    """New tokens that the context still holds; at least one, so that a chain with a long prompt ends as wrong and not as an error."""
+    """New tokens that the context still holds.
+
+    At least one, so that a chain with a long prompt ends as wrong and not as an error.
+    """
     return (
         max(1, min(cfg.max_new_tokens, cfg.context_limit - len(chain.prompt_ids)))
         if cfg.context_limit
@@ -118,7 +126,10 @@ def summarise(
 
 # ---- reward and training batch ---------------------------------------------------------------------------------------
 def penalties(cfg: Config, arena: Arena, chains: list[Chain]) -> list[float]:
-    """beta times the k1 estimate of each chain's KL to the start policy, summed over its sampled tokens; a number, not a graph."""
+    """beta times the k1 estimate of each chain's KL to the start policy, summed over its sampled tokens.
+
+    A number, not a graph.
+    """
     if not cfg.reward_kl:
         return [0.0] * len(chains)
     reference = Reader(arena.ref_policy, arena.chat, cfg.temperature, cfg.max_new_tokens, ())
@@ -134,8 +145,9 @@ def reduce_loss(
 ) -> torch.Tensor:
     """Weights (N,) with which `policy_gradient`, normalised by all sum(lengths) tokens, is the named reduction.
 
-    sequence: mean over sequences of their mean over tokens (GRPO); token: mean over tokens (DAPO); constant: sum over tokens by
-    rollouts x max_length (Dr. GRPO; Composer 2, whose rollouts are chains of several sequences). advantages, lengths: (N,).
+    sequence: mean over sequences of their mean over tokens (GRPO); token: mean over tokens (DAPO); constant: sum over
+    tokens by rollouts x max_length (Dr. GRPO; Composer 2, whose rollouts are chains of several sequences). advantages,
+    lengths: (N,).
     """
     tokens = lengths.sum()
     if reduction == "sequence":

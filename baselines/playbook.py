@@ -1,10 +1,12 @@
-"""The playbook of Resd: lessons that stay across steps and carry counts of helpful and harmful tags (section 3.2, appendix D; ACE's form).
+"""The playbook of Resd: lessons that stay across steps and carry counts of helpful and harmful tags (section 3.2,
+appendix D; ACE's form).
 
     [mis-00007] helpful=2 harmful=0 :: a threshold is reached, not passed
 
     python -m baselines.playbook runs/bank/resd/playbook.jsonl        # by section, the entries that helped most first
 
-A record (playbook.jsonl) has the keys `id text helpful harmful last_used`; the library of learning points is beside it in library.py.
+A record (playbook.jsonl) has the keys `id text helpful harmful last_used`; the library of learning points is beside it
+in library.py.
 """
 
 import argparse
@@ -42,7 +44,10 @@ class Entry:
 
 
 class Playbook:
-    """The entries, shared by all problems; updates: context updates so far, the clock of `last_used`; added: entries ever, so that no id is given twice."""
+    """The entries, shared by all problems.
+
+    Updates: context updates so far, the clock of `last_used`; added: entries ever, so that no id is given twice.
+    """
 
     def __init__(self, entries: list[dict] = (), updates: int = 0, added: int = 0):
         self.entries, self.updates, self.added = [Entry(**entry) for entry in entries], updates, added
@@ -57,7 +62,8 @@ class Playbook:
         write(path, "".join(json.dumps(asdict(entry)) + "\n" for entry in self.entries))
 
     def add(self, text: str) -> Entry | None:
-        """Adds 'section: lesson', under 'others' without a known section. None if an entry says the same in the same order.
+        """Adds 'section: lesson', under 'others' without a known section. None if an entry says the same in the same
+        order.
 
         The source only asks its curator for what is new; a small model repeats itself.
         """
@@ -71,7 +77,10 @@ class Playbook:
         return self.entries[-1]
 
     def tag(self, tags: dict[str, str]) -> int:
-        """Counts {id: helpful | harmful | neutral}; neutral ones and unknown ids change nothing. Returns how many changed an entry."""
+        """Counts {id: helpful | harmful | neutral}.
+
+        Neutral ones and unknown ids change nothing. Returns how many changed an entry.
+        """
         tagged = [e for e in self.entries if tags.get(e.id) in ("helpful", "harmful")]
         for e in tagged:
             e.helpful += tags[e.id] == "helpful"
@@ -80,11 +89,12 @@ class Playbook:
         return len(tagged)
 
     def concise(self, strategy: str, every: int, most: int, rng) -> int:
-        """Drops entries (Concise) if one of the triggers fires; returns how many. every, most: 0 takes that trigger away.
+        """Drops entries (Concise) if one of the triggers fires; returns how many. every, most: 0 takes that trigger
+        away.
 
-        frequency: every so many updates, without enforcing the budget; limit: more than `most` entries, down to that many.
-        prioritized: unused and harmful ones go, then helpful ones at random. staleness: harmful ones and those that were never tagged
-        for more than one update go, then the longest unused (of equals the oldest).
+        frequency: every so many updates, without enforcing the budget; limit: more than `most` entries, down to that
+        many. prioritized: unused and harmful ones go, then helpful ones at random. staleness: harmful ones and those
+        that were never tagged for more than one update go, then the longest unused (of equals the oldest).
         """
         over = bool(most) and len(self.entries) > most
         if not over and not (every and self.updates and self.updates % every == 0):

@@ -1,17 +1,18 @@
 """Reflect, Retry, Reward: reinforcement of reflections that lead to a right second try (arXiv 2505.24726).
 
-  1. before training, train problems are attempted `collect` times and wrong attempts that ended are kept (rejection sampling): the
-     policy that is trained never changes them, so they go stale as it improves
+  1. before training, train problems are attempted `collect` times and wrong attempts that ended are kept (rejection
+     sampling): the policy that is trained never changes them, so they go stale as it improves
   2. a step takes some failures; each is told 'wrong', without the right answer, and G reflections are sampled after it
   3. the same conversation goes on: the problem is asked again, and the second answer is graded
   4. GRPO on the tokens of the reflection only: 1 where the second try is right; answers are never rewarded themselves
 `reflect: false` is the control: 'try again' at once, and the second answer's own tokens are trained.
 
-Reconstructed (no public code): the group is G reflections after one failed attempt; wordings in prompts.py. `kl_coef` is 0 (source: 0.001), a
-step takes 8 failures (256), the learning rate is constant.
+Reconstructed (no public code): the group is G reflections after one failed attempt; wordings in prompts.py. `kl_coef`
+is 0 (source: 0.001), a step takes 8 failures (256), the learning rate is constant.
 
 Inputs:  problems with a grader, a causal language model with a chat template
-Outputs: runs/<config>/reflect_retry/ with targets.jsonl (failures), metrics.jsonl, eval.jsonl (first and second tries), final/ weights
+Outputs: runs/<config>/reflect_retry/ with targets.jsonl (failures), metrics.jsonl, eval.jsonl (first and second tries),
+final/ weights
 Run:     python -m baselines.reflect_retry --config configs/bank.yaml
 """
 
@@ -87,7 +88,8 @@ def try_again(
 
 
 def second_tries(cfg: Config, arena: Arena, step: int) -> dict:
-    """First tries, and after wrong ones second tries with and without a reflection: accuracies and length of reflections by split.
+    """First tries, and after wrong ones second tries with and without a reflection: accuracies and length of
+    reflections by split.
 
     A problem counts as solved at the second try if it was at the first. The same noise at every step.
     """

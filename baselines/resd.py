@@ -1,28 +1,35 @@
-"""Resd: SDPO for rare success. The policy reflects on its failures, keeps a playbook, and its teacher reads both (arXiv 2605.12741).
+"""Resd: SDPO for rare success. The policy reflects on its failures, keeps a playbook, and its teacher reads both (arXiv
+2605.12741).
 
 Problems come in a stream, each batch once, with K inner updates; an update (one step here) is
   1. one new answer to each problem of the batch, graded
-  2. Concise prunes the playbook. Wrong answers: the policy reads the feedback and the playbook, says what it was missing and tags
-     entries helpful or harmful; after right ones it only tags. The curator adds to the playbook what the reflections teach anew
-  3. a teacher, the moving average of the policy, reads the problem, the playbook, the reflection, the wrong answer, the feedback, and
-     in the place of the feedback a right answer where there is one: the group's, or the solution buffer's from an earlier update
-  4. the policy moves towards it on its own k likeliest tokens and all others as one, with the ratio of teacher to policy clipped
-     (Eq. 1), each answer weighted against the success rate of the batch (Eq. 2, 3)
+  2. Concise prunes the playbook. Wrong answers: the policy reads the feedback and the playbook, says what it was
+     missing and tags entries helpful or harmful; after right ones it only tags. The curator adds to the playbook what
+     the reflections teach anew
+  3. a teacher, the moving average of the policy, reads the problem, the playbook, the reflection, the wrong answer, the
+     feedback, and in the place of the feedback a right answer where there is one: the group's, or the solution buffer's
+     from an earlier update
+  4. the policy moves towards it on its own k likeliest tokens and all others as one, with the ratio of teacher to
+     policy clipped (Eq. 1), each answer weighted against the success rate of the batch (Eq. 2, 3)
   5. teacher <- (1 - ema) teacher + ema policy. An answer without solution, feedback or reflection is not trained
-Rewards are never maximised. Each part can be taken away: `reflect`, `playbook`, `curate`, `tag_right`, `solution_buffer`,
-`previous_trial`, `rebalance`, `single_pass`; `reveal: nothing`, `inner_updates: 1`, `ratio_low: 0`; `concise_every: 0`, `max_entries: 0`.
+Rewards are never maximised. Each part can be taken away: `reflect`, `playbook`, `curate`, `tag_right`,
+`solution_buffer`, `previous_trial`, `rebalance`, `single_pass`; `reveal: nothing`, `inner_updates: 1`, `ratio_low: 0`;
+`concise_every: 0`, `max_entries: 0`.
 
-Where the paper is silent or differs from its code: an entry with as many harmful tags as helpful ones is harmful; the clip's bound follows
-the policy as a constant, so Eq. 1 holds in value and the gradient is the code's; Concise runs before an update, and its limit after the
-curator too (code); the order of update and EMA makes no difference; a step divides Eq. 3 by its taught tokens, not its answers.
-Other than the source's code: reflector and curator go on in the answer's conversation and write blocks and lines instead of JSON, in
-words that the bundled model can read (prompts.py); what does not parse changes nothing and is counted; an entry that is there already
-is not added; a solution is shown only under the very options that it answered; the teacher reads the lessons without their counts, at
-most 4, and then the reflection, which may say the same, before the wrong answer and the feedback; the reflector sees what was thought; 8
-problems a batch (32); no top-p, no warm-up, no choice among checkpoints. The settings of the paper's tasks stand in Config's comments.
+Where the paper is silent or differs from its code: an entry with as many harmful tags as helpful ones is harmful; the
+clip's bound follows the policy as a constant, so Eq. 1 holds in value and the gradient is the code's; Concise runs
+before an update, and its limit after the curator too (code); the order of update and EMA makes no difference; a step
+divides Eq. 3 by its taught tokens, not its answers. Other than the source's code: reflector and curator go on in the
+answer's conversation and write blocks and lines instead of JSON, in words that the bundled model can read (prompts.py);
+what does not parse changes nothing and is counted; an entry that is there already is not added; a solution is shown
+only under the very options that it answered; the teacher reads the lessons without their counts, at most 4, and then
+the reflection, which may say the same, before the wrong answer and the feedback; the reflector sees what was thought; 8
+problems a batch (32); no top-p, no warm-up, no choice among checkpoints. The settings of the paper's tasks stand in
+Config's comments.
 
 Inputs:  problems with a grader, a causal language model with a chat template
-Outputs: runs/<config>/resd/ with metrics.jsonl, rollouts.jsonl (answers, reflections, what was added, what the teacher read),
+Outputs: runs/<config>/resd/ with metrics.jsonl, rollouts.jsonl (answers, reflections, what was added, what the teacher
+read),
          playbook.jsonl, eval.jsonl (first answers before and after), final/ weights
 Run:     python -m baselines.resd --config configs/bank.yaml
 """
@@ -46,38 +53,30 @@ from tasks.problem import Problem
 @dataclass
 class Config(Rival):
     group_size: int = 1  # answers to each problem in an update (paper: 1)
-    inner_updates: int = (
-        4  # K, updates on the problems of a batch, each with new answers (paper: up to 4, its settings: 4)
-    )
-    single_pass: bool = (
-        True  # whether a run that would see a problem in two batches is refused (paper: one pass over the data)
-    )
-    reveal: Literal["nothing", "answer", "explanation"] = (
-        "answer"  # feedback on a wrong answer (ours, as in sdpo; tasks with their own tell it)
-    )
+    # K, updates on the problems of a batch, each with new answers (paper: up to 4, its settings: 4)
+    inner_updates: int = 4
+    # whether a run that would see a problem in two batches is refused (paper: one pass over the data)
+    single_pass: bool = True
+    # feedback on a wrong answer (ours, as in sdpo; tasks with their own tell it)
+    reveal: Literal["nothing", "answer", "explanation"] = "answer"
     reflect: bool = True  # whether the teacher reads the reflection on a wrong answer (paper: true)
     playbook: bool = True  # whether there is a playbook (paper: true); without it and `reflect` nothing is reflected on
-    curate: bool = (
-        True  # whether a curator writes the entries (paper: true); false: reflections themselves become entries
-    )
+    # whether a curator writes the entries (paper: true); false: reflections themselves become entries
+    curate: bool = True
     tag_right: bool = True  # whether entries are tagged after right answers too (paper, appendix G: true)
     solution_buffer: bool = True  # whether right answers of earlier updates are solutions (paper: true)
     own_success: bool = True  # whether a right answer may be its own solution (paper's code: true, in all scripts)
     previous_trial: bool = True  # whether the teacher reads the wrong answer itself (paper's code: true)
-    feedback_with_solution: bool = (
-        False  # whether the teacher reads the feedback beside a solution too (paper's code: false)
-    )
-    concise: Literal["staleness", "prioritized"] = (
-        "staleness"  # what Concise drops (paper: staleness; prioritized for Manufactoria)
-    )
+    # whether the teacher reads the feedback beside a solution too (paper's code: false)
+    feedback_with_solution: bool = False
+    # what Concise drops (paper: staleness; prioritized for Manufactoria)
+    concise: Literal["staleness", "prioritized"] = "staleness"
     concise_every: int = 4  # F, updates between two Concise without a budget, 0: never (paper: 4)
     max_entries: int = 4  # M, entries above which Concise enforces this budget, 0: none (paper: 120 to 200; ours: 12 confuse the bundled model, LOG.md)
-    reflection_tokens: int = (
-        64  # longest reflection, tagging or curation, tokens (ours: the bundled model's points have about 20)
-    )
-    top_k: int = (
-        100  # tokens compared at each place, the policy's likeliest; all others are one more (paper's code: 100)
-    )
+    # longest reflection, tagging or curation, tokens (ours: the bundled model's points have about 20)
+    reflection_tokens: int = 64
+    # tokens compared at each place, the policy's likeliest; all others are one more (paper's code: 100)
+    top_k: int = 100
     alpha: float = 0.5  # 0: forward KL(teacher || policy), 1: reverse KL, between: Jensen-Shannon (paper: 0.5 for FiNER, 1 for Manufactoria)
     ratio_low: float = 0.2  # lower bound of teacher / policy, 0: none (paper: 0.2)
     ratio_high: float = 0.0  # upper bound, 0: none (paper: none; 5 for Manufactoria)
@@ -106,7 +105,10 @@ class Config(Rival):
 
 @dataclass
 class Answer:
-    """An answer, what was learned from it, and what its teacher reads after the problem; `shown` is None where there is nothing."""
+    """An answer, what was learned from it, and what its teacher reads after the problem.
+
+    `shown` is None where there is nothing.
+    """
 
     problem: Problem
     prompt_ids: list[int]
@@ -137,7 +139,10 @@ def asked_for_tags(playbook: Playbook) -> str:
 
 
 def diagnose(cfg: Config, arena: Arena, playbook: Playbook, wrong: list[Answer]) -> int:
-    """Reflections on wrong answers, in their own conversations (REFLECT); tags the playbook, and returns how many tags it took."""
+    """Reflections on wrong answers, in their own conversations (REFLECT).
+
+    Tags the playbook, and returns how many tags it took.
+    """
     for answer in wrong:
         feedback = (answer.problem.feedback(cfg.reveal, answer.text) or "").removeprefix(prompts.EARLIER)
         turn = prompts.DIAGNOSE.format(feedback=feedback, playbook=asked_for_tags(playbook), ask=prompts.ASK)
@@ -163,7 +168,10 @@ def confirm(cfg: Config, arena: Arena, playbook: Playbook, right: list[Answer]) 
 
 
 def curate(cfg: Config, arena: Arena, playbook: Playbook, wrong: list[Answer]) -> tuple[int, int]:
-    """Adds to the playbook what reflections teach, one of each problem (CURATE); returns (curations, those that parsed)."""
+    """Adds to the playbook what reflections teach, one of each problem (CURATE).
+
+    Returns (curations, those that parsed).
+    """
     first = first_of_each([a for a in wrong if a.reflection is not None])
     found: list[list[str] | None] = [[a.reflection] for a in first]
     if cfg.curate:
@@ -204,7 +212,10 @@ def update_context(cfg: Config, arena: Arena, playbook: Playbook, answers: list[
 
 # ---- what the teacher reads, and the objective -----------------------------------------------------------------------
 def show(cfg: Config, arena: Arena, playbook: Playbook, solutions: dict[str, str], group: list[Answer]) -> None:
-    """Sets what the teacher of each answer of a group reads. solutions: right answers of earlier updates by what was asked."""
+    """Sets what the teacher of each answer of a group reads.
+
+    solutions: right answers of earlier updates by what was asked.
+    """
     for answer in group:
         peer = next((a for a in group if a.right and (a is not answer or cfg.own_success)), None)
         solution = peer.text if peer else solutions.get(answer.problem.turn)
@@ -242,7 +253,8 @@ def training_batch(
 
 
 def bounded(student: torch.Tensor, teacher: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """The teacher's log-probabilities with its ratio to the student kept within [low, high]; 0: no such bound (Resd, Eq. 1).
+    """The teacher's log-probabilities with its ratio to the student kept within [low, high]; 0: no such bound (Resd,
+    Eq. 1).
 
     The bound follows the student as a constant: no gradient flows through it, and nothing is normalised afterwards.
     """
@@ -253,7 +265,8 @@ def bounded(student: torch.Tensor, teacher: torch.Tensor, low: float, high: floa
 
 
 def rebalanced(right: torch.Tensor, alpha: float = 1.0, beta: float = 1.0) -> torch.Tensor:
-    """Weights (B,) with mean 1 that give the rarer outcome more: (1 - s)^alpha where right, s^beta where not (Resd, Eq. 2).
+    """Weights (B,) with mean 1 that give the rarer outcome more: (1 - s)^alpha where right, s^beta where not (Resd, Eq.
+    2).
 
     right: (B,) of 0 and 1; s: the share of right ones, kept within [1/B, 1 - 1/B]. A batch of one has the weight 1.
     """

@@ -1,18 +1,21 @@
-"""SDPO: the policy, shown feedback or a peer's solution, teaches itself to say the same without them (arXiv 2601.20802).
+"""SDPO: the policy, shown feedback or a peer's solution, teaches itself to say the same without them (arXiv
+2601.20802).
 
   1. G answers to each problem, graded
-  2. a teacher, the moving average of the policy, reads the problem and what helps with it: the first right answer of the group, other
-     than the student's own, or else the feedback on a wrong one; it never writes, it only says what it thinks of the student's tokens
-  3. the policy moves towards it on its own tokens. `form: topk`: the divergence of the student's k likeliest tokens and all others as
-     one (alpha 0 forward KL, 1 reverse KL, between Jensen-Shannon); `form: sampled`: log pi_teacher - log pi of the sampled token as
-     its advantage, the reverse KL's gradient in expectation
+  2. a teacher, the moving average of the policy, reads the problem and what helps with it: the first right answer of
+     the group, other than the student's own, or else the feedback on a wrong one; it never writes, it only says what it
+     thinks of the student's tokens
+  3. the policy moves towards it on its own tokens. `form: topk`: the divergence of the student's k likeliest tokens and
+     all others as one (alpha 0 forward KL, 1 reverse KL, between Jensen-Shannon); `form: sampled`: log pi_teacher - log
+     pi of the sampled token as its advantage, the reverse KL's gradient in expectation
   4. teacher <- (1 - ema) teacher + ema policy, in fp32
-An answer with nothing to show its teacher is not trained. `own_success: true` is SDPO+ss, the baseline that Resd's code calls SDPO.
-Rewards are never maximised: they decide whose answers are shown to whom.
+An answer with nothing to show its teacher is not trained. `own_success: true` is SDPO+ss, the baseline that Resd's code
+calls SDPO. Rewards are never maximised: they decide whose answers are shown to whom.
 
-Other than the source's code: our own wording of what the teacher reads (prompts.py; one that the bundled model can read, without a
-closing instruction or a limit of length), one mean over all taught tokens of a step instead of one for each micro-batch; beside a right
-peer to a multiple-choice question the teacher is told the letter too, which the peer names.
+Other than the source's code: our own wording of what the teacher reads (prompts.py; one that the bundled model can
+read, without a closing instruction or a limit of length), one mean over all taught tokens of a step instead of one for
+each micro-batch; beside a right peer to a multiple-choice question the teacher is told the letter too, which the peer
+names.
 
 Inputs:  problems with a grader, a causal language model with a chat template
 Outputs: runs/<config>/sdpo/ with metrics.jsonl, eval.jsonl (first answers before and after), final/ weights
@@ -40,9 +43,8 @@ class Config(Rival):
     tail: bool = True  # whether all other tokens count as one more; false: the k are normalised (source: true)
     alpha: float = 0.5  # 0: KL(teacher || student), 1: KL(student || teacher), between: Jensen-Shannon (source: 0.5; its code task: 1)
     reveal: Literal["nothing", "answer", "explanation"] = "answer"  # feedback on a wrong answer
-    feedback_with_solution: bool = (
-        False  # whether the teacher sees the feedback beside a peer's solution too (source: false)
-    )
+    # whether the teacher sees the feedback beside a peer's solution too (source: false)
+    feedback_with_solution: bool = False
     own_success: bool = False  # whether a right answer may be its own solution (SDPO+ss: true)
     ema: float = 0.05  # rate at which the teacher follows the policy, 0: the start policy teaches (source: 0.05)
     updates: int = 1  # optimiser steps on one batch of answers
@@ -103,7 +105,10 @@ def show(cfg: Config, arena: Arena, group: list[Answer]) -> None:
 
 
 def importance(cfg: Config, now: list[torch.Tensor], sampled: list[Completion]) -> list[torch.Tensor]:
-    """min(pi / pi_old, is_clip) of each sampled token, (T,) for each answer; now: its log-probabilities under the policy."""
+    """min(pi / pi_old, is_clip) of each sampled token, (T,) for each answer.
+
+    Now: its log-probabilities under the policy.
+    """
     before = [torch.tensor(c.logprobs) for c in sampled]
     return [(n - b).clamp(-20, 20).exp().clamp(max=cfg.is_clip) for n, b in zip(now, before, strict=True)]
 

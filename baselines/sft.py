@@ -1,11 +1,14 @@
 """Supervised fine-tuning: the null that every other method must beat.
 
   on: gold         every train problem with a right answer
-  on: corrections  only what the model got wrong, with what a loser of stage 1 is shown: `reveal: answer` trains the right answer,
-                   `reveal: explanation` the record's explanation and then the right answer; the same exchanges, no points
+  on: corrections  only what the model got wrong, with what a loser of stage 1 is shown: `reveal: answer` trains the
+  right answer,
+                   `reveal: explanation` the record's explanation and then the right answer; the same exchanges, no
+                   points
 
 Inputs:  problems, a causal language model with a chat template
-Outputs: runs/<config>/sft/ with targets.jsonl, metrics.jsonl, eval.jsonl (first answers before and after), final/ weights
+Outputs: runs/<config>/sft/ with targets.jsonl, metrics.jsonl, eval.jsonl (first answers before and after), final/
+weights
 Run:     python -m baselines.sft --config configs/bank.yaml
 """
 

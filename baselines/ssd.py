@@ -1,10 +1,12 @@
 """SSD, simple self-distillation: fine-tuning on the model's own unverified answers (arXiv 2604.01193).
 
-  1. one answer to each train problem at `train_temperature`, truncated to `top_k` and `top_p`; nobody looks whether it is right
+  1. one answer to each train problem at `train_temperature`, truncated to `top_k` and `top_p`; nobody looks whether it
+     is right
   2. supervised fine-tuning on these answers; only empty and cut ones are left out
-  3. evaluated at `eval_temperature`, before and after: what is learned is a sharper distribution, which may pay at a higher one
-Other than the source: cut answers are left out, evaluation is at temperature 1 without truncation to top k and top p, the learning rate is
-constant (its: cosine with a warm-up, weight decay), and AdamW's second beta 0.99 (0.95).
+  3. evaluated at `eval_temperature`, before and after: what is learned is a sharper distribution, which may pay at a
+     higher one
+Other than the source: cut answers are left out, evaluation is at temperature 1 without truncation to top k and top p,
+the learning rate is constant (its: cosine with a warm-up, weight decay), and AdamW's second beta 0.99 (0.95).
 As a first step before stage 1: `python grpo_introspect.py --set shared.model=runs/<config>/ssd/final`.
 
 Inputs:  problems (their grader only measures), a causal language model with a chat template

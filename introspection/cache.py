@@ -1,7 +1,8 @@
 """Keys and values of a rollout in storage that grows in blocks.
 
-transformers grows its cache by concatenation: every token copies all keys and values into fresh memory, which is half of the
-decoding time of a small model. Only full-attention layers are replaced; sliding windows and shared layers stay as they are.
+transformers grows its cache by concatenation: every token copies all keys and values into fresh memory, which is half
+of the decoding time of a small model. Only full-attention layers are replaced; sliding windows and shared layers stay
+as they are.
 """
 
 import copy
@@ -14,7 +15,10 @@ BLOCK = 64  # tokens by which the storage of a row grows
 
 
 class GrowingLayer(DynamicLayer):
-    """A full-attention cache layer; `keys` and `values` (rows, heads, length, size) are views of storage with room to grow."""
+    """A full-attention cache layer.
+
+    `keys` and `values` (rows, heads, length, size) are views of storage with room to grow.
+    """
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
@@ -33,7 +37,10 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keeps, repeats or reorders rows. Unless there are more of them than before, only those that change place are copied."""
+        """Keeps, repeats or reorders rows.
+
+        Unless there are more of them than before, only those that change place are copied.
+        """
         length, kept = self.get_seq_length(), len(indices)
         if length == 0:
             return

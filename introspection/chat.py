@@ -89,7 +89,10 @@ class Chat:
         return self.between[ended:] + self.content_ids(content) + self.closing
 
     def text(self, ids: list[int]) -> str:
-        """What a turn says, without control tokens and without thinking; a thought that was cut off leaves nothing after it."""
+        """What a turn says, without control tokens and without thinking.
+
+        A thought that was cut off leaves nothing after it.
+        """
         if self.thinks_first and not any(end in ids for _, end in self.thinking):
             return ""  # the prompt opened a thought, and it never ended
         for start, end in self.thinking:

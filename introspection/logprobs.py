@@ -1,9 +1,10 @@
-"""Log-probabilities of trained tokens: trajectories packed into micro-batches, the head run in chunks on trained tokens only.
+"""Log-probabilities of trained tokens: trajectories packed into micro-batches, the head run in chunks on trained tokens
+only.
 
-Trajectories that start with the same prompt are packed into one row: the prompt once, then every continuation, which sees the
-prompt and itself but no other continuation and whose positions start again after the prompt. Models whose attention depends on
-the distance within a row (sliding windows) or shares keys and values between layers get one trajectory a row.
-No (B, T, V) tensor ever exists.
+Trajectories that start with the same prompt are packed into one row: the prompt once, then every continuation, which
+sees the prompt and itself but no other continuation and whose positions start again after the prompt. Models whose
+attention depends on the distance within a row (sliding windows) or shares keys and values between layers get one
+trajectory a row. No (B, T, V) tensor ever exists.
 """
 
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ def chunk_logprobs(hidden, weight, bias, ids, temperature, softcap):
 
 
 def hidden_chunks(model, batch: Batch) -> tuple[list[torch.Tensor], tuple]:
-    """Hidden states (n, H) that predict the trained tokens, in chunks that the head can take; its weight, bias and soft-cap.
+    """Hidden states (n, H) that predict the trained tokens, in chunks that the head can take; its weight, bias and
+    soft-cap.
 
     Without packing no attention mask is needed: causal attention never looks at the padding on the right.
     """
@@ -139,7 +141,8 @@ def hidden_chunks(model, batch: Batch) -> tuple[list[torch.Tensor], tuple]:
 
 
 def token_logprobs(model, batch: Batch, temperature: float, ids: torch.Tensor | None = None) -> torch.Tensor:
-    """Log-probabilities (N,) of a batch's trained tokens under the sampling distribution, in the order of `batch.owners`.
+    """Log-probabilities (N,) of a batch's trained tokens under the sampling distribution, in the order of
+    `batch.owners`.
 
     With ids (N, k): those of k tokens at each place, (N, k).
     """

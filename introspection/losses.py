@@ -23,7 +23,8 @@ def centred_advantages(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tenso
 def policy_gradient(logprobs: torch.Tensor, advantages: torch.Tensor, normalizer: float) -> torch.Tensor:
     """-(1/normalizer) sum_n A_n log pi(token_n): REINFORCE, on policy, so no ratio and no clip.
 
-    logprobs, advantages: (N,). The value means little (0 on average with centred advantages); its gradient is the method.
+    logprobs, advantages: (N,). The value means little (0 on average with centred advantages); its gradient is the
+    method.
     """
     return -(advantages * logprobs).sum() / normalizer
 
@@ -39,7 +40,8 @@ def kl_k3(logprobs: torch.Tensor, ref_logprobs: torch.Tensor) -> torch.Tensor:
 
 
 def group_advantages(rewards: torch.Tensor, scale: bool, eps: float = 1e-4) -> torch.Tensor:
-    """A = r - mean of the group, over its unbiased standard deviation with `scale` (GRPO); Dr. GRPO does not divide (arXiv 2402.03300, 2503.20783).
+    """A = r - mean of the group, over its unbiased standard deviation with `scale` (GRPO); Dr. GRPO does not divide
+    (arXiv 2402.03300, 2503.20783).
 
     rewards: (Q, G). A group without spread gets exactly 0.
     """

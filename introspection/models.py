@@ -82,7 +82,10 @@ def load_chat(name: str, system: str = "") -> Chat:
 
 
 def load_policy(name: str, cfg: Shared):
-    """The causal LM in `name`, in eval mode. Raises UserError if any weight is missing: it would be random (Gemma 4, C1)."""
+    """The causal LM in `name`, in eval mode.
+
+    Raises UserError if any weight is missing: it would be random (Gemma 4, C1).
+    """
     folder = locate(name)
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise UserError("shared.device: cuda asked for, but torch finds no CUDA device")
@@ -128,7 +131,10 @@ def write_checkpoint(policy, updater, folder: Path) -> None:
 
 @torch.no_grad()
 def restore(policy, updater, folder: Path) -> None:
-    """Puts weights and optimiser back as they were, bit by bit; raises KeyError if the model has changed shape or names."""
+    """Puts weights and optimiser back as they were, bit by bit.
+
+    Raises KeyError if the model has changed shape or names.
+    """
     weights = load_file(folder / "weights.safetensors")
     for name, parameter in policy.named_parameters():
         if parameter.requires_grad:

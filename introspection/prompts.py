@@ -102,7 +102,10 @@ def parse_point(text: str, optional: bool = False) -> str | None:
 
 
 def parse_entries(text: str) -> list[str] | None:
-    """What a curator adds, one text a block and on one line; an empty block adds nothing. None without any well-closed block."""
+    """What a curator adds, one text a block and on one line.
+
+    An empty block adds nothing. None without any well-closed block.
+    """
     blocks = _BLOCK.findall(text)
     if not blocks or not len(blocks) == text.count("<introspection>") == text.count("</introspection>"):
         return None
@@ -110,7 +113,10 @@ def parse_entries(text: str) -> list[str] | None:
 
 
 def parse_tags(text: str) -> dict[str, str]:
-    """{id: helpful | harmful | neutral} from the lines of a model turn that hold these two and nothing else; one tagged both ways is left out."""
+    """{id: helpful | harmful | neutral} from the lines of a model turn that hold these two and nothing else.
+
+    One tagged both ways is left out.
+    """
     found: dict[str, set[str]] = {}
     for name, tag in (match.groups() for match in map(_TAG.fullmatch, text.splitlines()) if match):
         found.setdefault(name, set()).add(tag)

@@ -39,7 +39,10 @@ class Reader:
         max_new_tokens: int | None = None,
         numbers: list[tuple[int, ...]] | None = None,
     ) -> list[Completion]:
-        """n completions of each prompt. numbers: what a prompt's noise is keyed by, beside key and phase; default its place."""
+        """n completions of each prompt.
+
+        numbers: what a prompt's noise is keyed by, beside key and phase; default its place.
+        """
         numbers = numbers or [(i,) for i in range(len(prompt_ids))]
         keys = [(*self.key, phase, *number, i) for number in numbers for i in range(n)]
         length = max_new_tokens or self.max_new_tokens
@@ -48,7 +51,10 @@ class Reader:
         return completions
 
     def sample_kept(self, prompt_ids: list[list[int]], phase: int, numbers: list[tuple[int, ...]]) -> list[Completion]:
-        """One completion of each prompt; with `kept`, what was sampled under the same noise key before is not sampled again."""
+        """One completion of each prompt.
+
+        With `kept`, what was sampled under the same noise key before is not sampled again.
+        """
         if self.kept is None:
             return self.sample(prompt_ids, phase, numbers=numbers)
         names = [(*self.key, phase, *number, *ids) for number, ids in zip(numbers, prompt_ids, strict=True)]
@@ -67,7 +73,10 @@ class Reader:
 
 # ---- scores --------------------------------------------------------------------------------------------------------
 def cut_before_letter(chat: Chat, ids: list[int], view: Question) -> tuple[list[int], str, str] | None:
-    """(ids before the token with the answer's letter, that token's text, the letter); None if the turn has no answer."""
+    """(ids before the token with the answer's letter, that token's text, the letter).
+
+    None if the turn has no answer.
+    """
     found = find_answer(chat.text(ids), view.options)
     if found is None:
         return None
@@ -103,7 +112,10 @@ def option_probabilities(
 def score(
     reader: Reader, prompt_ids: list[list[int]], completions: list[Completion], views: list[Question], reward: str
 ) -> tuple[list[float], list[float]]:
-    """(accuracies, rewards) of answers to views. Rewards are probabilities or their logarithms where those are asked for."""
+    """(accuracies, rewards) of answers to views.
+
+    Rewards are probabilities or their logarithms where those are asked for.
+    """
     accuracies = [float(grade(reader.chat.text(c.ids), view)) for c, view in zip(completions, views, strict=True)]
     if reward in ("sampled", "invariance"):
         return accuracies, accuracies

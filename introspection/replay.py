@@ -1,8 +1,8 @@
 """The decoding step on a GPU: captured once as a CUDA graph, replayed for every token.
 
-A model of 35 layers launches some three thousand kernels a token, and Python takes longer to launch them than the GPU to run
-them. A graph launches them all at once, but with the same addresses every time: keys and values lie in storage of a fixed
-capacity, whose unwritten places are masked, and whatever changes from token to token is a tensor.
+A model of 35 layers launches some three thousand kernels a token, and Python takes longer to launch them than the GPU
+to run them. A graph launches them all at once, but with the same addresses every time: keys and values lie in storage
+of a fixed capacity, whose unwritten places are masked, and whatever changes from token to token is a tensor.
 """
 
 import warnings
@@ -26,7 +26,10 @@ def capture_stream() -> torch.cuda.Stream:
 
 
 class FixedLayer(StaticLayer):
-    """`keys` and `values` (rows, heads, places, size) of another layer, from place `offset` on; a step writes at `next_place` (1,)."""
+    """`keys` and `values` (rows, heads, places, size) of another layer, from place `offset` on.
+
+    A step writes at `next_place` (1,).
+    """
 
     def __init__(self, layer, length: int, capacity: int, next_place: torch.Tensor):
         self.sliding_window = getattr(layer, "sliding_window", None)
@@ -90,7 +93,10 @@ class Replay:
         self.graph, self.logits = self.captured() if mask.is_cuda and model not in uncapturable else (None, None)
 
     def captured(self) -> tuple[torch.cuda.CUDAGraph | None, torch.Tensor | None]:
-        """The graph of `forward` and where it puts the logits; (None, None) for a model that reads from the GPU on the way."""
+        """The graph of `forward` and where it puts the logits.
+
+        (None, None) for a model that reads from the GPU on the way.
+        """
         current, stream, graph = torch.cuda.current_stream(), capture_stream(), torch.cuda.CUDAGraph()
         stream.wait_stream(current)
         with torch.cuda.stream(stream):  # once outside the graph: libraries allocate their workspaces in the first call

@@ -1,7 +1,7 @@
 """The three rollouts of an introspection: attempt, learning point, verification (paper, 'GRPO Training Procedure').
 
-Shared by stage 1, which trains the writer, and by every evaluation of a writer. Settings come in as keyword arguments, so
-that this file knows no config. Dimension suffixes: _Q question, _G rollout in a group, _V verification view.
+Shared by stage 1, which trains the writer, and by every evaluation of a writer. Settings come in as keyword arguments,
+so that this file knows no config. Dimension suffixes: _Q question, _G rollout in a group, _V verification view.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,10 @@ from tasks.mcq import Exchange, Question, grade, letter_in, same_views, transfer
 
 @dataclass
 class Attempt:
-    """An answer of rollout 1. `before`: the segments (ids, sampled) between prompt and answer, where an error was tried again."""
+    """An answer of rollout 1.
+
+    `before`: the segments (ids, sampled) between prompt and answer, where an error was tried again.
+    """
 
     completion: Completion
     won: bool
@@ -58,7 +61,8 @@ class Point:
         return self.prompt_ids + [token for ids, _ in self.attempt.segments for token in ids] + self.turn_ids
 
     def trajectory(self, train_attempt: bool, train_errors: bool) -> Trajectory:
-        """The conversation of rollouts 1 and 2, in the very ids that were sampled; the point is trained, user turns never.
+        """The conversation of rollouts 1 and 2, in the very ids that were sampled; the point is trained, user turns
+        never.
 
         train_errors: whether attempts before the last one, all of them wrong, are trained.
         """
@@ -124,11 +128,11 @@ def rollout_1(
 ) -> list[Group]:
     """G attempts on each question, and the views on which its points will be verified.
 
-    An Exchange (a conversation that was collected elsewhere) takes the place of its question's attempts: G copies of it.
-    pool: where transfer views are drawn from, within the question's cluster or, with transfer_pool 'bank', anywhere in it.
-    correction_turns: how often a wrong answer is sent back with 'try again' before the conversation goes on (paper,
-    'Meta-Gaming'). numbers: of the questions in the step, where they are only some of it. Raises UserError if a cluster is
-    too small.
+    An Exchange (a conversation that was collected elsewhere) takes the place of its question's attempts: G copies of
+    it. pool: where transfer views are drawn from, within the question's cluster or, with transfer_pool 'bank', anywhere
+    in it. correction_turns: how often a wrong answer is sent back with 'try again' before the conversation goes on
+    (paper, 'Meta-Gaming'). numbers: of the questions in the step, where they are only some of it. Raises UserError if a
+    cluster is too small.
     """
     groups = []
     for number, asked in zip(numbers or range(len(questions)), questions, strict=True):
@@ -153,7 +157,10 @@ def rollout_1(
 
 
 def take_exchange(writer: Reader, group: Group, exchange: Exchange, group_size: int) -> None:
-    """Puts a given conversation in the place of rollout 1. Its model turns were sampled by nobody here: no log-probabilities."""
+    """Puts a given conversation in the place of rollout 1.
+
+    Its model turns were sampled by nobody here: no log-probabilities.
+    """
     first, *turns = exchange.turns
     group.prompt_ids, group.exchange_id = writer.chat.first(first), exchange.id
     end = [writer.chat.between[0]]
@@ -181,8 +188,8 @@ def try_again(writer: Reader, lost: list[tuple[Group, int]], phase: int) -> None
 def feedback(writer: Reader, group: Group, attempt: Attempt, reveal: str, optional: bool, draw) -> str:
     """The user turn after an attempt. A peer is a winner of the same group (paper, 'Cross-learning between rollouts').
 
-    Blind writers are told nothing, not even whether they were right, or a wrong answer without an explanation, whatever they said:
-    what their points are worth was not in the exchange.
+    Blind writers are told nothing, not even whether they were right, or a wrong answer without an explanation, whatever
+    they said: what their points are worth was not in the exchange.
     """
     q = group.question
     if reveal == "nothing":
@@ -213,8 +220,8 @@ def rollout_2(
 ) -> None:
     """Each attempt's conversation goes on, by token ids, to one learning point; fills `group.points`.
 
-    reveal: what losers see beside the verdict: answer | explanation | peer, or nothing | swapped (blind writers). introspect:
-    'optional' asks for a point only if it helps; an empty block is then legal and means none.
+    reveal: what losers see beside the verdict: answer | explanation | peer, or nothing | swapped (blind writers).
+    introspect: 'optional' asks for a point only if it helps; an empty block is then legal and means none.
     """
     optional = introspect == "optional"
     for group in groups:
@@ -241,8 +248,8 @@ def unmeasured(n: int) -> tuple[torch.Tensor, torch.Tensor]:
 def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str) -> None:
     """Each point that parsed answers its group's views in fresh conversations; so does the reader without a point.
 
-    Departure from paper: the options are reshuffled against rollout 1, and points that quote an option are also tried on
-    the question's twins where it has any, because a loser has seen the answer and could simply pass it on.
+    Departure from paper: the options are reshuffled against rollout 1, and points that quote an option are also tried
+    on the question's twins where it has any, because a loser has seen the answer and could simply pass it on.
     """
     tries, numbers = [], []  # (group, point, view); what keys its noise
     for group in groups:
@@ -294,7 +301,8 @@ def measure_fresh(reader: Reader, groups: list[Group], n_fresh: int, reward: str
 def invariance_rewards(
     reader: Reader, tries: list[tuple[Group, Point, int]], completions: list[Completion]
 ) -> list[float]:
-    """Minus the KL between the answer given (question, point) and the answer given (question, full exchange); needs no gold.
+    """Minus the KL between the answer given (question, point) and the answer given (question, full exchange); needs no
+    gold.
 
     One sample of it for each answer: log p(answer | exchange) - log p(answer | point), summed over the answer's tokens.
     """

@@ -45,17 +45,26 @@ class Trajectory:
 
     @property
     def loss_mask(self) -> list[bool]:
-        """True exactly at sampled tokens that are trained, terminator included. From lengths, never from token values."""
+        """True exactly at sampled tokens that are trained, terminator included.
+
+        From lengths, never from token values.
+        """
         return [False] * len(self.prompt_ids) + [trained for ids, trained in self.segments for _ in ids]
 
 
 def noise(keys: list[tuple[int, ...]], max_new_tokens: int) -> torch.Tensor:
-    """One uniform number in [0, 1) per row and position, (rows, max_new_tokens) float64; a row depends on its key alone."""
+    """One uniform number in [0, 1) per row and position, (rows, max_new_tokens) float64.
+
+    A row depends on its key alone.
+    """
     return torch.from_numpy(np.stack([rng(*key).random(max_new_tokens) for key in keys]))
 
 
 def truncated(logp: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """Log-probabilities (rows, V) of the k likeliest tokens, and of those only as many as reach `top_p`; the others are -inf."""
+    """Log-probabilities (rows, V) of the k likeliest tokens, and of those only as many as reach `top_p`.
+
+    The others are -inf.
+    """
     kept, places = logp.topk(min(top_k or logp.shape[-1], logp.shape[-1]), dim=-1)
     kept = torch.log_softmax(kept, dim=-1)
     before = kept.exp().cumsum(-1) - kept.exp()  # of the tokens that are likelier; the first one always stays
@@ -66,13 +75,16 @@ def truncated(logp: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
 def inverse_cdf(
     logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top: tuple[int, float] = (0, 1.0)
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens (rows,) and their log-probabilities (rows,) at `temperature` (0 is greedy), truncated to `top` (k, p) after it.
+    """Tokens (rows,) and their log-probabilities (rows,) at `temperature` (0 is greedy), truncated to `top` (k, p)
+    after it.
 
-    logits: (rows, V); uniform: (rows,) float64. The token is where the float64 cumulative distribution passes the uniform
-    number: unbiased, reproducible whatever the batch, and cheaper than multinomial or Gumbel noise at V = 262,144.
+    logits: (rows, V); uniform: (rows,) float64. The token is where the float64 cumulative distribution passes the
+    uniform number: unbiased, reproducible whatever the batch, and cheaper than multinomial or Gumbel noise at V =
+    262,144.
     """
     tokens, logprobs = [], []
-    # Bounds the float64 copy. On a CPU 64 rows of V = 262,144 at once take three times as long; a GPU's cumsum takes 64 rows as fast as 32.
+    # Bounds the float64 copy. On a CPU 64 rows of V = 262,144 at once take three times as long; a GPU's cumsum takes 64
+    # rows as fast as 32.
     most, elements = (1024, 2**26) if logits.is_cuda else (64, 2**21)
     size = max(1, min(most, elements // logits.shape[-1]))
     for part, u in zip(logits.split(size), uniform.split(size), strict=True):
@@ -121,7 +133,10 @@ def may_share(model, prefixes: list[list[int]], suffixes: list[list[int]], new_t
 
 
 def padded_width(rows: list[list[int]], device: torch.device) -> int:
-    """What the rows are padded to. Where one key-value head serves all (Gemma 4), CUDA's attention is silently wrong at T = 65."""
+    """What the rows are padded to.
+
+    Where one key-value head serves all (Gemma 4), CUDA's attention is silently wrong at T = 65.
+    """
     width = max(map(len, rows))
     return -(-width // 8) * 8 if device.type == "cuda" else width
 
@@ -136,7 +151,10 @@ def left_pad(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor,
 
 @dataclass
 class Shared:
-    """What prompts begin with, run once for all of them. In verification that is the question: only the points extend it."""
+    """What prompts begin with, run once for all of them.
+
+    In verification that is the question: only the points extend it.
+    """
 
     group_of: dict[tuple[int, ...], int]  # by prompt
     lengths: list[int]  # of each group's prefix, tokens
@@ -216,9 +234,10 @@ def sample(
 ) -> list[Completion]:  # fmt: skip
     """n completions of each prompt, prompt by prompt.
 
-    noise_keys: one key of integers per completion. Temperature 0 is greedy; `top` is (top-k or 0, top-p). The model is put in eval mode for the duration:
-    in train mode with gradient checkpointing the cache is silently dropped and the text is garbage. At most `max_rows` rows
-    run at a time; when memory runs out the rows are halved, with the same result.
+    noise_keys: one key of integers per completion. Temperature 0 is greedy; `top` is (top-k or 0, top-p). The model is
+    put in eval mode for the duration: in train mode with gradient checkpointing the cache is silently dropped and the
+    text is garbage. At most `max_rows` rows run at a time; when memory runs out the rows are halved, with the same
+    result.
     """
     rows = [prompt for prompt in prompts for _ in range(n)]
     if len(rows) != len(noise_keys):

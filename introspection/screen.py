@@ -12,7 +12,10 @@ from introspection.stats import bootstrap_mean
 
 
 def plan(cfg, chat, train: list, held_out: list) -> str:
-    """What a run would do: data, rollouts and tokens a step, trainable parameters, expected peak memory. Loads no weights."""
+    """What a run would do: data, rollouts and tokens a step, trainable parameters, expected peak memory.
+
+    Loads no weights.
+    """
     points = cfg.questions_per_step * cfg.group_size
     kinds = 2 if cfg.verify_on == "both" else 1
     views = cfg.n_verify * (kinds + (cfg.verify_on != "transfer"))  # twins are views too

@@ -1,7 +1,8 @@
 """Intervals and tests: what is said of accuracies with and without a point, and with how much certainty.
 
-The unit of inference is the cluster, averaged over training seeds; intervals are bootstraps over seeds > clusters > questions.
-A record is what an evaluation says of a question (or pair of questions): `question_id`, `cluster`, `with`, `without`.
+The unit of inference is the cluster, averaged over training seeds; intervals are bootstraps over seeds > clusters >
+questions. A record is what an evaluation says of a question (or pair of questions): `question_id`, `cluster`, `with`,
+`without`.
 """
 
 import numpy as np
@@ -25,9 +26,9 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0, resamples: int = 4000) -> 
 def bootstrap_clusters(seeds: list[dict[str, list[float]]], resamples: int = 2000) -> np.ndarray:
     """Means (resamples,) of a bootstrap that draws seeds, then clusters, then questions (the cluster is the unit).
 
-    seeds: for each training seed, the values of each cluster's questions; every seed has the same questions, in the same order.
-    A cluster counts once, however many questions it has. Clusters and questions are crossed with seeds: a draw takes the same
-    ones for all seeds, or more seeds would seem to be more questions.
+    seeds: for each training seed, the values of each cluster's questions; every seed has the same questions, in the
+    same order. A cluster counts once, however many questions it has. Clusters and questions are crossed with seeds: a
+    draw takes the same ones for all seeds, or more seeds would seem to be more questions.
     """
     draw, clusters, means = np.random.default_rng(0), sorted(seeds[0]), np.zeros(resamples)
     sizes = np.array([len(seeds[0][cluster]) for cluster in clusters])  # (C,)
@@ -91,7 +92,8 @@ def sign_flip(values: np.ndarray, draws: int = 20_000) -> float:
 
 
 def estimate(seeds: list[dict[str, list[float]]], split: str) -> dict:
-    """Mean over clusters, 95 % interval, the one-sided 95 % bounds that non-inferiority asks for, and p of 'the mean is 0'.
+    """Mean over clusters, 95 % interval, the one-sided 95 % bounds that non-inferiority asks for, and p of 'the mean is
+    0'.
 
     Composites share their parents: they are drawn by parents, and sign flips of pairs would say too much (p None).
     """
@@ -101,44 +103,3 @@ def estimate(seeds: list[dict[str, list[float]]], split: str) -> dict:
     means = cluster_means(seeds)
     bounds = {"low": low, "high": high, "lower_bound": lower, "upper_bound": upper}
     return {"mean": float(means.mean()), **bounds, "p": None if pairs else sign_flip(means)}
-
-
-# ---- records --------------------------------------------------------------------------------------------------------
-def gain(record: dict) -> float:
-    return record["with"] - record["without"]
-
-
-def by_cluster(records: list[dict], value=gain) -> dict[str, list[float]]:
-    clusters: dict[str, list[float]] = {}
-    for record in records:
-        clusters.setdefault(record["cluster"], []).append(value(record))
-    return clusters
-
-
-def in_every_unit(units: list[list[dict]]) -> list[list[dict]]:
-    """The records of the questions (or pairs) that every unit has: conditions may leave out different ones."""
-    names = set.intersection(*({(r["question_id"], r.get("on")) for r in records} for records in units))
-    return [[r for r in records if (r["question_id"], r.get("on")) in names] for records in units]
-
-
-def minus(seeds: list[dict[str, list[float]]], others: list[dict[str, list[float]]]) -> list[dict[str, list[float]]]:
-    """Values by cluster, seed by seed, less those of others, question by question."""
-    pairs = zip(seeds, others, strict=True)
-    return [
-        {c: [a - b for a, b in zip(values, other[c], strict=True)] for c, values in s.items()} for s, other in pairs
-    ]
-
-
-def change(seeds: list[list[dict]], start: list[dict], split: str, value=gain) -> dict:
-    """Trained against start, question by question."""
-    *seeds, start = in_every_unit([*seeds, start])
-    return estimate(minus([by_cluster(s, value) for s in seeds], [by_cluster(start, value) for _ in seeds]), split)
-
-
-def difference(unit: dict, label: str, plus: list[list[dict]], taken_off: list[list[dict]]) -> dict:
-    """A unit of its own for a difference of gains: `with` is what is added up, `without` what is taken off."""
-    parts = in_every_unit([*plus, *taken_off])
-    added, off = parts[: len(plus)], parts[len(plus) :]
-    sums = [[sum(map(gain, records)) for records in zip(*group, strict=True)] for group in (added, off)]
-    made = [r | {"with": a, "without": b} for r, a, b in zip(parts[0], *sums, strict=True)]
-    return unit | {"condition": label, "questions": made, "generated_tokens": 0}

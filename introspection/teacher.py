@@ -1,4 +1,5 @@
-"""What a distilling objective needs: what a teacher says at the places that a student is trained on, and how far the student is from it.
+"""What a distilling objective needs: what a teacher says at the places that a student is trained on, and how far the
+student is from it.
 
 Stage 2 and the rivals SDPO and Resd move a policy towards a teacher's distribution instead of along an advantage.
 """
@@ -24,9 +25,11 @@ from introspection.sampling import Trajectory
 
 @dataclass
 class Teacher:
-    """What a teacher would say at the T trained places of each trajectory: log-probabilities (T, k) of k tokens `ids` (T, k).
+    """What a teacher would say at the T trained places of each trajectory: log-probabilities (T, k) of k tokens `ids`
+    (T, k).
 
-    divergence(student (N, k), teacher (N, k)) -> (N,) takes the place of the policy gradient; advantages are its weights.
+    divergence(student (N, k), teacher (N, k)) -> (N,) takes the place of the policy gradient; advantages are its
+    weights.
     """
 
     ids: list[torch.Tensor]
@@ -40,7 +43,10 @@ class Teacher:
 
 @torch.no_grad()
 def look_up(model, trajectories: list[Trajectory], max_tokens: int, look: Callable) -> list[torch.Tensor]:
-    """look(batch) -> (N, ...), cut into the T trained places of each trajectory. When memory runs out the token budget is halved."""
+    """look(batch) -> (N, ...), cut into the T trained places of each trajectory.
+
+    When memory runs out the token budget is halved.
+    """
     found, pack = [None] * len(trajectories), packable(model)
     while True:
         try:
@@ -89,8 +95,9 @@ def with_tail(logprobs: torch.Tensor) -> torch.Tensor:
 def divergence(student: torch.Tensor, teacher: torch.Tensor, alpha: float) -> torch.Tensor:
     """Generalised Jensen-Shannon divergence (N,) of log-probabilities (N, K) (SDPO, as above).
 
-    alpha 0: KL(teacher || student); 1: KL(student || teacher); between: (1 - alpha) KL(S || M) + alpha KL(T || M) with the mixture
-    M = (1 - alpha) S + alpha T, at most log 2 for 1/2. The ends are no limits of the middle, which vanishes there.
+    alpha 0: KL(teacher || student); 1: KL(student || teacher); between: (1 - alpha) KL(S || M) + alpha KL(T || M) with
+    the mixture M = (1 - alpha) S + alpha T, at most log 2 for 1/2. The ends are no limits of the middle, which vanishes
+    there.
     """
 
     def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

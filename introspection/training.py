@@ -1,4 +1,7 @@
-"""Opens a run for training: policy, reference, updater and the newest checkpoint; the same for all stages and rivals."""
+"""Opens a run for training: policy, reference, updater and the newest checkpoint.
+
+The same for all stages and rivals.
+"""
 
 import copy
 from dataclasses import dataclass
@@ -13,7 +16,10 @@ from introspection.update import Updater
 
 @dataclass
 class Training:
-    """What a run trains: the policy, what it started from, and its optimiser. done: steps (or epochs) of earlier starts."""
+    """What a run trains: the policy, what it started from, and its optimiser.
+
+    done: steps (or epochs) of earlier starts.
+    """
 
     run: Run
     chat: Chat
@@ -46,9 +52,11 @@ def open_training(
     kl_coef: float = 0.0,
     keep_start: bool = False,
 ) -> Training:
-    """Loads the weights of shared.model, opens the run directory, and goes on from its newest checkpoint where there is one.
+    """Loads the weights of shared.model, opens the run directory, and goes on from its newest checkpoint where there is
+    one.
 
-    max_tokens: padded tokens of one forward and backward. keep_start: whether `ref_policy` is kept though no KL needs it.
+    max_tokens: padded tokens of one forward and backward. keep_start: whether `ref_policy` is kept though no KL needs
+    it.
     """
     policy = models.load_policy(cfg.model, cfg)
     ref_policy = copy.deepcopy(policy).requires_grad_(False) if kl_coef or keep_start else None

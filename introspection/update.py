@@ -1,6 +1,7 @@
 """An optimiser step in three verbs: backward, clip, apply. Nothing else in the project steps an optimiser.
 
-Zero-advantage trajectories cost nothing, micro-batches stay under a token budget, and one normaliser serves the whole step.
+Zero-advantage trajectories cost nothing, micro-batches stay under a token budget, and one normaliser serves the whole
+step.
 """
 
 import torch
@@ -23,8 +24,9 @@ def fp32_master(parameter: torch.Tensor) -> torch.Tensor:
 class Updater:
     """Owns the optimiser and the fp32 masters of a policy.
 
-    A parameter in fp32 is its own master. One in bf16 or fp16 gets an fp32 copy: clipped gradients move a bf16 weight by less than
-    its rounding, so without a master about 0.3 % of an update survives and training stands still without complaint.
+    A parameter in fp32 is its own master. One in bf16 or fp16 gets an fp32 copy: clipped gradients move a bf16 weight
+    by less than its rounding, so without a master about 0.3 % of an update survives and training stands still without
+    complaint.
     """
 
     def __init__(
@@ -42,7 +44,8 @@ class Updater:
         self.kl_coef, self.ref_policy = kl_coef, ref_policy
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.masters = [fp32_master(parameter) for parameter in self.parameters]
-        # Departure from paper: AdamW is offered and is our default; plain SGD, without momentum (cause 1), is the paper's.
+        # Departure from paper: AdamW is offered and is our default; plain SGD, without momentum (cause 1), is the
+        # paper's.
         if optimizer == "adamw":
             self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
         else:
@@ -57,10 +60,11 @@ class Updater:
         """Leaves the gradient of `loss` over the trained tokens in the masters, or none: then the step is skipped.
 
         advantages: a number for each trajectory, or a tensor (T,) with one for each of its trained tokens.
-        loss(logprobs (N,), advantages (N,), normalizer): called on each micro-batch. With a teacher (teacher.Teacher) advantages are
-        the weights of a step towards what it would say instead; it takes the place of a KL to the start (ValueError with both).
-        A step without any advantage is skipped and leaves the weights bit-identical (collapse cause 6). A non-finite loss or
-        gradient is skipped too (UserError after three in a row). When memory runs out, the token budget is halved and it starts over.
+        loss(logprobs (N,), advantages (N,), normalizer): called on each micro-batch. With a teacher (teacher.Teacher)
+        advantages are the weights of a step towards what it would say instead; it takes the place of a KL to the start
+        (ValueError with both). A step without any advantage is skipped and leaves the weights bit-identical (collapse
+        cause 6). A non-finite loss or gradient is skipped too (UserError after three in a row). When memory runs out,
+        the token budget is halved and it starts over.
         """
         if teacher and self.kl_coef:
             raise ValueError("a teacher's divergence and a KL to the start policy exclude each other")
@@ -93,7 +97,10 @@ class Updater:
             torch.nn.utils.clip_grads_with_norm_(self.masters, max_grad_norm, self.norm)
 
     def apply(self) -> dict[str, float | None]:
-        """Steps the optimiser and writes the masters into the policy; the metrics of the step. A skipped step changes nothing."""
+        """Steps the optimiser and writes the masters into the policy.
+
+        The metrics of the step. A skipped step changes nothing.
+        """
         if self.norm is None:
             return {"grad_norm": None, "kl": None, "update_ratio": None, "skipped_steps": 1}
         before = [self._sampled(m).clone() for m in self.masters]
@@ -113,7 +120,8 @@ class Updater:
         budget = self.max_tokens
         while True:
             try:
-                # Recomputation only happens in train mode; rollouts need eval mode (their cache would be dropped silently).
+                # Recomputation only happens in train mode; rollouts need eval mode (their cache would be dropped
+                # silently).
                 self.policy.train(getattr(self.policy, "is_activation_checkpointing", False))
                 done = self._accumulate(trajectories, weights, loss, teacher, normalizer, budget)
                 self.policy.eval()
@@ -169,7 +177,10 @@ class Updater:
         return flat[:: -(-flat.numel() // RATIO_SAMPLE)]
 
     def _update_ratio(self, before: list[torch.Tensor]) -> float:
-        """|applied update| / |intended update|: what the weights' precision let through. Near 1, or training is a no-op."""
+        """|applied update| / |intended update|: what the weights' precision let through.
+
+        Near 1, or training is a no-op.
+        """
         applied = intended = 0.0
         group = self.optimizer.param_groups[0]
         for master, old in zip(self.masters, before, strict=True):

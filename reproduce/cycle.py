@@ -21,7 +21,8 @@ import numpy as np
 
 from introspection import library
 from introspection.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, frame, legend, pyplot
-from introspection.stats import holm, minus
+from introspection.stats import holm
+from introspection.tables.units import minus
 from reproduce.rivals import best_points, lines, measured
 
 ROUNDS = 4

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from introspection.report.figures import pyplot
-from introspection.stats import by_cluster, estimate, in_every_unit, minus
+from introspection.stats import estimate
+from introspection.tables.units import by_cluster, in_every_unit, minus
 from organism import rules
 
 TITLES = {

@@ -16,7 +16,8 @@ import numpy as np
 
 from introspection import library
 from introspection.report import figures
-from introspection.stats import cluster_means, estimate, holm, minus
+from introspection.stats import cluster_means, estimate, holm
+from introspection.tables.units import minus
 from organism import rules
 from tasks.mcq import load_questions
 

@@ -1,9 +1,10 @@
-"""Countdown: reach a target with every given number used once; published files, a generator, a solver, and the one grader.
+"""Countdown: reach a target with every given number used once; published files, a generator, a solver, and the one
+grader.
 
     python -m tasks.countdown --out runs/countdown.jsonl --count 600 --numbers 3 --largest 20
 
-Records are those of the published task (`nums`, `target`), one JSON object a line; `id` and `split` are optional. Expressions are
-parsed and computed here, in exact fractions, never executed.
+Records are those of the published task (`nums`, `target`), one JSON object a line; `id` and `split` are optional.
+Expressions are parsed and computed here, in exact fractions, never executed.
 """
 
 import argparse
@@ -58,7 +59,8 @@ def tokens_of(text: str) -> list[str] | None:
 
 
 def value_of(tokens: list[str]) -> tuple[Fraction, list[int]] | None:
-    """(value, numbers used) of sum := product (+|- product)*, product := factor (*|/ factor)*, factor := number | ( sum ).
+    """(value, numbers used) of sum := product (+|- product)*, product := factor (*|/ factor)*, factor := number | ( sum
+    ).
 
     None for anything else: a sign before a number is no operation of the game, numbers have no leading zeros.
     """
@@ -109,7 +111,10 @@ def answer_of(text: str) -> str | None:
 
 
 def grade(text: str, problem: Countdown) -> bool:
-    """Whether a model turn's last answer uses every number once and hits the target exactly. '= target' may follow it."""
+    """Whether a model turn's last answer uses every number once and hits the target exactly.
+
+    '= target' may follow it.
+    """
     said = answer_of(text)
     if said is None or len(said) > MAX_CHARACTERS:
         return False

@@ -1,8 +1,9 @@
-"""FiNER: name the XBRL tags of the numbers in a financial report, in order; the file of ACE and Resd, and the one grader.
+"""FiNER: name the XBRL tags of the numbers in a financial report, in order; the file of ACE and Resd, and the one
+grader.
 
-Records are `context` (the instruction with the list of tags, the sentences) and `target` (the right tags, commas between them), one JSON
-object a line; `split` is optional. The data is not bundled (ace-agent/ace, arXiv 2510.04618). The published grader
-evaluates both answers as Python; here a number is read as a number and everything else stays text.
+Records are `context` (the instruction with the list of tags, the sentences) and `target` (the right tags, commas
+between them), one JSON object a line; `split` is optional. The data is not bundled (ace-agent/ace, arXiv 2510.04618).
+The published grader evaluates both answers as Python; here a number is read as a number and everything else stays text.
 """
 
 import re
@@ -55,13 +56,19 @@ def answer_of(text: str) -> str | None:
 
 
 def tags_of(answer: str, most: int | None = None) -> list[str | Fraction]:
-    """The first `most` tags of an answer, in lower case and without space around them; numbers as values, with or without a dollar sign."""
+    """The first `most` tags of an answer, in lower case and without space around them.
+
+    Numbers as values, with or without a dollar sign.
+    """
     tags = [tag.strip().lower() for tag in answer.split(",")[:most]]
     return [Fraction(number.group(1)) if (number := _NUMBER.fullmatch(tag)) else tag for tag in tags]
 
 
 def hits(text: str, problem: Finer) -> list[bool]:
-    """Which of the right tags a model turn has at their places; none without an answer. Missing tags are wrong, further ones are ignored."""
+    """Which of the right tags a model turn has at their places.
+
+    None without an answer. Missing tags are wrong, further ones are ignored.
+    """
     said, right = answer_of(text), tags_of(problem.target)
     tags = [] if said is None else tags_of(said, len(right))
     return [a == b for a, b in zip(tags + [""] * (len(right) - len(tags)), right, strict=True)]
@@ -73,7 +80,10 @@ def grade(text: str, problem: Finer) -> bool:
 
 
 def feedback(text: str, problem: Finer) -> str:
-    """What a teacher reads about a model turn: how many tags are right, and the right answer; empty if all are. It reveals the answer."""
+    """What a teacher reads about a model turn: how many tags are right, and the right answer.
+
+    Empty if all are. It reveals the answer.
+    """
     right, said = hits(text, problem), answer_of(text)
     if all(right):
         return ""
@@ -86,7 +96,10 @@ def feedback(text: str, problem: Finer) -> str:
 
 
 def load(path: Path, key: str = "shared.questions") -> list[Finer]:
-    """Problems of a JSONL file; their ids are its line numbers. Raises UserError with file and line for a malformed one."""
+    """Problems of a JSONL file.
+
+    Their ids are its line numbers. Raises UserError with file and line for a malformed one.
+    """
     problems = []
     for where, r in read_records(path, key):
         if not isinstance(r, dict) or not {"context", "target"} <= set(r):

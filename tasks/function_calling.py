@@ -1,9 +1,10 @@
-"""Function calling: which of the given tools to call with which arguments; published files, a generator, and the one grader.
+"""Function calling: which of the given tools to call with which arguments; published files, a generator, and the one
+grader.
 
     python -m tasks.function_calling --out runs/calls.jsonl --count 600
 
-Records are those of xLAM / APIGen (`query`, and `tools` and `answers` as JSON inside a string), as one JSON list or one object a
-line. Nothing that a model writes is ever called: its text is parsed and compared.
+Records are those of xLAM / APIGen (`query`, and `tools` and `answers` as JSON inside a string), as one JSON list or one
+object a line. Nothing that a model writes is ever called: its text is parsed and compared.
 """
 
 import argparse
@@ -69,7 +70,10 @@ def canonical(value: object) -> str:
 
 
 def calls_of(value: object) -> Counter | None:
-    """The calls in a parsed answer as a multiset of canonical texts; None if it is no list of calls. One call may stand alone."""
+    """The calls in a parsed answer as a multiset of canonical texts.
+
+    None if it is no list of calls. One call may stand alone.
+    """
     calls = [value] if isinstance(value, dict) else value
     if not isinstance(calls, list):
         return None
@@ -102,7 +106,10 @@ def json_of(text: str) -> list:
 
 
 def grade(text: str, problem: Calling) -> bool:
-    """Whether a model turn holds exactly the right calls, in any order. Two answers in one turn are a hedge, and wrong."""
+    """Whether a model turn holds exactly the right calls, in any order.
+
+    Two answers in one turn are a hedge, and wrong.
+    """
     if len(text) > MAX_CHARACTERS:
         return False
     blocks = [block.partition("\n") for block in text.split("```")[1:-1:2]]  # fences open and close in turn

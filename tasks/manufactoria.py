@@ -1,10 +1,12 @@
-"""Manufactoria: programs that pull colours off a tape to accept or reject it; published files, a generator with solutions, the one grader.
+"""Manufactoria: programs that pull colours off a tape to accept or reject it; published files, a generator with
+solutions, the one grader.
 
     python -m tasks.manufactoria --out runs/manufactoria.jsonl --count 600
 
-Records are those of the published sets (`messages`, and the tests as `ground_truth`, plain or as JSON inside a string), as one JSON list
-or one object a line; `solution` and `split` are optional. The language is DELTA's (sunblaze-ucb/delta-code), the feedback
-follows Resd (arXiv 2605.12741). Programs are parsed and walked through here, never executed; no expected output reaches `re`.
+Records are those of the published sets (`messages`, and the tests as `ground_truth`, plain or as JSON inside a string),
+as one JSON list or one object a line; `solution` and `split` are optional. The language is DELTA's
+(sunblaze-ucb/delta-code), the feedback follows Resd (arXiv 2605.12741). Programs are parsed and walked through here,
+never executed; no expected output reaches `re`.
 """
 
 import argparse
@@ -63,7 +65,10 @@ class Manufactoria(Problem):
 
 # ---- the language --------------------------------------------------------------------------------------------------
 def program_of(text: str) -> str | None:
-    """The program in a model turn: its last ```manufactoria block, or its last block without a language; None without a closed one."""
+    """The program in a model turn: its last ```manufactoria block, or its last block without a language.
+
+    None without a closed one.
+    """
     *before, last = re.split(r"```manufactoria(?!\w)", text)
     if before:
         return last.partition("```")[0].strip() if "```" in last else None
@@ -74,7 +79,10 @@ def program_of(text: str) -> str | None:
 
 
 def parse(program: str) -> dict[str, tuple[str, dict[str, str]]]:
-    """{name: (kind, {NEXT, a colour or EMPTY: name of the next node})}. Raises ValueError with line and cause for a malformed program."""
+    """{name: (kind, {NEXT, a colour or EMPTY: name of the next node})}.
+
+    Raises ValueError with line and cause for a malformed program.
+    """
     if len(program) > MAX_CHARACTERS:
         raise ValueError(f"the program is longer than {MAX_CHARACTERS} characters")
     nodes, kind, routes = {}, "", {}
@@ -130,9 +138,12 @@ def walk(nodes: dict[str, tuple[str, dict[str, str]]], tape: str) -> tuple[str, 
 
 
 def fits(output: str, tape: str) -> bool:
-    """Whether a tape fully matches an expected output: text in which . + * ? | ( ) are those of a regular expression. ValueError if malformed."""
-    # `re` would take forever over (R+)+B and a thousand R, and it is the program that chooses the tape. Here sets of places in the tape go
-    # through the expression, so that a repetition ends when it reaches no new place.
+    """Whether a tape fully matches an expected output: text in which .
+
+    + * ? | ( ) are those of a regular expression. ValueError if malformed.
+    """
+    # `re` would take forever over (R+)+B and a thousand R, and it is the program that chooses the tape. Here sets of
+    # places in the tape go through the expression, so that a repetition ends when it reaches no new place.
     return len(tape) in ends(output, 0, {0}, tape, 0)[1]
 
 
@@ -166,7 +177,10 @@ def ends(output: str, at: int, starts: set[int], tape: str, depth: int) -> tuple
 
 # ---- grading -------------------------------------------------------------------------------------------------------
 def failures(text: str, problem: Manufactoria) -> list[tuple[Case, str, list[str], str]]:
-    """The tests that a model turn fails, each with what `walk` says of its tape. Raises ValueError where no program can be read."""
+    """The tests that a model turn fails, each with what `walk` says of its tape.
+
+    Raises ValueError where no program can be read.
+    """
     program, failed = program_of(text), []
     if program is None:
         raise ValueError("no program was found; write it between ```manufactoria and ```")
@@ -311,7 +325,10 @@ def tests_of(rng: random.Random, rule: str, colours: str, pattern: str) -> list[
 
 
 def generate(count: int, longest: int, seed: int) -> list[dict]:
-    """`count` different problems in the published schema, with solutions; all problems of a pattern fall into one split."""
+    """`count` different problems in the published schema, with solutions.
+
+    All problems of a pattern fall into one split.
+    """
     rng, made = random.Random(seed), {}
     for _ in range(200 * count):
         rule, colours = rng.choice(list(RULES)), rng.choice(["RB", "RBYG"])

@@ -87,10 +87,11 @@ class Exchange:
 
 # ---- grading -------------------------------------------------------------------------------------------------------
 def find_answer(text: str, options: tuple[str, ...] | list[str] = ()) -> tuple[int, str] | None:
-    """(offset, letter) of the last 'Answer: ...' in a model turn: the letter in brackets in its sentence, or a bare one.
+    """(offset, letter) of the last 'Answer: ...' in a model turn: the letter in brackets in its sentence, or a bare
+    one.
 
-    None without a letter, or where the sentence hedges between two ('Answer: (A) or (B)'). options: as they were shown; one that is
-    quoted whole counts whatever its text holds ('Answer: E. coli (C)', 'Answer: both (A) and (B) (D)').
+    None without a letter, or where the sentence hedges between two ('Answer: (A) or (B)'). options: as they were shown;
+    one that is quoted whole counts whatever its text holds ('Answer: E. coli (C)', 'Answer: both (A) and (B) (D)').
     """
     matches = list(_ANSWER.finditer(text))
     if not matches:
@@ -193,8 +194,9 @@ def load_questions(path: Path, cluster: str = "") -> list[Question]:
 def from_published(lines: list[tuple[str, object]], path: Path) -> list[tuple[str, object]]:
     """Our records from the rows of MedMCQA or MedQA as they are published; other lines as they are.
 
-    Their rows have no split: a tenth of the clusters becomes test_clusters, of the other questions a tenth val and a fifth
-    test, by a hash of the name. Rows with two equal or empty options cannot be asked; they are left out and counted on stderr.
+    Their rows have no split: a tenth of the clusters becomes test_clusters, of the other questions a tenth val and a
+    fifth test, by a hash of the name. Rows with two equal or empty options cannot be asked; they are left out and
+    counted on stderr.
     """
     kind = next(
         (k for k in ("cop", "answer_idx") if lines and isinstance(lines[0][1], dict) and k in lines[0][1]), None
@@ -261,7 +263,10 @@ def in_company(questions: list[Question]) -> list[Question]:
 
 
 def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
-    """Collected conversations (README 'Data') about `questions`. Raises UserError with file and line for anything malformed."""
+    """Collected conversations (README 'Data') about `questions`.
+
+    Raises UserError with file and line for anything malformed.
+    """
     by_id, exchanges = {q.id: q for q in questions}, []
     for where, record in read_records(path, "grpo_introspect.exchanges"):
         turns = record.get("turns") if isinstance(record, dict) else None

@@ -1,7 +1,7 @@
 """What a problem of any task offers, and how files of problems are read.
 
-A task is one file beside this one: its problem type, which owns what is asked (`turn`), a right answer in the task's own words (`gold`),
-what a teacher is told (`feedback`), `grade` and its views; and the loader of its published files.
+A task is one file beside this one: its problem type, which owns what is asked (`turn`), a right answer in the task's
+own words (`gold`), what a teacher is told (`feedback`), `grade` and its views; and the loader of its published files.
 """
 
 import json
@@ -15,7 +15,10 @@ SPLITS = ("train", "val", "test", "test_clusters", "composite", "canary")
 
 
 class Problem:
-    """The part that tasks share. Each has `id`, `split`, `turn`, `gold` (None for a problem without solution) and `grade(text)`."""
+    """The part that tasks share.
+
+    Each has `id`, `split`, `turn`, `gold` (None for a problem without solution) and `grade(text)`.
+    """
 
     gold: str | None = None
 
@@ -24,11 +27,15 @@ class Problem:
         return self
 
     def correction(self, said: str) -> str:
-        """What a teacher is told about a wrong answer `said`: the right one, unless the task knows better. Empty: nothing."""
+        """What a teacher is told about a wrong answer `said`: the right one, unless the task knows better.
+
+        Empty: nothing.
+        """
         return "" if self.gold is None else prompts.GOLD.format(gold=prompts.plain(self.gold))
 
     def feedback(self, reveal: str, said: str = "", solution: str | None = None) -> str | None:
-        """What a teacher reads after the problem: feedback on a wrong answer `said`, and a solution; None where there is nothing.
+        """What a teacher reads after the problem: feedback on a wrong answer `said`, and a solution; None where there
+        is nothing.
 
         reveal: nothing | answer | explanation (where the problem has one).
         """
@@ -38,7 +45,8 @@ class Problem:
 
 
 def read_records(path: Path, key: str) -> list[tuple[str, object]]:
-    """('file:place', record) of a file with one object a line, or of one that is a JSON list; key: the setting that named it.
+    """('file:place', record) of a file with one object a line, or of one that is a JSON list; key: the setting that
+    named it.
 
     Raises UserError for a file that is missing, or not JSON.
     """

@@ -1,5 +1,6 @@
-"""Tiny tokenizers and models that are built like Gemma 4, Qwen 3, Llama 3 and Gemma 2: their turns, their control tokens,
-their ways with system prompts and thinking. The templates are our own, reduced to what a conversation of texts needs."""
+"""Tiny tokenizers and models that are built like Gemma 4, Qwen 3, Llama 3 and Gemma 2: their turns, their control
+tokens, their ways with system prompts and thinking. The templates are our own, reduced to what a conversation of texts
+needs."""
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -1,4 +1,7 @@
-"""The rivals: their equations against closed forms, float64 autograd and TRL; their trained tokens; their command lines."""
+"""The rivals: their equations against closed forms, float64 autograd and TRL.
+
+Their trained tokens; their command lines.
+"""
 
 import json
 import os

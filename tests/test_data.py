@@ -7,6 +7,7 @@ import pytest
 
 from common import ROOT, UserError, rng
 from introspection import library
+from introspection.library.__main__ import main as library_main
 from introspection.prompts import parse_point, plain, question_turn, reflection_turn, told
 from tasks.mcq import Question, find_answer, grade, load_questions, reshuffled
 
@@ -292,7 +293,7 @@ def test_library_command_line(tmp_path, capsys, monkeypatch):
 
     def run(*words):
         monkeypatch.setattr("sys.argv", ["library", *map(str, words)])
-        library.main()
+        library_main()
         return capsys.readouterr().out
 
     text = run("show", path)

@@ -26,7 +26,10 @@ def family(request):
 
 
 def test_turns_by_ids_are_the_turns_of_the_template(family):
-    """Three turns, pieced together from ids, decode to what the template renders; the date and the thinking switch are fixed."""
+    """Three turns, pieced together from ids, decode to what the template renders.
+
+    The date and the thinking switch are fixed.
+    """
     name, tokenizer, ends = family
     chat = Chat(tokenizer, ends)
     said = chat.content_ids("Answer: x (B)") + [chat.between[0]]

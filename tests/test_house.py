@@ -9,8 +9,8 @@ import pytest
 from common import ROOT, STAGES, Shared
 from grpo_introspect import Config
 
-# Imports run downwards: a file may import files of earlier floors only, and within introspection/ of earlier lines. No stage imports a
-# stage: stages are coupled by files.
+# Imports run downwards: a file may import files of earlier floors only, and within introspection/ of earlier lines. No
+# stage imports a stage: stages are coupled by files.
 FLOORS = [
     ["common"],
     ["introspection.prompts"],
@@ -26,7 +26,7 @@ INSIDE = [
     "logprobs reader",
     "teacher update",
     "rollouts training",
-    "screen tables.condition",
+    "screen tables.units library.__main__",
     "tables.points tables.recall tables.invariance",
     "tables.transfer report.figures",
     "report.curves report.comparisons report.words",

@@ -95,7 +95,10 @@ def test_standard_error_matches_simulation_and_exists_at_one_view():
 
 
 def test_lcb_takes_away_what_noise_alone_earns():
-    """Equally useless points at V = 1 have a mean clipped advantage of about 0.25; the lower bound removes most of it."""
+    """Equally useless points at V = 1 have a mean clipped advantage of about 0.25.
+
+    The lower bound removes most of it.
+    """
     generator = torch.Generator().manual_seed(1)
     earned = {"zero": 0.0, "lcb": 0.0}
     for _ in range(300):

@@ -1,4 +1,7 @@
-"""The graders of Manufactoria and FiNER on labelled outputs, hostile ones among them; their files, feedback and the generator."""
+"""The graders of Manufactoria and FiNER on labelled outputs, hostile ones among them.
+
+Their files, feedback and the generator.
+"""
 
 import itertools
 import json

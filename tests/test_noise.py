@@ -80,7 +80,8 @@ SHORT = {
     "ssd, order of an epoch": [(SEED, RivalPhase.SSD_SHUFFLE, epoch) for epoch in SOME],
     "resd, what Concise drops": [(SEED, RivalPhase.CONCISE, step, k) for step in range(1, 4) for k in range(2)],
 }
-# Harmless: an order of questions and a choice of others, or of one problem's options, have nothing to do with each other.
+# Harmless: an order of questions and a choice of others, or of one problem's options, have nothing to do with each
+# other.
 COINCIDE = {
     ("questions of an evaluation", "stage 1, order of an epoch"),
     ("stage 1, order of an epoch", "stage 3, questions of an evaluation"),  # another script

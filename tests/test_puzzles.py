@@ -27,7 +27,10 @@ def test_problems_of_the_data_files_never_occur():
 
 
 def test_documents_say_what_they_were_meant_to_say():
-    """First answers are mostly wrong, well formed, and graded as claimed; a named step is followed by the right answer nine times in ten."""
+    """First answers are mostly wrong, well formed, and graded as claimed.
+
+    A named step is followed by the right answer nine times in ten.
+    """
     corpus, first, second, reflected = Puzzles(2, set()), Counter(), Counter(), 0
     for _ in range(3000):
         for p, sampled, module in (

@@ -10,10 +10,10 @@ import torch
 from conftest import killed
 
 import sft_recall
-from common import ROOT, Options, UserError, load_config, rng
+from common import ROOT, Options, RecallPhase, UserError, load_config, rng
 from introspection import prompts
-from introspection.logprobs import logprobs_at
 from introspection.reader import Reader
+from introspection.teacher import logprobs_at
 from sft_recall import Target, candidates_of, epoch_of, held_out_loss, lesson, make_targets, relettered
 from tasks.mcq import grade, load_questions, same_views
 
@@ -61,7 +61,10 @@ def test_targets_train_the_block_and_only_where_asked_the_answer(reader):
 
 
 def test_taught_tokens_follow_the_target_and_held_ones_the_start_model(reader):
-    """-log p where a token is taught; where it is held the KL to the start model with the point in its turn, nothing without a point."""
+    """-log p where a token is taught.
+
+    Where it is held the KL to the start model with the point in its turn, nothing without a point.
+    """
     question = QUESTIONS[0]
     said = f"Answer: {question.options[question.answer]} ({question.letter})"
     pair = Target(question, "zinc helps", said).conversations(reader, question)
@@ -147,9 +150,9 @@ def test_classes_follow_the_measured_gain_and_the_point_is_measured_where_it_was
     cfg = settings()
     questions = QUESTIONS[:3]
     scores = {
-        sft_recall.BASE: [0.0, 1.0, 0.5],
-        sft_recall.CANDIDATES: [1.0, 0.5, 1.0, 0.5, 0.5, 0.75],
-        sft_recall.CANDIDATES + 10: [0.5, 1.0, 0.6],
+        RecallPhase.BASE: [0.0, 1.0, 0.5],
+        RecallPhase.CANDIDATES: [1.0, 0.5, 1.0, 0.5, 0.5, 0.75],
+        RecallPhase.CANDIDATES + 10: [0.5, 1.0, 0.6],
     }
     monkeypatch.setattr(
         sft_recall,

@@ -6,6 +6,7 @@ import pytest
 
 from common import ROOT
 from introspection import prompts
+from introspection.models import load_chat
 from reproduce import relation
 from tasks.mcq import load_questions
 
@@ -14,7 +15,7 @@ BANK = load_questions(ROOT / "data/bank.jsonl")
 
 @pytest.fixture(scope="module")
 def chat():
-    return relation.chat_of("organism/weights")
+    return load_chat("organism/weights")
 
 
 def write(path, records: list[dict]) -> None:

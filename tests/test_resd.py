@@ -1,4 +1,8 @@
-"""Resd: Eq. 1 to 3 down to the gradient of a step, what the teacher reads and each part taken away, playbook upkeep, resume after kill -9."""
+"""Resd: Eq.
+
+1 to 3 down to the gradient of a step, what the teacher reads and each part taken away, playbook upkeep, resume after
+kill -9.
+"""
 
 import json
 import math
@@ -16,7 +20,7 @@ from baselines import resd
 from baselines.playbook import Playbook
 from baselines.resd import Answer, bounded, lesson, show, training_batch, update_context
 from benchmarks.common import take_step
-from common import ROOT, Options, UserError
+from common import ROOT, Options, RivalPhase, UserError
 from introspection import prompts
 from introspection.reader import Reader
 from introspection.rundir import Run
@@ -32,7 +36,10 @@ def bucketed(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor
 
 
 def equation_1(student: torch.Tensor, teacher: torch.Tensor, alpha: float, low: float, high: float) -> torch.Tensor:
-    """sum_v pi f(clip(tau)) of probabilities (N, K); what the clip makes of the teacher is held still when differentiated."""
+    """sum_v pi f(clip(tau)) of probabilities (N, K).
+
+    What the clip makes of the teacher is held still when differentiated.
+    """
     said = torch.maximum(teacher, low * student.detach())
     tau = (torch.minimum(said, high * student.detach()) if high else said) / student
     f = {
@@ -82,7 +89,11 @@ def test_without_a_clip_it_is_what_trl_computes(tmp_path):
 
 
 def test_what_a_clip_does_to_the_sign():
-    """Resd, Eq. 1: Jensen-Shannon stays above 0 whatever the clip, the reverse form up to a lower bound of 1/e, the forward form does not."""
+    """Resd, Eq.
+
+    1: Jensen-Shannon stays above 0 whatever the clip, the reverse form up to a lower bound of 1/e, the forward form
+    does not.
+    """
     student, teacher = pair(20000, 6)
     assert (divergence(student, bounded(student, teacher, 0.5, 2.0), 0.5) >= 0).all()
     assert (divergence(student, bounded(student, teacher, 0.2, 0.0), 1.0) >= 0).all()
@@ -244,7 +255,9 @@ def test_reflections_tag_and_teach_the_playbook(tmp_path, monkeypatch):
     ]
     curations = [BLOCK("common mistakes to avoid: going on at 140") + BLOCK("Wait."), "nothing well-formed"]
     script = Scripted(
-        arena, monkeypatch, {resd.DIAGNOSIS: reflections, resd.TAGS: ["oth-00002: helpful"], resd.CURATION: curations}
+        arena,
+        monkeypatch,
+        {RivalPhase.DIAGNOSIS: reflections, RivalPhase.TAGS: ["oth-00002: helpful"], RivalPhase.CURATION: curations},
     )
     problems = arena.train[:3]
     answers = [one(arena, False, problem=p, reflection=None) for p in problems] + [
@@ -266,16 +279,16 @@ def test_reflections_tag_and_teach_the_playbook(tmp_path, monkeypatch):
     assert metrics["parse_rate/reflection"] == pytest.approx(2 / 3) and metrics["parse_rate/curation"] == 0.5
     assert (metrics["playbook/added"], metrics["playbook/tagged"], metrics["playbook/entries"]) == (1, 3, 3)
     first, confirmed, curated = (
-        script.asked[resd.DIAGNOSIS][0],
-        script.asked[resd.TAGS][0],
-        script.asked[resd.CURATION][0],
+        script.asked[RivalPhase.DIAGNOSIS][0],
+        script.asked[RivalPhase.TAGS][0],
+        script.asked[RivalPhase.CURATION][0],
     )
     assert problems[0].explanation in first and "[oth-00001] helpful=0 harmful=0 :: wait" in first
     assert (
         arena.train[3].explanation not in confirmed and "[oth-00001] helpful=0 harmful=1 :: wait" in confirmed
     )  # after the tags of failures
     assert (
-        len(script.asked[resd.CURATION]) == 2
+        len(script.asked[RivalPhase.CURATION]) == 2
         and "stop at 140" in curated
         and "helpful=2" in curated
         and "common mistakes to avoid" in curated
@@ -285,8 +298,8 @@ def test_reflections_tag_and_teach_the_playbook(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "phases", "entries"),
     [
-        (("playbook=false",), {resd.DIAGNOSIS}, 1), (("playbook=false", "reflect=false"), set(), 1), (("curate=false",), {resd.DIAGNOSIS, resd.TAGS}, 2),
-        (("tag_right=false",), {resd.DIAGNOSIS, resd.CURATION}, 2), (("reflect=false",), {resd.DIAGNOSIS, resd.TAGS, resd.CURATION}, 2),
+        (("playbook=false",), {RivalPhase.DIAGNOSIS}, 1), (("playbook=false", "reflect=false"), set(), 1), (("curate=false",), {RivalPhase.DIAGNOSIS, RivalPhase.TAGS}, 2),
+        (("tag_right=false",), {RivalPhase.DIAGNOSIS, RivalPhase.CURATION}, 2), (("reflect=false",), {RivalPhase.DIAGNOSIS, RivalPhase.TAGS, RivalPhase.CURATION}, 2),
     ],
 )  # fmt: skip
 def test_each_part_of_the_context_can_be_taken_away(tmp_path, monkeypatch, overrides, phases, entries):
@@ -294,7 +307,9 @@ def test_each_part_of_the_context_can_be_taken_away(tmp_path, monkeypatch, overr
     playbook = Playbook()
     playbook.add("wait")
     script = Scripted(
-        arena, monkeypatch, {resd.DIAGNOSIS: [BLOCK("others: stop")], resd.TAGS: [""], resd.CURATION: [BLOCK("go")]}
+        arena,
+        monkeypatch,
+        {RivalPhase.DIAGNOSIS: [BLOCK("others: stop")], RivalPhase.TAGS: [""], RivalPhase.CURATION: [BLOCK("go")]},
     )
     update_context(
         arena.cfg, arena, playbook, [one(arena, False, reflection=None), one(arena, True, problem=arena.train[1])], 1
@@ -304,7 +319,7 @@ def test_each_part_of_the_context_can_be_taken_away(tmp_path, monkeypatch, overr
 
 def test_a_budget_holds_for_what_the_teacher_reads(tmp_path, monkeypatch):
     arena = arena_of(resd, "resd", tmp_path, KIDNEY, "max_entries=2", "concise_every=0", "curate=false")
-    Scripted(arena, monkeypatch, {resd.DIAGNOSIS: [BLOCK(text) for text in ("one", "two", "three")]})
+    Scripted(arena, monkeypatch, {RivalPhase.DIAGNOSIS: [BLOCK(text) for text in ("one", "two", "three")]})
     playbook = Playbook()
     metrics = update_context(arena.cfg, arena, playbook, [one(arena, False, problem=p) for p in arena.train[:3]], 1)
     assert [e.text for e in playbook.entries] == ["two", "three"] and metrics["playbook/removed"] == 1
@@ -312,13 +327,13 @@ def test_a_budget_holds_for_what_the_teacher_reads(tmp_path, monkeypatch):
 
 def test_the_reflector_asks_in_words_that_the_bundled_model_has_read(tmp_path, monkeypatch):
     arena = arena_of(resd, "resd", tmp_path, KIDNEY, "reveal=explanation")
-    script = Scripted(arena, monkeypatch, {resd.DIAGNOSIS: [""]})
+    script = Scripted(arena, monkeypatch, {RivalPhase.DIAGNOSIS: [""]})
     answer = one(arena, False)
     update_context(arena.cfg, arena, Playbook(), [answer], 1)
     q = answer.problem
     assert (
         prompts.reflection_turn(False, q.letter, q.options[q.answer], prompts.told(q.explanation))
-        in script.asked[resd.DIAGNOSIS][0]
+        in script.asked[RivalPhase.DIAGNOSIS][0]
     )
 
 

@@ -156,7 +156,10 @@ def test_shared_prefixes_partition_every_prompt():
 
 @pytest.mark.parametrize("window", [5, 9, 12, 16, 64])
 def test_sliding_windows_and_grouped_queries_sample_exactly(window):
-    """A window that pads could reach forbids prefix sharing, because pads would push tokens out of it; results stay exact."""
+    """A window that pads could reach forbids prefix sharing, because pads would push tokens out of it.
+
+    Results stay exact.
+    """
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,

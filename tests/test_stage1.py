@@ -344,7 +344,10 @@ def test_baseline_is_measured_on_the_transfer_questions(organism):
 
 
 def test_a_letter_earns_chance_and_the_ideal_point_is_no_leak(organism):
-    """A point that states only the letter earns chance on balanced views; the paper's ideal point gains and is not flagged."""
+    """A point that states only the letter earns chance on balanced views.
+
+    The paper's ideal point gains and is not flagged.
+    """
     policy, chat = organism
     train, _, _ = load_data(config())
     question = next(q for q in train if q.cluster == "preeclampsia-A")

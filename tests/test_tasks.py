@@ -1,4 +1,7 @@
-"""The graders of Countdown and function calling on labelled outputs, hostile ones among them; their files and generators."""
+"""The graders of Countdown and function calling on labelled outputs, hostile ones among them.
+
+Their files and generators.
+"""
 
 import json
 import time

@@ -35,7 +35,10 @@ def test_the_table_has_each_relation_by_writer_and_type(tmp_path):
 
 
 def test_the_adjusted_rand_index_equals_its_published_example():
-    """Two partitions of six: of 15 pairs two are together in both, chance expects 6 x 3 / 15; labels' names do not matter."""
+    """Two partitions of six: of 15 pairs two are together in both, chance expects 6 x 3 / 15.
+
+    Labels' names do not matter.
+    """
     a, b = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 2, 2])
     assert transfer.rand_index(a, b) == pytest.approx((2 - 6 * 3 / 15) / ((6 + 3) / 2 - 6 * 3 / 15))
     assert transfer.rand_index(b, (b + 1) % 3) == 1

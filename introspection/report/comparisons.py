@@ -279,7 +279,10 @@ def dreams(plt, name: str, stages: list):
 
 
 def rivals(plt, groups: dict[str, list[tuple[dict, dict]]]):
-    """Methods on the same questions without a point in context. groups: by method and split, (before, after) of each seed by question."""
+    """Methods on the same questions without a point in context.
+
+    groups: by method and split, (before, after) of each seed by question.
+    """
     rows, best = [], ("", -1.0)
     for name, seeds in groups.items():
         shared = set.intersection(*({*before} & {*after} for before, after in seeds))

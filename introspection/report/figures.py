@@ -1,8 +1,9 @@
 """How the figures of a report look, and the numbers that they take from runs; curves.py and comparisons.py draw them.
 
-Each is drawn only where the runs hold what it shows. Titles say what was found, axes their units; n and seeds stand at the bottom.
-Start and end of a training are its first and last tenth of steps. The unit of an interval is the cluster averaged over seeds, or
-the question where there is a single cluster. Colours are legible on white and on black; INK becomes the text colour of the page.
+Each is drawn only where the runs hold what it shows. Titles say what was found, axes their units; n and seeds stand at
+the bottom. Start and end of a training are its first and last tenth of steps. The unit of an interval is the cluster
+averaged over seeds, or the question where there is a single cluster. Colours are legible on white and on black; INK
+becomes the text colour of the page.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The report of runs: one HTML file with figures and every learning point, which opens from disk and loads nothing.
 
-Text of questions, attempts and points is data: it travels as JSON in which no tag can open, the page shows it as text only, and its
-policy runs no script but its own.
+Text of questions, attempts and points is data: it travels as JSON in which no tag can open, the page shows it as text
+only, and its policy runs no script but its own.
 
 Inputs:  run directories, or folders of their stages; final/ weights for --words
 Outputs: one HTML file, and a folder beside it with the figures as SVG and PNG
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import common
-from common import STAGES, UserError
+from common import SCRIPTS, STAGES, UserError
 from introspection import prompts
 from introspection.report import comparisons, curves, figures
 from introspection.report.words import word_ratios
@@ -65,18 +65,18 @@ def read_stages(paths: list[Path]) -> list[Stage]:
         folders = (
             [path]
             if (path / "config.yaml").is_file()
-            else [path / name for name in STAGES if (path / name / "config.yaml").is_file()]
+            else [path / name for name in SCRIPTS if (path / name / "config.yaml").is_file()]
         )
-        if not folders or folders[0].name not in STAGES:
-            raise UserError(f"{path}: no run; expected a folder with {', '.join(STAGES[:4])} or another stage in it")
+        if not folders or folders[0].name not in SCRIPTS:
+            raise UserError(f"{path}: no run; expected a folder with {', '.join(STAGES)} or another stage in it")
         for folder in folders:
             config = common.parse_yaml((folder / "config.yaml").read_text(), str(folder / "config.yaml"))
             table = folder / "table.json"
             logs = {name: read_log(folder / f"{name}.jsonl") for name in LOGS}
-            if folder.name not in STAGES[:4]:
+            if folder.name not in STAGES:
                 logs["rollouts"] = []  # a rival's are no learning points
             stages[folder] = Stage(folder, config, logs, json.loads(table.read_text()) if table.exists() else [])
-    return sorted(stages.values(), key=lambda stage: STAGES.index(stage.kind))
+    return sorted(stages.values(), key=lambda stage: SCRIPTS.index(stage.kind))
 
 
 def read_bank(stages: list[Stage]) -> dict[str, Question]:
@@ -157,7 +157,7 @@ def transfers(stages: list[Stage], questions: dict[str, Question]) -> list[tuple
 def methods(stages: list[Stage]) -> dict[str, list[tuple[dict, dict]]]:
     """(before, after) by question of each seed, by method and split; nothing without a rival."""
     found: dict[str, list] = {}
-    rivals = [s for s in stages if s.kind not in STAGES[:4]]
+    rivals = [s for s in stages if s.kind not in STAGES]
     for kind in dict.fromkeys(s.kind for s in rivals):
         for name, arm in figures.arms([s for s in rivals if s.kind == kind]).items():
             for s in arm:
@@ -179,7 +179,10 @@ def methods(stages: list[Stage]) -> dict[str, list[tuple[dict, dict]]]:
 
 
 def save(plt, drawn: dict, folder: Path) -> list[str]:
-    """Writes each figure as SVG and PNG; returns them for the page: transparent, in its text colour, with ids of their own."""
+    """Writes each figure as SVG and PNG.
+
+    Returns them for the page: transparent, in its text colour, with ids of their own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     inline, bare = [], dict.fromkeys(("Date", "Creator", "Format", "Type"))
     for number, (name, figure) in enumerate(drawn.items()):
@@ -248,7 +251,10 @@ def page(stages: list[Stage], inline: list[str], data: dict) -> str:
 
 
 def write(paths: list[Path], out: Path, words: int = 0) -> None:
-    """Writes the report of run directories; words: how many points are shown token by token (loads the first run's weights)."""
+    """Writes the report of run directories.
+
+    Words: how many points are shown token by token (loads the first run's weights).
+    """
     stages = read_stages(paths)
     questions = read_bank(stages)
     data = browsable(stages, questions) | {"words": []}

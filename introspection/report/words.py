@@ -1,7 +1,8 @@
-"""Which words of a learning point were read from its exchange: log p(token | told what was right) - log p(token | told nothing).
+"""Which words of a learning point were read from its exchange: log p(token | told what was right) - log p(token | told
+nothing).
 
-A token that the writer would say anyway has a ratio around 0: the blind writer of eval.py, word by word. Conversations are rebuilt
-from their logged texts, which is near enough for a picture; nothing is trained on them.
+A token that the writer would say anyway has a ratio around 0: the blind writer of eval.py, word by word. Conversations
+are rebuilt from their logged texts, which is near enough for a picture; nothing is trained on them.
 """
 
 from pathlib import Path
@@ -20,7 +21,10 @@ from tasks.mcq import Question
 
 @torch.no_grad()
 def word_ratios(run: Path, config: dict, rollouts: list[dict], questions: dict[str, Question], n: int) -> list[dict]:
-    """The n best points of a run with the log-ratio of each token, by its final weights. Points of collected conversations are left out."""
+    """The n best points of a run with the log-ratio of each token, by its final weights.
+
+    Points of collected conversations are left out.
+    """
     if not (run / "final").is_dir():
         raise UserError(f"--words: {run} has no final/ weights yet")
     folder, cfg = str(run / "final"), SimpleNamespace(**config)

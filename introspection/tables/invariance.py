@@ -1,7 +1,8 @@
 """Is a learning point as good as the exchange that it stands for? (paper, 'Problem formulation' and 'Energy landscape')
 
-Output invariance defines an introspection: the answer given (question, point) is the answer given (question, full exchange).
-What is measured against an exchange is also measured between two exchanges on the same question: that is the ceiling.
+Output invariance defines an introspection: the answer given (question, point) is the answer given (question, full
+exchange). What is measured against an exchange is also measured between two exchanges on the same question: that is the
+ceiling.
 """
 
 import torch
@@ -11,7 +12,7 @@ from introspection import library, prompts
 from introspection.reader import Reader
 from introspection.rollouts import Group, Point, after_exchange, answer_logprobs, rollout_1, rollout_2
 from introspection.sampling import Completion, Trajectory, in_parts, left_pad
-from introspection.tables.condition import Cast, Condition, Settings
+from introspection.tables.units import Cast, Condition, Settings
 from tasks.mcq import Question, letter_in
 
 METRICS = ("agreement", "kl", "distance")  # letters that agree; nats; 1 - cosine in the residual stream
@@ -116,9 +117,11 @@ def last_states(reader: Reader, prompt_ids: list[list[int]], rows: int = 32) -> 
 
 
 def ask_again(reader: Reader, groups: list[Group]) -> list[dict]:
-    """How often a loser's wrong answer comes back: asked again in the same conversation, with its point there, or in a fresh one.
+    """How often a loser's wrong answer comes back: asked again in the same conversation, with its point there, or in a
+    fresh one.
 
-    `without`: a fresh conversation without the point. None of them reveals the right answer, and points that state it are left out.
+    `without`: a fresh conversation without the point. None of them reveals the right answer, and points that state it
+    are left out.
     """
     lost = []
     for g in groups:
@@ -148,7 +151,10 @@ def ask_again(reader: Reader, groups: list[Group]) -> list[dict]:
 
 
 def expand(cfg: Settings, units: list[dict]) -> list[dict]:
-    """One unit for each metric. `with`: what was measured; `without`: the ceiling (invariance), the fresh conversation (again)."""
+    """One unit for each metric.
+
+    `with`: what was measured; `without`: the ceiling (invariance), the fresh conversation (again).
+    """
     made = []
     for u in units:
         again = u["condition"] == "again"

@@ -12,8 +12,7 @@ from introspection import library
 from introspection.reader import Reader
 from introspection.rollouts import Attempt, Group, Point, rollout_1, rollout_2, rollout_3, unmeasured
 from introspection.sampling import Completion
-from introspection.stats import difference
-from introspection.tables.condition import Cast, Condition, Settings, units_by_place
+from introspection.tables.units import Cast, Condition, Settings, difference, units_by_place
 from tasks.mcq import Question, transfer_views
 
 BLIND = {f"blind: {kind}": kind for kind in ("nothing", "swapped", "other")}  # label: what a blind writer is told
@@ -117,7 +116,8 @@ def try_points(cfg: Settings, reader: Reader, groups: list[Group]) -> list[dict]
 
 
 def best_of(cfg: Settings, reader: Reader, groups: list[Group], questions: list[Question]) -> list[dict]:
-    """The null of every writer: keep the best of N points on half of the cluster's other questions, measure it on the rest.
+    """The null of every writer: keep the best of N points on half of the cluster's other questions, measure it on the
+    rest.
 
     A question with a single other one in its cluster is left out.
     """
@@ -151,8 +151,8 @@ def best_of(cfg: Settings, reader: Reader, groups: list[Group], questions: list[
 def expand(cfg: Settings, units: list[dict]) -> list[dict]:
     """The units and what is compared within them, question by question.
 
-    points - blind, points - best of N: what the exchange, and training, added. handshake: what a trained writer and its trained
-    reader gain beyond what each gains with the start model.
+    points - blind, points - best of N: what the exchange, and training, added. handshake: what a trained writer and its
+    trained reader gain beyond what each gains with the start model.
     """
     at, best = units_by_place(units), best_of_label(cfg.best_of)
     added = []

@@ -13,8 +13,8 @@ from common import RolloutPhase, TablePhase, rng
 from introspection import library, prompts
 from introspection.reader import Reader
 from introspection.sampling import next_logprobs
-from introspection.stats import by_cluster, cluster_means, difference, in_every_unit, mean
-from introspection.tables.condition import Cast, Condition, Settings, units_by_place
+from introspection.stats import cluster_means, mean
+from introspection.tables.units import Cast, Condition, Settings, by_cluster, difference, in_every_unit, units_by_place
 from tasks.mcq import Question, grade, same_views
 
 RECALLED = [Condition("recalled", "recalled", reader) for reader in ("own", "start")]
@@ -45,8 +45,8 @@ def conditions(cfg: Settings, writer: str, trained: list[str]) -> list[Condition
 def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
     """The records of one condition. Every question is asked in n_verify orders of its options.
 
-    `without` is always the start model without a point. `fired`: the share of turns that begin with a recalled point; `score`:
-    the probability of the first token of one; `text`: the first point recalled.
+    `without` is always the start model without a point. `fired`: the share of turns that begin with a recalled point;
+    `score`: the probability of the first token of one; `text`: the first point recalled.
     """
     texts = None
     if condition.kind != "recalled":
@@ -186,8 +186,8 @@ def texts_of(
 def expand(cfg: Settings, units: list[dict]) -> list[dict]:
     """The units and what is compared within them, question by question.
 
-    recalled - emptied: what a recaller's own words are worth to it. interaction: what a text recalled for a composite is worth
-    beyond its parents, acc(recalled) - acc(i1) - acc(i2) + acc(none).
+    recalled - emptied: what a recaller's own words are worth to it. interaction: what a text recalled for a composite
+    is worth beyond its parents, acc(recalled) - acc(i1) - acc(i2) + acc(none).
     """
     at, added = units_by_place(units), []
     for u in (u for u in units if u["condition"] == "recalled"):

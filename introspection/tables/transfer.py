@@ -5,8 +5,8 @@ import torch
 
 from common import RolloutPhase, rng
 from introspection.rollouts import rollout_3, unmeasured
-from introspection.tables.condition import Cast, Condition, Settings
 from introspection.tables.points import write_points
+from introspection.tables.units import Cast, Condition, Settings
 from tasks.mcq import same_views
 
 MATRIX = "matrix"  # the one condition

@@ -1,18 +1,13 @@
 """The library of learning points: records, merging, the best point of a question, leak and meta-gaming detectors.
 
-A record (library.jsonl) has the keys of README 'Library'; what was not measured is null. The file is plain JSONL, so that
-points written with one model can be read, merged and used with another:
-
-    python -m introspection.library show runs/bank/grpo_introspect/library.jsonl             # what a person wants to read
-    python -m introspection.library merge one.jsonl two.jsonl --out both.jsonl               # near-duplicates pooled
-    python -m introspection.library export one.jsonl --out best.jsonl                        # the best point of each question
+A record (library.jsonl) has the keys of docs/reference.md 'Records'; what was not measured is null. The file is plain
+JSONL, so that points written with one model can be read, merged and used with another (`python -m
+introspection.library`).
 """
 
-import argparse
 import functools
 import json
 import re
-import sys
 from pathlib import Path
 
 from common import UserError
@@ -60,9 +55,11 @@ def quoted(text: str, options: tuple[str, ...]) -> list[str]:
 
 
 def states_answer(text: str, options: tuple[str, ...]) -> bool:
-    """Whether a point names an answer without a condition: a letter, 'the answer is ...', or little but an option's text.
+    """Whether a point names an answer without a condition: a letter, 'the answer is ...', or little but an option's
+    text.
 
-    A rule that names actions ('urgent referral from 140/90') is no leak: the ideal point of the paper quotes option texts.
+    A rule that names actions ('urgent referral from 140/90') is no leak: the ideal point of the paper quotes option
+    texts.
     """
     if _STATES_LETTER.search(text):
         return True
@@ -85,9 +82,10 @@ def is_leak(
 ) -> bool:
     """Whether a learning point leaks the answer of its own question.
 
-    Where twins were measured they decide whether an option's text is quoted as a rule or as the answer: a leak helps on the
-    source question and hurts on the twin, whose right option is another. Gains are accuracies with minus without the point,
-    over `samples` answers each; below 4 they are noise. A letter or a bare option is a leak whatever was measured.
+    Where twins were measured they decide whether an option's text is quoted as a rule or as the answer: a leak helps on
+    the source question and hurts on the twin, whose right option is another. Gains are accuracies with minus without
+    the point, over `samples` answers each; below 4 they are noise. A letter or a bare option is a leak whatever was
+    measured.
     """
     if states_answer(text, options):
         return True
@@ -106,7 +104,10 @@ def normalized(text: str) -> str:
 
 
 def load_library(path: Path, keys: tuple[str, ...] = KEYS) -> list[dict]:
-    """Records of a library file, or of a playbook with its keys. Raises UserError with the line of a broken record, a torn last line too."""
+    """Records of a library file, or of a playbook with its keys.
+
+    Raises UserError with the line of a broken record, a torn last line too.
+    """
     if not path.is_file():
         raise UserError(f"library: no such file '{path}' (stage 1 writes one)")
     records = []
@@ -160,7 +161,10 @@ def best(records: list[dict]) -> dict:
 
 
 def point_of(question_id: str, records: list[dict]) -> str | None:
-    """The best point for a question, leaks left out; those of both clusters in a row for a composite; None without any."""
+    """The best point for a question, leaks left out.
+
+    Those of both clusters in a row for a composite; None without any.
+    """
     by_cluster: dict[str, list[dict]] = {}
     for record in records:
         if record["question_id"] == question_id and record["text"] and not record["leak"]:
@@ -182,69 +186,13 @@ def gain(record: dict) -> float:
 
 
 def interval(record: dict, z: float = 1.96) -> list[float]:
-    """[low, high] around a record's advantage; the error is that of (k + 1) / (n + 2), so that 4 of 4 is not certainty."""
+    """[low, high] around a record's advantage.
+
+    The error is that of (k + 1) / (n + 2), so that 4 of 4 is not certainty.
+    """
     with_point, without, n = accuracies(record)
     error = 0.0
     for accuracy in (with_point, without):
         smoothed = (accuracy * n + 1) / (n + 2)
         error += smoothed * (1 - smoothed) / n
     return [with_point - without - z * error**0.5, with_point - without + z * error**0.5]
-
-
-# ---- command line --------------------------------------------------------------------------------------------------
-def shown(records: list[dict], top: int) -> str:
-    """The best points of each cluster, by lower bound: advantage, interval, how often they were written, flags."""
-    lines, clusters = [], sorted({r["cluster"] for r in records})
-    for cluster in clusters:
-        part = sorted(
-            (r for r in records if r["cluster"] == cluster), key=lambda r: -(r["ci95"][0] if r["ci95"] else -1.0)
-        )
-        lines += ["", f"{cluster}: {len(part)} points"]
-        for r in part[:top]:
-            scores = (
-                f"{gain(r):+.2f} [{r['ci95'][0]:+.2f}, {r['ci95'][1]:+.2f}], n {accuracies(r)[2]}"
-                if r["ci95"]
-                else "not measured"
-            )
-            flags = " LEAK" * r["leak"] + " META-GAMING" * r["meta_gaming"]
-            lines.append(f"  {scores:34s} x{r['count']:<3d} {r['source'] or '-':6s} {r['text']}{flags}")
-    return "\n".join(lines[1:])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="library", description="read, merge and export libraries of learning points")
-    parser.add_argument("action", choices=["show", "merge", "export"])
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, help="JSONL to write (merge, export)")
-    parser.add_argument("--cluster", default="", help="only clusters whose name starts with this")
-    parser.add_argument("--top", type=int, default=5, help="points shown of each cluster")
-    args = parser.parse_args()
-    try:
-        records = merge(
-            [
-                r
-                for file in args.files
-                for r in load_library(file)
-                if r["text"] and r["cluster"].startswith(args.cluster)
-            ]
-        )
-        if args.action == "show":
-            print(shown(records, args.top) or "no points")
-            return
-        if args.out is None:
-            raise UserError(f"{args.action} needs --out FILE")
-        if args.action == "export":
-            sound = [r for r in records if not r["leak"]]
-            records = [
-                best([r for r in sound if r["question_id"] == name])
-                for name in dict.fromkeys(r["question_id"] for r in sound)
-            ]
-        args.out.write_text("".join(json.dumps(r) + "\n" for r in records))
-        print(f"{len(records)} points -> {args.out}")
-    except UserError as error:
-        print(f"library: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
