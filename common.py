@@ -35,7 +35,7 @@ class Shared:
     """The section `shared:`, the same for every script."""
 
     model: str = "organism/weights"  # folder or Hugging Face name of the policy's start weights
-    questions: str = "data/bank.jsonl"  # question bank, JSONL (README 'Data')
+    questions: str = "data/bank.jsonl"  # question bank, JSONL (docs/reference.md, 'Records')
     cluster: str = ""  # keep the clusters whose name starts with this; empty: all
     seed: int = 0  # keys all sampling noise and all choices of questions
     dtype: Literal["float32", "bfloat16"] = "float32"  # weights of the policy; bfloat16 gets fp32 masters (update.py)
@@ -45,6 +45,12 @@ class Shared:
     freeze_embeddings: bool = False
     lora_rank: int = 0  # trains fp32 LoRA adapters of this rank instead of the weights (needs peft), 0: all weights
     gradient_checkpointing: bool = False  # recomputes activations in the backward pass: less memory, a third slower
+
+    def check_numbers(self, script: str, names: str, expected: str = "at least 1", holds=lambda n: n >= 1) -> None:
+        """Raises UserError where one of the settings `names` (separated by spaces) is not as expected."""
+        for name in names.split():
+            if not holds(getattr(self, name)):
+                raise UserError(f"{script}.{name}: expected {expected}, got {getattr(self, name)}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -196,14 +202,25 @@ def launch(main, config_class, stage: str) -> None:
 
 # ---- noise ---------------------------------------------------------------------------------------------------------
 def rng(*key: int) -> np.random.Generator:
-    """A generator that depends on its key (seed, step, reader, phase, ...) alone, so that a resumed run needs no replay."""
+    """A generator that depends on its key (seed, step, reader, phase, ...) alone.
+
+    So a resumed run needs no replay.
+    """
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def walk(items: list, step: int, size: int, *key: int) -> list:
-    """The `size` items of a step (counted from 1) on an endless walk through `items`, shuffled anew every epoch by `key`."""
+    """The `size` items of a step (counted from 1) on an endless walk through `items`.
+
+    Every epoch is shuffled anew; key: of the shuffles' noise.
+    """
     places = range((step - 1) * size, step * size)
     return [items[rng(*key, place // len(items)).permutation(len(items))[place % len(items)]] for place in places]
+
+
+def draw_some(items: list, most: int, draw: np.random.Generator) -> list:
+    """At most so many of the items, in their order."""
+    return [items[i] for i in sorted(draw.permutation(len(items))[:most])]
 
 
 # All noise is keyed by (seed, step, reader, phase, ...), choices of questions by (seed, phase, ...). Every published
@@ -250,11 +267,7 @@ class RivalPhase:
     ANSWER, SUMMARY = 60, 61  # grpo
     COLLECT, REFLECTION, SECOND, TRIES = 62, 63, 64, 65  # reflect_retry
     SDPO_ANSWER = 66
-    SSD_GENERATE, SSD_VIEW, SSD_SHUFFLE = (
-        66,
-        75,
-        76,
-    )  # (seed, 66, i): keys that sdpo's (seed, step, 5, 66, ...) cannot be
+    SSD_GENERATE, SSD_VIEW, SSD_SHUFFLE = 66, 75, 76  # (seed, 66, i) is no key of sdpo: (seed, step, 5, 66, ...)
     SFT_ATTEMPTS, SFT_SHUFFLE, SFT_VIEW = 67, 68, 69
     RESD_ANSWER, DIAGNOSIS, TAGS, CURATION, CONCISE = 70, 71, 72, 73, 74
 

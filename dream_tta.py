@@ -31,13 +31,15 @@ from introspection.reader import Reader
 from introspection.rollouts import answer_logprobs
 from introspection.rundir import Run
 from introspection.sampling import Completion, Trajectory
+from introspection.stats import mean
 from introspection.training import open_training
 from tasks.mcq import Question, grade, letter_in, load_questions, same_views
 
 
 @dataclass
 class Config(Shared):
-    library: str = ""  # whose points are dreamt, JSONL (docs/reference.md, 'Library'); empty: what stage 1 wrote in this run directory
+    # whose points are dreamt, JSONL (docs/reference.md, 'Records'); empty: what stage 1 wrote in this run directory
+    library: str = ""
     # questions to dream about (val: tuning); a composite gets both points
     dream_split: Literal["train", "val", "composite"] = "train"
     dream_questions: int = 8  # how many of them
@@ -67,20 +69,8 @@ class Config(Shared):
     save_every: int = 20  # steps between checkpoints
 
     def check(self) -> None:
-        counts = (
-            "dream_questions",
-            "variants",
-            "n_label",
-            "steps",
-            "variants_per_step",
-            "eval_every",
-            "eval_questions",
-            "n_eval",
-            "save_every",
-        )
-        for name in (*counts, "max_new_tokens", "max_question_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"dream_tta.{name}: expected at least 1, got {getattr(self, name)}")
+        counts = "dream_questions variants n_label steps variants_per_step eval_every eval_questions n_eval save_every"
+        self.check_numbers("dream_tta", f"{counts} max_new_tokens max_question_tokens")
         if self.temperature == 0:
             raise UserError(
                 "dream_tta.temperature: equal answers have no spread to learn from; expected a number above 0"
@@ -89,7 +79,8 @@ class Config(Shared):
             raise UserError("dream_tta.group_size: a group of 1 has no spread around its mean; expected at least 2")
         if self.reward == "gold" and self.vary_with == "model":
             raise UserError(
-                "dream_tta.reward: nobody knows the right answer to a question that the model wrote; use majority or log_ratio"
+                "dream_tta.reward: nobody knows the right answer to a question that the model wrote; "
+                "use majority or log_ratio"
             )
 
 
@@ -137,20 +128,29 @@ def make_targets(cfg: Config, reader: Reader, questions: list[Question], points:
         if count:
             (letter, agreed), *_ = sorted(count.items(), key=lambda item: (-item[1], item[0]))
             made.append({
-                "question_id": question.id, "cluster": question.cluster, "point": point, "question": view.question, "options": list(view.options),
-                "gold": view.letter if cfg.vary_with == "task" else None, "label": letter, "agreement": agreed / cfg.n_label,
+                "question_id": question.id,
+                "cluster": question.cluster,
+                "point": point,
+                "question": view.question,
+                "options": list(view.options),
+                "gold": view.letter if cfg.vary_with == "task" else None,
+                "label": letter,
+                "agreement": agreed / cfg.n_label,
             })  # fmt: skip
     return made
 
 
 # ---- one step ------------------------------------------------------------------------------------------------------
+def prompts_of(reader: Reader, targets: list[dict], points: list[str | None]) -> list[list[int]]:
+    """Prompt ids of some variants, each with its point where it has one."""
+    asked = zip(targets, points, strict=True)
+    return [reader.chat.first(prompts.question_turn(t["question"], t["options"], point)) for t, point in asked]
+
+
 def answer_variants(cfg: Config, reader: Reader, targets: list[dict]) -> tuple[list[Trajectory], list[Completion]]:
     """G answers to each of some variants, without the point in context (or with it: consumption training)."""
-    context = [t["point"] if cfg.context == "with" else None for t in targets]
-    turns = [
-        prompts.question_turn(t["question"], t["options"], point) for t, point in zip(targets, context, strict=True)
-    ]
-    prompt_ids = [reader.chat.first(turn) for turn in turns]
+    points = [t["point"] if cfg.context == "with" else None for t in targets]
+    prompt_ids = prompts_of(reader, targets, points)
     completions = reader.sample(prompt_ids, DreamPhase.DREAM, cfg.group_size)
     trajectories = [Trajectory(prompt_ids[k // cfg.group_size], [(c.ids, True)]) for k, c in enumerate(completions)]
     return trajectories, completions
@@ -167,15 +167,17 @@ def reward_answers(
         return [float(letter is not None and letter == t[right]) for letter, t in zip(letters, asked, strict=True)]
     sums = []
     for points in ([t["point"] for t in targets], [None for _ in targets]):
-        turns = [prompts.question_turn(t["question"], t["options"], p) for t, p in zip(targets, points, strict=True)]
-        first = [reader.chat.first(turn) for turn in turns]
-        read = [Trajectory(first[k // cfg.group_size], t.segments) for k, t in enumerate(trajectories)]
+        prompt_ids = prompts_of(reader, targets, points)
+        read = [Trajectory(prompt_ids[k // cfg.group_size], t.segments) for k, t in enumerate(trajectories)]
         sums.append(answer_logprobs(reader, read))
     return [(told - alone) / len(c.ids) for told, alone, c in zip(*sums, completions, strict=True)]
 
 
 def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], labels: dict[str, str], step: int) -> dict:
-    """Accuracy without a point on each group of questions, and on the target agreement with the start model that has the point."""
+    """Accuracy without a point on each group of questions.
+
+    On the target also agreement with the start model that has the point.
+    """
     reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.DREAM_EVALUATION))
     each = {}
     for k, (name, questions) in enumerate(groups.items()):
@@ -187,50 +189,40 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], lab
             letters = {q.id: [letter_in(text, q.options) for text in said] for q, said in parts}
             agreed = {q: [letter is not None and letter == labels[q] for letter in part] for q, part in letters.items()}
             each["agreement"] = {q: sum(part) / cfg.n_eval for q, part in agreed.items()}
-    return {"step": step} | {name: mean(part) for name, part in each.items()} | {"each": each}
-
-
-def mean(part: dict[str, float]) -> float:
-    return sum(part.values()) / len(part)
+    return {"step": step} | {name: mean(part.values()) for name, part in each.items()} | {"each": each}
 
 
 # ---- main ----------------------------------------------------------------------------------------------------------
 def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Question]]]:
     """(questions to dream about, their points, groups of questions for the evaluations)."""
-    questions, records = (
-        load_questions(common.ROOT / cfg.questions),
-        library.merge(library.load_library(common.ROOT / cfg.library)),
-    )
+    questions = load_questions(common.ROOT / cfg.questions)
+    records = library.merge(library.load_library(common.ROOT / cfg.library))
     known = {r["question_id"] for r in records}
-    fitting = [
-        q for q in questions if q.split == cfg.dream_split and q.id in known and q.cluster.startswith(cfg.cluster)
-    ]
+    fitting = [q for q in questions if q.split == cfg.dream_split and q.id in known]
+    fitting = [q for q in fitting if q.cluster.startswith(cfg.cluster)]
     if not fitting:
         raise UserError(
-            f"dream_tta.library: {cfg.library} has no point for a {cfg.dream_split} question of a cluster '{cfg.cluster}...' in {cfg.questions}"
+            f"dream_tta.library: {cfg.library} has no point for a {cfg.dream_split} question "
+            f"of a cluster '{cfg.cluster}...' in {cfg.questions}"
         )
-    chosen = [fitting[i] for i in sorted(rng(cfg.seed).permutation(len(fitting))[: cfg.dream_questions])]
+    chosen = common.draw_some(fitting, cfg.dream_questions, rng(cfg.seed))
     clusters, ids = {q.cluster for q in chosen}, {q.id for q in chosen}
     dreamt_of = clusters | {part for name in clusters for part in name.split("+")}  # a composite is of two clusters
     new = "test" if cfg.dream_split == "train" else cfg.dream_split
+    beside = "val" if new == "val" else "test"
     groups = {
         "target": [q for q in questions if q.cluster in clusters and q.split == new and q.id not in ids],
-        "neighbour": [
-            q for q in questions if q.cluster not in dreamt_of and q.split == ("val" if new == "val" else "test")
-        ],
+        "neighbour": [q for q in questions if q.cluster not in dreamt_of and q.split == beside],
     }
     canary = [q for q in questions if q.split == "canary"]
     groups |= {"canary_stop": canary[::2], "canary": canary[1::2]}
     if not groups["target"]:
         raise UserError(
-            f"dream_tta.dream_questions: {cfg.questions} has no other {new} question in the clusters that are dreamt about"
+            f"dream_tta.dream_questions: {cfg.questions} has no other {new} question "
+            "in the clusters that are dreamt about"
         )
     draw = rng(cfg.seed, 1)
-    groups = {
-        name: [part[i] for i in sorted(draw.permutation(len(part))[: cfg.eval_questions])]
-        for name, part in groups.items()
-        if part
-    }
+    groups = {name: common.draw_some(part, cfg.eval_questions, draw) for name, part in groups.items() if part}
     return chosen, [library.point_of(q.id, records) for q in chosen], groups
 
 
@@ -338,21 +330,20 @@ def start_dream(
     of_cluster: dict[str, list[str]] = {}
     for q, point in zip(questions, points, strict=True):
         of_cluster.setdefault(q.cluster, []).append(point)
-    target = groups["target"]
-    told = [
-        of_cluster[q.cluster][i % len(of_cluster[q.cluster])] for i, q in enumerate(target)
-    ]  # all that are dreamt, in turn
-    counted = votes(
-        replace(reader, key=(cfg.seed, 0, ReaderNumber.DREAM_LABELS)), target, told, DreamPhase.LABEL, cfg.n_label
-    )
+    target, told = groups["target"], []
+    for i, q in enumerate(target):  # all points that are dreamt, in turn
+        of_question = of_cluster[q.cluster]
+        told.append(of_question[i % len(of_question)])
+    labelling = replace(reader, key=(cfg.seed, 0, ReaderNumber.DREAM_LABELS))
+    counted = votes(labelling, target, told, DreamPhase.LABEL, cfg.n_label)
     labels = {q.id: count.most_common(1)[0][0] if count else "" for q, count in zip(target, counted, strict=True)}
-    counted = votes(
-        replace(reader, key=(cfg.seed, 0, ReaderNumber.DREAM_WITH_POINT)), target, told, DreamPhase.LABEL, cfg.n_label
-    )  # a mode agrees too well with its own votes
+    # What the point is worth in context is measured with new noise: a mode agrees too well with its own votes.
+    reading = replace(reader, key=(cfg.seed, 0, ReaderNumber.DREAM_WITH_POINT))
+    counted = votes(reading, target, told, DreamPhase.LABEL, cfg.n_label)
     record = evaluate(cfg, reader, groups, labels, 0)
     for name, right in (("target", {q.id: q.letter for q in target}), ("agreement", labels)):
         part = {q.id: count[right[q.id]] / cfg.n_label for q, count in zip(target, counted, strict=True)}
-        record["each"][f"{name}_with_point"], record[f"{name}_with_point"] = part, mean(part)
+        record["each"][f"{name}_with_point"], record[f"{name}_with_point"] = part, mean(part.values())
     run.log("eval.jsonl", record | {"labels": labels})
 
 
@@ -376,7 +367,8 @@ def summary(run: Run) -> str:
         closed = gap_closed(first, last, name)
         shown = "no gap to close" if closed is None else f"gap closed {closed:+.2f}"
         lines.append(
-            f"   {words}: {first[name]:.3f} -> {last[name]:.3f}, with the point in context {first[f'{name}_with_point']:.3f}: {shown}"
+            f"   {words}: {first[name]:.3f} -> {last[name]:.3f}, "
+            f"with the point in context {first[f'{name}_with_point']:.3f}: {shown}"
         )
     for name in ("neighbour", "canary_stop", "canary"):
         if name in first:

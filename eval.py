@@ -45,12 +45,15 @@ TABLES = {"points": points, "recall": recall, "transfer": transfer, "invariance"
 @dataclass
 class Config(Shared):
     table: Literal["points", "recall", "transfer", "invariance"] = "points"  # what is measured
-    writers: str = ""  # folders of trained models, separated by commas: one for each training seed of one method; empty: stage 1's of this run, if any
+    # folders of trained models, separated by commas: one for each training seed of one method; empty: stage 1's of this
+    # run, if any
+    writers: str = ""
     splits: str = "test,test_clusters"  # parts of the bank, separated by commas
     reveal: Literal["answer", "explanation", "peer"] = "answer"  # what losers see
     introspect: Literal["prompted", "optional"] = "prompted"  # how points are asked for
     own_reader: bool = True  # whether trained writers read their points too; otherwise only the start model does
-    foreign: str = ""  # folder of another model that writes and reads too, and the start model's points read by trained ones (handshake)
+    # folder of another model that writes and reads too, and the start model's points read by trained ones (handshake)
+    foreign: str = ""
     blind: bool = True  # whether the three blind writers are measured
     best_of: int = 8  # N of the null 'best of N', 0: none
     # JSONL of points by question_id, read by the start model; table recall: what the models were taught from
@@ -70,16 +73,16 @@ class Config(Shared):
         for split in self.splits.split(","):
             if split not in SPLITS:
                 raise UserError(f"eval.splits: unknown split '{split}'; expected some of {', '.join(SPLITS)}")
-        for name in ("group_size", "n_verify", "n_fresh", "max_new_tokens", "max_point_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"eval.{name}: expected at least 1, got {getattr(self, name)}")
+        self.check_numbers("eval", "group_size n_verify n_fresh max_new_tokens max_point_tokens")
         if self.table == "recall" and not (self.library and self.writers):
             raise UserError(
-                "eval.writers: table recall needs models that stage 2 taught, and eval.library, the points that they were taught"
+                "eval.writers: table recall needs models that stage 2 taught, "
+                "and eval.library, the points that they were taught"
             )
         if self.table == "invariance" and self.group_size < 2:
             raise UserError(
-                f"eval.group_size: table invariance compares two exchanges on a question; expected at least 2, got {self.group_size}"
+                "eval.group_size: table invariance compares two exchanges on a question; "
+                f"expected at least 2, got {self.group_size}"
             )
         if self.table == "invariance" and self.temperature == 0:
             raise UserError("eval.temperature: table invariance compares distributions; expected a number above 0")
@@ -136,45 +139,38 @@ def table(cfg: Config, units: list[dict]) -> list[dict]:
     return rows
 
 
-def markdown(rows: list[dict]) -> str:
-    """The table for people.
+def markdown(rows: list[dict], heads: tuple[str, str, str] = ("with", "without", "advantage")) -> str:
+    """The table for people; heads: of the columns of accuracy.
 
-    P: sign flips over clusters, of the change where there is one, else of the advantage; Holm's but for the primary.
+    p: sign flips over clusters, of the change where there is one, else of the advantage; Holm's but for the primary.
     """
-
-    def shown(e: dict) -> str:
-        return f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}]"
-
-    heads = "with | without | advantage"
-    if any(
-        r["condition"] == "agreement, same" for r in rows
-    ):  # table invariance: beside it the ceiling, or a fresh conversation without the point
-        heads = "measured | beside it | difference"
-    lines = [
-        f"| split | writer | condition | reader | {heads} | change against start ({heads.split()[-1]} of each seed) | p | n |",
-        "|" + "---|" * 10,
-    ]
+    compared = f"change against start ({heads[2]} of each seed)"
+    columns = ["split", "writer", "condition", "reader", *heads, compared, "p", "n"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for r in rows:
-        seeds = " (" + ", ".join(f"{s:+.3f}" for s in r["each_seed"]) + ")" if r["writer"] == "trained" else ""
-        p = "" if r.get("p") is None else f"{r['p_holm']:.4f}" if "p_holm" in r else f"{r['p']:.4f} (primary)"
+        changed = shown(r["change"]) if "change" in r else ""
+        if r["writer"] == "trained":
+            changed += " (" + ", ".join(f"{s:+.3f}" for s in r["each_seed"]) + ")"
+        p = ""
+        if r.get("p") is not None:
+            p = f"{r['p_holm']:.4f}" if "p_holm" in r else f"{r['p']:.4f} (primary)"
         size = f"{r['seeds']} x {r['clusters']} clusters, {r['questions']} questions"
-        cells = [
-            r["split"],
-            r["writer"],
-            r["condition"],
-            r["reader"],
-            f"{r['with']:.3f}",
-            f"{r['without']:.3f}",
-            shown(r["advantage"]),
-        ]
-        lines.append("| " + " | ".join([*cells, (shown(r["change"]) if "change" in r else "") + seeds, p, size]) + " |")
+        accuracies = [f"{r['with']:.3f}", f"{r['without']:.3f}", shown(r["advantage"])]
+        lines.append(line_of([r["split"], r["writer"], r["condition"], r["reader"], *accuracies, changed, p, size]))
         if "no_point_change" in r:
-            e = r["no_point_change"]
-            moved = f"{shown(e)}, one-sided 95 % bound {e['lower_bound']:+.3f}"
-            lines.append(
-                f"| {r['split']} | trained | no point | own |  | {r['without']:.3f} |  | {moved} |  | {size} |"
-            )
+            bound = f"one-sided 95 % bound {r['no_point_change']['lower_bound']:+.3f}"
+            moved = f"{shown(r['no_point_change'])}, {bound}"
+            without = f"{r['without']:.3f}"
+            lines.append(line_of([r["split"], "trained", "no point", "own", "", without, "", moved, "", size]))
     return "\n".join(lines)
+
+
+def shown(e: dict) -> str:
+    return f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}]"
+
+
+def line_of(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 # ---- main ----------------------------------------------------------------------------------------------------------
@@ -187,20 +183,15 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
     for split in cfg.splits.split(","):
         part = [q for q in questions if q.split == split]
         if cfg.eval_questions:
-            part = [part[i] for i in sorted(rng(cfg.seed).permutation(len(part))[: cfg.eval_questions])]
-        if (
-            cfg.table != "recall"
-        ):  # a recalled point is tried on its own question, any other one on others of its cluster
+            part = common.draw_some(part, cfg.eval_questions, rng(cfg.seed))
+        if cfg.table != "recall":  # a recalled point is tried on its own question, any other on others of its cluster
             part = in_company(part)
         if not part:
-            raise UserError(
-                f"eval.splits: {cfg.questions} has no '{split}' question"
-                + " with another one in its cluster" * (cfg.table != "recall")
-            )
+            company = "" if cfg.table == "recall" else " with another one in its cluster"
+            raise UserError(f"eval.splits: {cfg.questions} has no '{split}' question{company}")
         if cfg.blind and cfg.table == "points" and len({q.cluster for q in part}) < 2:
-            raise UserError(
-                f"eval.blind: split '{split}' has one cluster, so no point comes from another; use blind: false"
-            )
+            lonely = f"split '{split}' has one cluster, so no point comes from another"
+            raise UserError(f"eval.blind: {lonely}; use blind: false")
         data[split] = part
     return data
 
@@ -294,7 +285,7 @@ def main(cfg: Config, options: Options) -> None:
     if summary is not None:
         common.write(run.path / "summary.json", json.dumps(summary, indent=1))
     common.write(run.path / "table.json", json.dumps(rows, indent=1))
-    text = markdown(rows) + remark
+    text = markdown(rows, table_module.HEADS) + remark
     common.write(run.path / "table.md", text + "\n")
     folders = [(common.ROOT / name).parent for name in trained]
     trainings = [f for f in folders if f.name in common.SCRIPTS and (f / "config.yaml").is_file()]

@@ -10,9 +10,8 @@ One step, all sampling under no_grad:
 Departures from the paper are marked at their lines and listed in docs/method.md.
 
 Inputs:  a question bank (JSONL), a causal language model with a chat template
-Outputs: runs/<config>/grpo_introspect/ with metrics, every learning point, the library of validated points, final/
-weights
-Run:     python grpo_introspect.py --config configs/preeclampsia.yaml          (2 CPU cores, under 4 minutes)
+Outputs: runs/<config>/grpo_introspect/ with metrics, every learning point, the library of validated points, weights
+Run:     python grpo_introspect.py --config configs/preeclampsia.yaml
 Dimension suffixes: _Q question, _G rollout in a group, _V verification view, _T token.
 """
 
@@ -29,7 +28,7 @@ import common
 from common import Options, ReaderNumber, RolloutPhase, Shared, UserError, rng
 from introspection import library, models, screen
 from introspection.chat import Chat
-from introspection.losses import ROUNDING, centred_advantages, policy_gradient
+from introspection.losses import ROUNDING, centred_advantages, policy_gradient, standard_errors
 from introspection.reader import Reader, accuracy
 from introspection.rollouts import Group, Point, rollout_1, rollout_2, rollout_3
 from introspection.rundir import Run
@@ -65,8 +64,7 @@ class Config(Shared):
     # invariance: - KL to the exchange
     reward: Literal["sampled", "prob", "log_ratio", "invariance"] = "sampled"  # what a point is scored by
     baseline: Literal["group_mean", "fresh"] = "group_mean"  # what a point must beat: its group (paper), or no point
-    # zero: max(A, 0) (paper); lcb: max(A - lcb_z SE, 0); none: signed (collapse cause 2); positive: 1 where A > 0, SFT
-    # on what helped
+    # zero: max(A, 0) (paper); lcb: max(A - lcb_z SE, 0); none: signed (collapse cause 2); positive: 1 where A > 0
     clip: Literal["zero", "lcb", "none", "positive"] = "zero"  # how an advantage becomes a training weight
     lcb_z: float = 1.0  # standard errors taken off by clip: lcb
     # trained tokens (paper: conversation)
@@ -89,37 +87,27 @@ class Config(Shared):
 
     def check(self) -> None:
         """Raises UserError for values that are each legal but impossible together."""
-        for name in (
-            "steps",
-            "questions_per_step",
-            "group_size",
-            "n_verify",
-            "n_fresh",
-            "max_new_tokens",
-            "max_point_tokens",
-            "save_every",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"grpo_introspect.{name}: expected at least 1, got {getattr(self, name)}")
+        counts = "steps questions_per_step group_size n_verify n_fresh max_new_tokens max_point_tokens save_every"
+        self.check_numbers("grpo_introspect", counts)
+        self.check_numbers("grpo_introspect", "temperature lr max_grad_norm", "a number above 0", lambda n: n > 0)
         if self.group_size == 1 and self.baseline == "group_mean":
             raise UserError(
-                "grpo_introspect.group_size: a group of 1 has no spread around its mean; use baseline: fresh or a larger group"
+                "grpo_introspect.group_size: a group of 1 has no spread around its mean; "
+                "use baseline: fresh or a larger group"
             )
         if self.reward == "invariance" and (self.baseline == "fresh" or self.introspect == "optional"):
             raise UserError(
-                "grpo_introspect.reward: invariance compares points with each other; expected baseline: group_mean, introspect: prompted"
+                "grpo_introspect.reward: invariance compares points with each other; "
+                "expected baseline: group_mean, introspect: prompted"
             )
         if self.reward in ("log_ratio", "invariance") and self.clip == "lcb":
-            raise UserError(
-                f"grpo_introspect.clip: lcb knows the noise of scores between 0 and 1, not of reward: {self.reward}"
-            )
+            noise = "lcb knows the noise of scores between 0 and 1"
+            raise UserError(f"grpo_introspect.clip: {noise}, not of reward: {self.reward}")
         if self.exchanges and (self.correction_turns or self.mask != "learning_point"):
             raise UserError(
-                "grpo_introspect.exchanges: collected attempts can be neither corrected nor trained; use correction_turns: 0, mask: learning_point"
+                "grpo_introspect.exchanges: collected attempts can be neither corrected nor trained; "
+                "use correction_turns: 0, mask: learning_point"
             )
-        for name in ("temperature", "lr", "max_grad_norm"):
-            if getattr(self, name) == 0:
-                raise UserError(f"grpo_introspect.{name}: expected a number above 0")
 
 
 # ---- score, advantage, training batch ------------------------------------------------------------------------------
@@ -137,8 +125,7 @@ def rewards_of(group: Group) -> torch.Tensor:
 
 
 def scores_of(cfg: Config, group: Group) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scores (G,), valid (G,) bool) of a group's points: the weighted mean reward of a point, less the price of its
-    tokens.
+    """(scores (G,), valid (G,) bool) of a group's points: weighted mean rewards, less the price of their tokens.
 
     A point that did not parse or that leaks the answer is not valid: it is no part of the comparison and earns nothing.
     """
@@ -159,21 +146,6 @@ def fresh_advantages(scores: torch.Tensor, valid: torch.Tensor, baseline: float)
     """
     advantages = torch.where(valid, scores - baseline, 0.0)
     return torch.where(advantages.abs() < ROUNDING, 0.0, advantages)
-
-
-def standard_errors(scores: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Standard error (G,) of each point's score s_j = sum_v w_v s_jv if all points of the group were equally good.
-
-    scores: (G, V), one column per verification view, shared by the group; weights: (V,), summing to 1. The spread
-    between points within a column holds none of the views' difficulty, and exists at V = 1 too. Conservative where
-    points differ.
-    """
-    if valid.sum() < 2:  # no second point to compare with: the binomial spread of its own score, (k + 1) / (n + 2)
-        smoothed = (scores[valid].sum() + 1) / (valid.sum() * scores.shape[1] + 2)
-        variance = (smoothed * (1 - smoothed)).expand(scores.shape[1])
-    else:
-        variance = scores[valid].var(dim=0, unbiased=True)  # (V,)
-    return (weights.square() * variance).sum().sqrt().expand(scores.shape[0])
 
 
 def clip_otherwise(cfg: Config, advantages: torch.Tensor, errors: torch.Tensor) -> torch.Tensor:
@@ -239,36 +211,39 @@ def step_metrics(groups: list[Group], scores_QG: list[torch.Tensor]) -> dict:
 
 
 def point_record(cfg: Config, step: int, group: Group, point: Point, number: int) -> dict:
-    """A library record (docs/reference.md, 'Library'); rollouts.jsonl adds the conversation and the training weight."""
+    """A library record (docs/reference.md, 'Records'); rollouts.jsonl adds the conversation and the training weight."""
     on: dict[str, list[tuple[float, float]]] = {}
     for v, view in enumerate(group.views_V):
         if group.kinds_V[v] != "twin" and not point.accuracies_V[v].isnan():
             on.setdefault(view.id, []).append((point.accuracies_V[v].item(), group.fresh_accuracies_V[v].item()))
-    verified = [
-        {
-            "question_id": name,
-            "n": len(pairs),
-            "acc_with": mean(told for told, _ in pairs),
-            "acc_without": mean(fresh for _, fresh in pairs),
-        }
-        for name, pairs in on.items()
-    ]
+    verified = []
+    for name, pairs in on.items():
+        told, fresh = (mean(values) for values in zip(*pairs, strict=True))
+        verified.append({"question_id": name, "n": len(pairs), "acc_with": told, "acc_without": fresh})
     record = {
-        "id": f"{step}-{number}", "text": point.text, "question_id": group.question.id, "exchange_id": group.exchange_id,
-        "cluster": group.question.cluster, "source": "winner" if point.won else "loser", "step": step,
-        "writer": f"{cfg.model}@{step - 1}", "reader": f"{cfg.model}@{step - 1}", "verified_on": verified,
-        "advantage_same": group.gain(point, "same"), "advantage_transfer": group.gain(point, "transfer"), "ci95": None,
-        "leak": point.leak, "meta_gaming": point.text is not None and library.is_meta_gaming(point.text), "count": 1,
-    }  # fmt: skip
+        "id": f"{step}-{number}",
+        "text": point.text,
+        "question_id": group.question.id,
+        "exchange_id": group.exchange_id,
+        "cluster": group.question.cluster,
+        "source": "winner" if point.won else "loser",
+        "step": step,
+        "writer": f"{cfg.model}@{step - 1}",
+        "reader": f"{cfg.model}@{step - 1}",
+        "verified_on": verified,
+        "advantage_same": group.gain(point, "same"),
+        "advantage_transfer": group.gain(point, "transfer"),
+        "ci95": None,
+        "leak": point.leak,
+        "meta_gaming": point.text is not None and library.is_meta_gaming(point.text),
+        "count": 1,
+    }
     record["ci95"] = library.interval(record) if verified else None
     return record
 
 
 def log_points(cfg: Config, run: Run, chat: Chat, step: int, groups: list[Group]) -> list[dict]:
-    """Writes rollouts.jsonl (every point of a step) and library.jsonl (the validated ones).
-
-    The records of the former.
-    """
+    """Writes a step's points to rollouts.jsonl, the validated ones to library.jsonl; the records of the former."""
     records = []
     for group in groups:
         for point in group.points:
@@ -290,30 +265,25 @@ def evaluate(cfg: Config, reader: Reader, questions: list[Question], canary: lis
     reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.EVALUATION))
     part, numbers = common.share_of_rank(questions)
     groups = rollout_1(reader, part, questions, group_size=4, verify_on="transfer", n_verify=2, numbers=numbers)
-    rollout_2(
-        reader,
-        groups,
-        contributors="both",
-        reveal=cfg.reveal,
-        max_point_tokens=cfg.max_point_tokens,
-        introspect=cfg.introspect,
-    )
+    asked = {"reveal": cfg.reveal, "introspect": cfg.introspect, "max_point_tokens": cfg.max_point_tokens}
+    rollout_2(reader, groups, contributors="both", **asked)
     rollout_3(reader, groups, n_fresh=4, reward="sampled")
     per_question = {}
     for group in common.gather_ranks(groups):
         fresh = group.fresh_accuracies_V.mean().item()
-        per_question[group.question.id] = [
-            mean(p.accuracies_V.mean().item() if p.valid else fresh for p in group.points),
-            fresh,
-        ]
-    advantage, low, high = bootstrap_mean([w - wo for w, wo in per_question.values()])
+        told = mean(p.accuracies_V.mean().item() if p.valid else fresh for p in group.points)
+        per_question[group.question.id] = [told, fresh]
+    advantage, low, high = bootstrap_mean([told - fresh for told, fresh in per_question.values()])
     return {
-        "step": step, "split": cfg.eval_split, "accuracy_with": mean(w for w, _ in per_question.values()),
-        "accuracy_without": mean(wo for _, wo in per_question.values()), "introspection_advantage": advantage,
+        "step": step,
+        "split": cfg.eval_split,
+        "accuracy_with": mean(told for told, _ in per_question.values()),
+        "accuracy_without": mean(fresh for _, fresh in per_question.values()),
+        "introspection_advantage": advantage,
         "ci95": [low, high],
         "accuracy/canary": accuracy(reader, canary, RolloutPhase.CANARY, 2) if canary else None,
         "per_question": per_question,
-    }  # fmt: skip
+    }
 
 
 # ---- main ----------------------------------------------------------------------------------------------------------
@@ -325,33 +295,24 @@ def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Questio
     if cfg.verify_on != "same" and cfg.transfer_pool == "cluster":
         paired = in_company(train)
         if len(paired) < len(train):
-            alone = len(train) - len(paired)
-            print(
-                f"{cfg.questions}: {alone} train questions are alone in their cluster and left out (verify_on: {cfg.verify_on})",
-                file=sys.stderr,
-            )
+            alone = f"are alone in their cluster and left out (verify_on: {cfg.verify_on})"
+            print(f"{cfg.questions}: {len(train) - len(paired)} train questions {alone}", file=sys.stderr)
         train = paired
     unexplained = sum(q.explanation is None for q in train) if cfg.reveal == "explanation" else 0
     if unexplained and unexplained == len(train):
-        raise UserError(
-            f"grpo_introspect.reveal: no train question of {cfg.questions} has an explanation; use reveal: answer"
-        )
+        message = f"no train question of {cfg.questions} has an explanation; use reveal: answer"
+        raise UserError(f"grpo_introspect.reveal: {message}")
     if unexplained:
-        print(
-            f"{cfg.questions}: {unexplained} train questions have no explanation; their losers see the answer alone",
-            file=sys.stderr,
-        )
+        told = "have no explanation; their losers see the answer alone"
+        print(f"{cfg.questions}: {unexplained} train questions {told}", file=sys.stderr)
     if len(train) < cfg.questions_per_step:
-        raise UserError(
-            f"grpo_introspect.questions_per_step: {cfg.questions_per_step} asked for, but {cfg.questions} has {len(train)} train questions"
-        )
+        known = f"{cfg.questions} has {len(train)} train questions"
+        raise UserError(f"grpo_introspect.questions_per_step: {cfg.questions_per_step} asked for, but {known}")
     held_out = in_company([q for q in questions if q.split == cfg.eval_split])
-    chosen = sorted(rng(cfg.seed).permutation(len(held_out))[: cfg.eval_questions])
-    chosen = in_company([held_out[i] for i in chosen])
+    chosen = in_company(common.draw_some(held_out, cfg.eval_questions, rng(cfg.seed)))
     if not chosen:
-        raise UserError(
-            f"grpo_introspect.eval_questions: no two {cfg.eval_split} questions of one cluster in {cfg.questions} to evaluate on"
-        )
+        where = f"no two {cfg.eval_split} questions of one cluster in {cfg.questions} to evaluate on"
+        raise UserError(f"grpo_introspect.eval_questions: {where}")
     return train, chosen, canary
 
 
@@ -400,8 +361,7 @@ def main(cfg: Config, options: Options) -> None:
         # The step's noise depends on (seed, step) alone: a resumed run needs no replay.
         reader = replace(reader, key=(cfg.seed, step, ReaderNumber.STEP), generated=0)
 
-        # Sample questions (or collected exchanges), shuffled anew every epoch; under torchrun each rank takes its
-        # share.
+        # Sample questions (or collected exchanges), shuffled anew every epoch; under torchrun a rank takes its share.
         chosen = common.walk(exchanges or train, step, cfg.questions_per_step, cfg.seed)
         questions_Q, numbers = common.share_of_rank(chosen)
 
@@ -418,8 +378,7 @@ def main(cfg: Config, options: Options) -> None:
                 reader, groups, contributors=cfg.contributors, reveal=cfg.reveal,
                 max_point_tokens=cfg.max_point_tokens, introspect=cfg.introspect,
             )  # fmt: skip
-        # Rollout 3: each point answers its group's views in fresh conversations, and so does the reader without a
-        # point.
+        # Rollout 3: each point answers its group's views in fresh conversations; so does the reader without a point.
         with torch.no_grad(), phase(bar, clock, "rollout3"):
             rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
 

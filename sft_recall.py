@@ -37,7 +37,7 @@ LIKELIEST = 32  # tokens at which an answer is compared with the start model's; 
 
 @dataclass
 class Config(Shared):
-    # learning points, JSONL (docs/reference.md, 'Library'); empty: what stage 1 wrote in this run directory
+    # learning points, JSONL (docs/reference.md, 'Records'); empty: what stage 1 wrote in this run directory
     library: str = ""
     candidates: int = 2  # points tried on each question: the best of its cluster, by the library's lower bounds
     # answers to a question without a point, and with each candidate to choose it, and again to measure it
@@ -61,9 +61,8 @@ class Config(Shared):
     eval_questions: int = 96  # at most
 
     def check(self) -> None:
-        for name in ("candidates", "n_measure", "epochs", "patience", "batch_size", "max_new_tokens", "eval_questions"):
-            if getattr(self, name) < 1:
-                raise UserError(f"sft_recall.{name}: expected at least 1, got {getattr(self, name)}")
+        counts = "candidates n_measure epochs patience batch_size max_new_tokens eval_questions"
+        self.check_numbers("sft_recall", counts)
         if not 0 < self.held_out < 1:
             raise UserError(f"sft_recall.held_out: expected a share between 0 and 1, got {self.held_out}")
 
@@ -85,16 +84,18 @@ class Target:
         return self.question.id.split("~")[0]
 
     def conversations(self, reader: Reader, view: Question) -> tuple[Trajectory, Trajectory]:
-        """On one order of the options: what the model shall say.
+        """(what the model shall say, the same answer read after the point), on one order of the options.
 
-        And its answer where the point stands in the question's turn instead.
+        In the second one the point stands in the question's turn instead of the model's.
         """
-        chat, point = reader.chat, prompts.plain(self.recall or "")
-        block = chat.content_ids(prompts.RECALL.format(point=point)) if self.recall is not None else []
-        answer = chat.content_ids(relettered(self.said, self.question, view)) + chat.between[:1] if self.said else []
-        return Trajectory(reader.prompt(view), [(block, True), (answer, True)]), Trajectory(
-            reader.prompt(view, self.recall), [(answer, True)]
-        )
+        chat, block, answer = reader.chat, [], []
+        if self.recall is not None:
+            block = chat.content_ids(prompts.RECALL.format(point=prompts.plain(self.recall)))
+        if self.said:
+            answer = chat.content_ids(relettered(self.said, self.question, view)) + chat.between[:1]
+        recalling = Trajectory(reader.prompt(view), [(block, True), (answer, True)])
+        reading = Trajectory(reader.prompt(view, self.recall), [(answer, True)])
+        return recalling, reading
 
 
 def relettered(text: str, question: Question, view: Question) -> str:
@@ -104,13 +105,11 @@ def relettered(text: str, question: Question, view: Question) -> str:
 
 
 # ---- what is needed ------------------------------------------------------------------------------------------------
-def answers(
-    reader: Reader, asked: list[tuple[Question, str | None]], phase: int, n: int
-) -> list[tuple[float, str | None]]:
-    """(accuracy of n answers, one that is right) for each (question, point).
+Answers = list[tuple[float, str | None]]  # of each (question, point): accuracy, and an answer that is right
 
-    Every answer sees another order of the options.
-    """
+
+def measure(reader: Reader, asked: list[tuple[Question, str | None]], phase: int, n: int) -> Answers:
+    """n answers to each (question, point). Every answer sees another order of the options."""
     views = [view for i, (q, _) in enumerate(asked) for view in same_views(q, n, rng(*reader.key, phase, i))]
     points = [point for _, point in asked for _ in range(n)]
     completions = reader.sample([reader.prompt(v, p) for v, p in zip(views, points, strict=True)], phase)
@@ -119,8 +118,11 @@ def answers(
     results = []
     for i, (question, _) in enumerate(asked):
         part = range(i * n, (i + 1) * n)
-        # A model that recalls already would otherwise be held to the block that it wrote this time.
-        said = next((relettered(prompts.without_recall(texts[k]), views[k], question) for k in part if right[k]), None)
+        first = next((k for k in part if right[k]), None)
+        said = None
+        if first is not None:
+            # A model that recalls already would otherwise be held to the block that it wrote this time.
+            said = relettered(prompts.without_recall(texts[first]), views[first], question)
         results.append((sum(right[k] for k in part) / n, said))
     return results
 
@@ -137,33 +139,37 @@ def candidates_of(question: Question, records: list[dict], n: int) -> list[str]:
 
 def make_targets(cfg: Config, reader: Reader, questions: list[Question], records: list[dict]) -> list[dict]:
     """One record a question (targets.jsonl): its class, its best point, and how both were measured."""
-    base = answers(reader, [(q, None) for q in questions], RecallPhase.BASE, cfg.n_measure)
-    tried = [(q, text) for q in questions for text in candidates_of(q, records, cfg.candidates)]
+    base = measure(reader, [(q, None) for q in questions], RecallPhase.BASE, cfg.n_measure)
+    # The best of the candidates is chosen on some answers and measured on others: choosing flatters.
+    candidates = [(q, text) for q in questions for text in candidates_of(q, records, cfg.candidates)]
+    results = measure(reader, candidates, RecallPhase.CANDIDATES, cfg.n_measure)
     chosen: dict[str, tuple[float, str]] = {}
-    for (question, text), (accuracy, _) in zip(
-        tried, answers(reader, tried, RecallPhase.CANDIDATES, cfg.n_measure), strict=True
-    ):
+    for (question, text), (accuracy, _) in zip(candidates, results, strict=True):
         chosen[question.id] = max(chosen.get(question.id, (-1.0, "")), (accuracy, text))
     again = [(q, chosen[q.id][1]) for q in questions if q.id in chosen]
-    with_point = dict(
-        zip((q.id for q, _ in again), answers(reader, again, RecallPhase.AGAIN, cfg.n_measure), strict=True)
-    )
+    results = measure(reader, again, RecallPhase.AGAIN, cfg.n_measure)
+    with_point = {question.id: result for (question, _), result in zip(again, results, strict=True)}
     made = []
     for question, (without, said) in zip(questions, base, strict=True):
         accuracy, said_with = with_point.get(question.id, (None, None))
-        gain = None if accuracy is None else accuracy - without
-        kind = (
-            "not needed"
-            if without >= cfg.not_needed_accuracy
-            else "needed"
-            if gain is not None and gain >= cfg.needed_gain
-            else "unknown"
-        )
+        kind = "unknown"
+        if without >= cfg.not_needed_accuracy:
+            kind = "not needed"
+        elif accuracy is not None and accuracy - without >= cfg.needed_gain:
+            kind = "needed"
         text = chosen[question.id][1] if question.id in chosen else None
-        made.append({
-            "question_id": question.id, "cluster": question.cluster, "class": kind, "accuracy_without": without, "accuracy_with": accuracy,
-            "recall": text if kind == "needed" else None, "best_point": text, "said": said_with if kind == "needed" else said,
-        })  # fmt: skip
+        made.append(
+            {
+                "question_id": question.id,
+                "cluster": question.cluster,
+                "class": kind,
+                "accuracy_without": without,
+                "accuracy_with": accuracy,
+                "recall": text if kind == "needed" else None,
+                "best_point": text,
+                "said": said_with if kind == "needed" else said,
+            }
+        )
     return made
 
 
@@ -171,7 +177,10 @@ def make_targets(cfg: Config, reader: Reader, questions: list[Question], records
 def epoch_of(
     cfg: Config, reader: Reader, targets: list[Target], epoch: int
 ) -> list[list[tuple[Trajectory, Trajectory]]]:
-    """The batches of an epoch: the smaller class repeated until both are equally many, shuffled, options in a new order."""
+    """The batches of an epoch, shuffled, options in a new order.
+
+    The smaller class is repeated until both are equally many.
+    """
     draw = rng(cfg.seed, RecallPhase.ORDER, epoch)
     classes = [[t for t in targets if t.recall is not None], [t for t in targets if t.recall is None]]
     most = max(map(len, classes))
@@ -182,27 +191,29 @@ def epoch_of(
 
 
 def lesson(cfg: Config, start, pairs: list[tuple[Trajectory, Trajectory]]) -> Teacher:
-    """KL(what a token shall be || policy): a token of the target where it is taught, what the start model says where it is held."""
+    """KL(what a token shall be || policy).
+
+    What it shall be: a token of the target where it is taught, what the start model says where it is held.
+    """
     # Departure from paper: with `loss_on: recall` answers are held, not trained.
-    told, settings = [read for _, read in pairs], (1.0, cfg.max_tokens_per_micro_batch)
-    held_T = likeliest(start, told, LIKELIEST, *settings)
-    said_T = logprobs_at(start, told, held_T, *settings)
+    reading, settings = [read for _, read in pairs], (1.0, cfg.max_tokens_per_micro_batch)
+    held_T = likeliest(start, reading, LIKELIEST, *settings)  # ids (answer tokens, k) of each pair
+    said_T = logprobs_at(start, reading, held_T, *settings)
+    vocabulary = start.get_output_embeddings().weight.shape[0]
     ids_T, logprobs_T = [], []
-    for (trajectory, _), held, said in zip(pairs, held_T, said_T, strict=True):  # held, said: (T, k)
+    for (trajectory, _), held, said in zip(pairs, held_T, said_T, strict=True):
         (block, _), (answer, _) = trajectory.segments
-        taught = torch.tensor(
-            block + answer if cfg.loss_on == "recall+answer" else block, dtype=torch.long, device=held.device
-        )
-        k, vocabulary = held.shape[1], start.get_output_embeddings().weight.shape[0]
-        certain = torch.full(
-            (len(taught), k), -1e4, device=held.device
-        )  # next to nothing, where minus infinity times nothing would be NaN
+        taught = block + answer if cfg.loss_on == "recall+answer" else block
+        k, device = held.shape[1], held.device
+        # A taught token is certain, and the k - 1 ids after it fill its row. Their log-probability is next to nothing:
+        # with minus infinity, nothing times it would be NaN.
+        first = torch.tensor(taught, dtype=torch.long, device=device)[:, None]  # (taught, 1)
+        ids = (first + torch.arange(k, device=device)) % vocabulary
+        certain = torch.full((len(taught), k), -1e4, device=device)
         certain[:, 0] = 0.0
-        taught_answer = len(taught) - len(block)
-        ids_T.append(
-            torch.cat([(taught[:, None] + torch.arange(k, device=held.device)) % vocabulary, held[taught_answer:]])
-        )
-        logprobs_T.append(torch.cat([certain, said[taught_answer:]]))
+        kept = len(taught) - len(block)  # answer tokens that are taught, so not held
+        ids_T.append(torch.cat([ids, held[kept:]]))
+        logprobs_T.append(torch.cat([certain, said[kept:]]))
     return Teacher(ids_T, logprobs_T, lambda student, teacher: divergence(with_tail(student), with_tail(teacher), 0.0))
 
 
@@ -211,23 +222,24 @@ def held_out_loss(cfg: Config, reader: Reader, start, targets: list[Target]) -> 
     pairs = [t.conversations(reader, t.question) for t in targets]
     teacher = lesson(cfg, start, pairs)
     said = logprobs_at(reader.model, [t for t, _ in pairs], teacher.ids, 1.0, cfg.max_tokens_per_micro_batch)
-    return sum(teacher.divergence(*both).mean().item() for both in zip(said, teacher.logprobs, strict=True)) / len(
-        targets
-    )
+    losses = [teacher.divergence(*both).mean().item() for both in zip(said, teacher.logprobs, strict=True)]
+    return sum(losses) / len(targets)
 
 
 def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epoch: int) -> dict:
     """How often recall fires on its own, and accuracy as the model answers now, on each group of questions."""
-    reader, record = replace(reader, key=(cfg.seed, 0, ReaderNumber.RECALL_EVALUATION)), {"epoch": epoch}
+    reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.RECALL_EVALUATION))
+    record = {"epoch": epoch}
     for k, (name, questions) in enumerate(groups.items()):
-        texts = [
-            reader.chat.text(c.ids)
-            for c in reader.sample([reader.prompt(q) for q in questions], RecallPhase.EVALUATE + k)
-        ]
+        completions = reader.sample([reader.prompt(q) for q in questions], RecallPhase.EVALUATE + k)
+        texts = [reader.chat.text(c.ids) for c in completions]
+        fired = [prompts.parse_recall(text) is not None for text in texts]
+        right = [grade(text, q) for text, q in zip(texts, questions, strict=True)]
         record[name] = {
-            "questions": len(questions), "fire_rate": sum(prompts.parse_recall(t) is not None for t in texts) / len(texts),
-            "accuracy": sum(grade(t, q) for t, q in zip(texts, questions, strict=True)) / len(texts),
-        }  # fmt: skip
+            "questions": len(questions),
+            "fire_rate": sum(fired) / len(texts),
+            "accuracy": sum(right) / len(texts),
+        }
     return record
 
 
@@ -238,23 +250,22 @@ def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Q
     A twin that is another split's question word for word is left out.
     """
     questions = load_questions(common.ROOT / cfg.questions, cfg.cluster)
-    records = library.merge(
-        library.load_library(common.ROOT / cfg.library)
-    )  # samples of a wording that came up often are pooled
+    # Samples of a wording that came up often are pooled.
+    records = library.merge(library.load_library(common.ROOT / cfg.library))
     elsewhere = {q.question for q in questions if q.split != "train"}
-    asked = [q for q in questions if q.split == "train"]
-    train = [
-        view for q in asked for view in (q, *q.variants) if view is q or (cfg.twins and view.question not in elsewhere)
-    ]
+    train = []
+    for question in (q for q in questions if q.split == "train"):
+        train.append(question)
+        if cfg.twins:
+            train += [twin for twin in question.variants if twin.question not in elsewhere]
     if not {r["cluster"] for r in records} & {q.cluster for q in train}:
-        raise UserError(
-            f"sft_recall.library: {cfg.library} has no point for any cluster of the train questions in {cfg.questions}"
-        )
+        nothing = f"{cfg.library} has no point for any cluster of the train questions in {cfg.questions}"
+        raise UserError(f"sft_recall.library: {nothing}")
     groups = {}
     for split in (cfg.eval_split, "test_clusters", "canary"):
         part = [q for q in questions if q.split == split]
         if part:
-            groups[split] = [part[i] for i in sorted(rng(cfg.seed).permutation(len(part))[: cfg.eval_questions])]
+            groups[split] = common.draw_some(part, cfg.eval_questions, rng(cfg.seed))
     return train, records, groups
 
 
@@ -373,7 +384,8 @@ def summary(run: Run) -> str:
     for split in (name for name in before if name != "epoch"):
         b, a = before[split], after[split]
         lines.append(
-            f"   {split}: recall fires {b['fire_rate']:.2f} -> {a['fire_rate']:.2f}, accuracy {b['accuracy']:.3f} -> {a['accuracy']:.3f} ({a['questions']} questions)"
+            f"   {split}: recall fires {b['fire_rate']:.2f} -> {a['fire_rate']:.2f}, "
+            f"accuracy {b['accuracy']:.3f} -> {a['accuracy']:.3f} ({a['questions']} questions)"
         )
     lines += ["", f"Everything is in {run.path}: targets.jsonl, metrics.jsonl, eval.jsonl, final/ (weights)"]
     return "\n".join(lines)

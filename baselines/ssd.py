@@ -16,6 +16,8 @@ Run:     python -m baselines.ssd --config configs/bank.yaml
 
 from dataclasses import dataclass
 
+import torch
+
 import common
 from baselines.arena import Arena, Rival, in_loss
 from common import Options, RivalPhase, UserError, rng
@@ -45,6 +47,18 @@ class Config(Rival):
             )
 
 
+def truncate(logp: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
+    """Log-probabilities (rows, V) of the k likeliest tokens, and of those only as many as reach `top_p`.
+
+    The others are -inf.
+    """
+    kept, places = logp.topk(min(top_k or logp.shape[-1], logp.shape[-1]), dim=-1)
+    kept = torch.log_softmax(kept, dim=-1)
+    before = kept.exp().cumsum(-1) - kept.exp()  # of the tokens that are likelier; the first one always stays
+    kept = torch.log_softmax(kept.masked_fill((before >= top_p) & (before > 0), float("-inf")), dim=-1)
+    return torch.full_like(logp, float("-inf")).scatter(-1, places, kept)
+
+
 def generate(cfg: Config, arena: Arena) -> list[dict]:
     """The answers that are trained on, as ids (targets.jsonl)."""
     asked = [(p, k) for p in arena.train for k in range(cfg.samples)]
@@ -59,7 +73,7 @@ def generate(cfg: Config, arena: Arena) -> list[dict]:
         cfg.train_temperature,
         sorted(arena.chat.eos_ids),
         keys,
-        top=(cfg.top_k, cfg.top_p),
+        warp=lambda logp: truncate(logp, cfg.top_k, cfg.top_p),
     )
     arena.generated += sum(len(c.ids) for c in said)
     return [

@@ -85,7 +85,10 @@ def rows_of(cache: Cache, rows: torch.Tensor) -> Cache:
 
 
 def hole_filling(open_rows: list[int]) -> list[int]:
-    """The open rows (ascending), those of the front in their places and the holes between them filled with rows from the end."""
+    """The open rows (ascending), so ordered that few of them move.
+
+    Those of the front stay in their places, and the holes between them are filled with rows from the end.
+    """
     n = len(open_rows)
     behind = [row for row in open_rows if row >= n]
     order = list(range(n))

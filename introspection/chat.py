@@ -84,7 +84,10 @@ class Chat:
         return self.opening + self.content_ids(self.preface + content) + self.closing
 
     def next(self, completion_ids: list[int], content: str) -> list[int]:
-        """Ids between a sampled turn and the next one: its terminator unless it was sampled, user turn, generation prompt."""
+        """Ids between a sampled turn and the next one.
+
+        They are its terminator unless it was sampled, the user turn, and the generation prompt.
+        """
         ended = bool(completion_ids) and completion_ids[-1] in self.eos_ids and completion_ids[-1] == self.between[0]
         return self.between[ended:] + self.content_ids(content) + self.closing
 

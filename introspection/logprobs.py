@@ -57,7 +57,10 @@ def packs(trajectories: list[Trajectory], pack: bool) -> list[list[int]]:
 
 
 def micro_batches(trajectories: list[Trajectory], max_tokens: int, pack: bool) -> list[list[list[int]]]:
-    """Rows (lists of indices) in groups of similar length, padded to at most max_tokens before `collate` rounds up (a longer row goes alone)."""
+    """Rows (lists of indices) in groups of similar length.
+
+    A group is padded to at most max_tokens before `collate` rounds up; a longer row goes alone.
+    """
     rows = packs(trajectories, pack)
     lengths = [row_length(trajectories, row) for row in rows]
     groups, longest = [], 0
@@ -150,7 +153,8 @@ def token_logprobs(model, batch: Batch, temperature: float, ids: torch.Tensor | 
     asked = (batch.targets[:, None] if ids is None else ids).split(len(chunks[0]))
     # Chunks are recomputed in the backward pass: only one of them holds its logits at a time.
     logprobs = torch.cat([
-        checkpoint(chunk_logprobs, h, weight, bias, i, temperature, softcap, use_reentrant=False) for h, i in zip(chunks, asked, strict=True)
+        checkpoint(chunk_logprobs, h, weight, bias, i, temperature, softcap, use_reentrant=False)
+        for h, i in zip(chunks, asked, strict=True)
     ])  # fmt: skip
     return logprobs[:, 0] if ids is None else logprobs
 

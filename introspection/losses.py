@@ -20,6 +20,21 @@ def centred_advantages(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tenso
     return torch.where(valid, scores - scores[valid].mean(), 0.0)
 
 
+def standard_errors(scores: torch.Tensor, valid: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Standard error (G,) of each point's score s_j = sum_v w_v s_jv if all points of the group were equally good.
+
+    scores: (G, V), one column per verification view, shared by the group; weights: (V,), summing to 1. The spread
+    between points within a column holds none of the views' difficulty, and exists at V = 1 too. Conservative where
+    points differ.
+    """
+    if valid.sum() < 2:  # no second point to compare with: the binomial spread of its own score, (k + 1) / (n + 2)
+        smoothed = (scores[valid].sum() + 1) / (valid.sum() * scores.shape[1] + 2)
+        variance = (smoothed * (1 - smoothed)).expand(scores.shape[1])
+    else:
+        variance = scores[valid].var(dim=0, unbiased=True)  # (V,)
+    return (weights.square() * variance).sum().sqrt().expand(scores.shape[0])
+
+
 def policy_gradient(logprobs: torch.Tensor, advantages: torch.Tensor, normalizer: float) -> torch.Tensor:
     """-(1/normalizer) sum_n A_n log pi(token_n): REINFORCE, on policy, so no ratio and no clip.
 

@@ -52,9 +52,8 @@ def make_trainable(policy, cfg: Shared):
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     if cfg.gradient_checkpointing:
-        policy.activation_checkpointing_enable(
-            {"use_reentrant": False}
-        )  # reentrant loses gradients of shared key-values (Gemma 4)
+        # Reentrant checkpointing loses gradients of shared key-values (Gemma 4).
+        policy.activation_checkpointing_enable({"use_reentrant": False})
     return policy.eval()
 
 
@@ -89,7 +88,8 @@ def load_policy(name: str, cfg: Shared):
     folder = locate(name)
     if cfg.device == "cuda" and not torch.cuda.is_available():
         raise UserError("shared.device: cuda asked for, but torch finds no CUDA device")
-    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    device = found if cfg.device == "auto" else cfg.device
     try:
         policy, info = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, cfg.dtype), output_loading_info=True
@@ -107,7 +107,10 @@ def load_policy(name: str, cfg: Shared):
 
 
 def eos_ids(name: str, tokenizer) -> list[int]:
-    """All ids that end a model turn: of the generation config (Gemma 4 has several), the model config and the tokenizer."""
+    """All ids that end a model turn.
+
+    They stand in the generation config (Gemma 4 has several), the model config and the tokenizer.
+    """
     listed = [tokenizer.eos_token_id]
     for config_class in (GenerationConfig, AutoConfig):
         try:
@@ -150,7 +153,10 @@ def peak_memory_gib() -> float | None:
 
 
 def size(cfg: Shared) -> tuple[int, int, int, int]:
-    """(parameters, those that are trained, width, layers) of a model, from its config alone: no weight is loaded or allocated."""
+    """(parameters, those that are trained, width, layers) of a model.
+
+    From its config alone: no weight is loaded or allocated.
+    """
     try:
         config = AutoConfig.from_pretrained(locate(cfg.model))
     except (OSError, ValueError) as error:

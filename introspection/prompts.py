@@ -21,7 +21,10 @@ OPTION = "{text} ({letter})"
 QUESTION = "{question}\nOptions: {options}\nThink briefly, then write Answer: text (letter)."
 POINT = "\nLearning point: {point}"
 ASK = "Write one learning point for similar questions inside <introspection></introspection>."
-ASK_OPTIONAL = "If it helps with similar questions, write one learning point inside <introspection></introspection>, else leave it empty."
+ASK_OPTIONAL = (
+    "If it helps with similar questions, write one learning point inside <introspection></introspection>, "
+    "else leave it empty."
+)
 WINNER = "Correct. What did you get right? {ask}"
 LOSER = "Wrong. The correct answer is {answer} ({letter}).{told} What were you missing? {ask}"
 TRY_AGAIN = "The answer is wrong, try again."
@@ -32,9 +35,11 @@ FEEDBACK = EARLIER + " The correct answer is {answer} ({letter}).{told}"
 FEEDBACK_ELSE = EARLIER + "{told}"  # where no letter is told
 GOLD = " The correct answer is {gold}."
 SIMILAR = "{question}\nOptions: {options}\nWrite a similar question."
-SUMMARISE = "The space is used up. Summarise what you found so far."  # Composer 2: asked for where a context limit cuts an answer
+# Composer 2: asked for where a context limit cuts an answer
+SUMMARISE = "The space is used up. Summarise what you found so far."
 SUMMARY = "\nSummary so far: {summary}"
-REFLECT = "The answer is wrong. Reflect: what went wrong, in a few words?"  # Reflect-Retry-Reward: the right answer is not shown
+# Reflect-Retry-Reward: the right answer is not shown
+REFLECT = "The answer is wrong. Reflect: what went wrong, in a few words?"
 RETRY = "Try again.\n{turn}"
 # Resd. With an empty playbook its reflector asks as LOSER does; its curator ends in the words of ASK_OPTIONAL.
 DIAGNOSE = "Wrong.{feedback}{playbook} What were you missing? {ask}"

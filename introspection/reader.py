@@ -61,10 +61,8 @@ class Reader:
         new = [i for i, name in enumerate(names) if name not in self.kept]
         sampled = self.sample([prompt_ids[i] for i in new], phase, numbers=[numbers[i] for i in new])
         self.kept |= {names[i]: completion for i, completion in zip(new, sampled, strict=True)}
-        known = set(new)
-        self.generated += sum(
-            len(self.kept[name].ids) for i, name in enumerate(names) if i not in known
-        )  # what it would have cost
+        known = set(range(len(names))) - set(new)
+        self.generated += sum(len(self.kept[names[i]].ids) for i in known)  # what sampling them again would have cost
         return [self.kept[name] for name in names]
 
     def prompt(self, question: Question, point: str | None = None) -> list[int]:

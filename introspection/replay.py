@@ -65,7 +65,10 @@ class FixedLayer(StaticLayer):
 
 
 def replayable(model, cache: Cache, new_tokens: int) -> bool:
-    """Whether a rollout runs on a GPU, is long enough, and its model masks places one by one and keeps keys and values so."""
+    """Whether decoding steps can be captured and replayed.
+
+    The rollout runs on a GPU and is long enough; its model masks places one by one and keeps keys and values so.
+    """
     return (
         model.device.type == "cuda"
         and new_tokens >= MIN_REPLAYED
@@ -103,9 +106,8 @@ class Replay:
             self.forward()
         current.wait_stream(stream)
         try:
-            with torch.cuda.graph(
-                graph, stream=stream, capture_error_mode="thread_local"
-            ):  # NCCL's watchdog has a thread of its own
+            # thread_local: NCCL's watchdog has a thread of its own
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 logits = self.forward()
         except torch.OutOfMemoryError:
             raise

@@ -20,7 +20,10 @@ LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "targe
 
 
 class Run:
-    """<run-dir>/<stage>/: config.yaml, env.json, the JSONL logs, checkpoint-<step>/, final/ (docs/reference.md, 'Run directory')."""
+    """<run-dir>/<script>/: config.yaml, env.json, the JSONL logs, checkpoint-<step>/, final/.
+
+    docs/reference.md, 'Run directory', says what each holds.
+    """
 
     def __init__(self, path: Path, cfg, resume: bool):
         self.path, self.cfg, self.resume, self.stopped_by = path, cfg, resume, None
@@ -33,7 +36,10 @@ class Run:
         return self.resume and self.final.exists()
 
     def check(self) -> None:
-        """Raises UserError on a used directory without --resume, on one of another config, and where none can be made."""
+        """Raises UserError on a used directory without --resume.
+
+        So it does on one of another config, and where none can be made.
+        """
         try:
             used = self.path.exists() and any(self.path.iterdir())
         except OSError as error:
@@ -48,8 +54,9 @@ class Run:
                 if key != "expect" and before.get(key, value) != value
             ]
             if changed:
+                where = self.path / "config.yaml"
                 raise UserError(
-                    f"{self.path / 'config.yaml'}: --resume needs the settings of the first start; changed: {', '.join(changed)}"
+                    f"{where}: --resume needs the settings of the first start; changed: {', '.join(changed)}"
                 )
 
     def open(self) -> None:
@@ -136,7 +143,13 @@ def environment() -> dict:
         return done.stdout.strip() if done.returncode == 0 else None
 
     return {
-        "python": sys.version.split()[0], "torch": torch.__version__, "transformers": transformers.__version__,
-        "numpy": np.__version__, "git_commit": git("rev-parse", "HEAD"), "git_diff": git("diff", "HEAD"), "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", "command": sys.argv,
-    }  # fmt: skip
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": np.__version__,
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_diff": git("diff", "HEAD"),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "command": sys.argv,
+    }

@@ -4,6 +4,7 @@ Every conversation is token ids from start to end: a turn that was sampled is ne
 that changes ids under the policy's feet. chat.py makes the ids around sampled turns, `sample` the turns themselves.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -15,17 +16,18 @@ from common import rng
 from introspection.cache import growing_cache, hole_filling, rows_of
 from introspection.replay import Replay, replayable
 
-MIN_PART, MAX_PADDING = (
-    128,
-    1.05,
-)  # rows that are sampled together are at least that many, or padded by no more than that
+MIN_PART = 128  # rows that are sampled together are at least so many,
+MAX_PADDING = 1.05  # or padded by no more than that
 FREE_ROWS = 64  # on a GPU so many rows take hardly longer than one, and dropping rows means a new capture
 COMPACT_AT = 7 / 8  # finished rows are dropped when an eighth has finished; more often gains nothing measurable
 
 
 @dataclass
 class Completion:
-    """One sampled model turn: `ids` with its terminator, `logprobs` (T,) at the sampling temperature, `finished` if it ended."""
+    """One sampled model turn.
+
+    `ids` with its terminator, `logprobs` (T,) at the sampling temperature, `finished` if it ended.
+    """
 
     ids: list[int]
     logprobs: list[float]
@@ -60,38 +62,25 @@ def noise(keys: list[tuple[int, ...]], max_new_tokens: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([rng(*key).random(max_new_tokens) for key in keys]))
 
 
-def truncated(logp: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """Log-probabilities (rows, V) of the k likeliest tokens, and of those only as many as reach `top_p`.
-
-    The others are -inf.
-    """
-    kept, places = logp.topk(min(top_k or logp.shape[-1], logp.shape[-1]), dim=-1)
-    kept = torch.log_softmax(kept, dim=-1)
-    before = kept.exp().cumsum(-1) - kept.exp()  # of the tokens that are likelier; the first one always stays
-    kept = torch.log_softmax(kept.masked_fill((before >= top_p) & (before > 0), float("-inf")), dim=-1)
-    return torch.full_like(logp, float("-inf")).scatter(-1, places, kept)
-
-
 def inverse_cdf(
-    logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top: tuple[int, float] = (0, 1.0)
+    logits: torch.Tensor, uniform: torch.Tensor, temperature: float, warp: Callable | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens (rows,) and their log-probabilities (rows,) at `temperature` (0 is greedy), truncated to `top` (k, p)
-    after it.
+    """Tokens (rows,) and their log-probabilities (rows,) at `temperature` (0 is greedy).
 
-    logits: (rows, V); uniform: (rows,) float64. The token is where the float64 cumulative distribution passes the
-    uniform number: unbiased, reproducible whatever the batch, and cheaper than multinomial or Gumbel noise at V =
-    262,144.
+    logits: (rows, V); uniform: (rows,) float64; warp: what is done to the log-probabilities (rows, V) after the
+    temperature, such as a truncation. The token is where the float64 cumulative distribution passes the uniform number:
+    unbiased, reproducible whatever the batch, and cheaper than multinomial or Gumbel noise at V = 262,144.
     """
     tokens, logprobs = [], []
-    # Bounds the float64 copy. On a CPU 64 rows of V = 262,144 at once take three times as long; a GPU's cumsum takes 64
-    # rows as fast as 32.
+    # Bounds the float64 copy. On a CPU 64 rows of V = 262,144 at once take three times as long; a GPU's cumsum takes
+    # 64 rows as fast as 32.
     most, elements = (1024, 2**26) if logits.is_cuda else (64, 2**21)
     size = max(1, min(most, elements // logits.shape[-1]))
     for part, u in zip(logits.split(size), uniform.split(size), strict=True):
         part = part if part.dtype == torch.float64 else part.float()
         logp = torch.log_softmax(part / (temperature or 1.0), dim=-1)  # (size, V)
-        if top != (0, 1.0):
-            logp = truncated(logp, *top)
+        if warp:
+            logp = warp(logp)
         if temperature == 0:
             token = part.argmax(-1)
         else:
@@ -124,7 +113,10 @@ def shared_prefixes(prompts: list[list[int]]) -> tuple[list[list[int]], list[int
 
 
 def may_share(model, prefixes: list[list[int]], suffixes: list[list[int]], new_tokens: int) -> bool:
-    """Sharing pads between prefix and suffix, and pads take up a sliding window: exact only while all of it fits inside."""
+    """Whether prompts may share their prefix: exact only while everything fits inside a sliding window.
+
+    Sharing pads between prefix and suffix, and pads take up the window.
+    """
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     return (
         window is None
@@ -150,7 +142,7 @@ def left_pad(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor,
 
 
 @dataclass
-class Shared:
+class SharedPrefixes:
     """What prompts begin with, run once for all of them.
 
     In verification that is the question: only the points extend it.
@@ -165,7 +157,7 @@ class Shared:
         return prompt[self.lengths[self.group_of[tuple(prompt)]] :]
 
 
-def share(model, prompts: list[list[int]], new_tokens: int) -> Shared | None:
+def run_shared_prefixes(model, prompts: list[list[int]], new_tokens: int) -> SharedPrefixes | None:
     """Runs the prefixes that prompts share; None where that saves less than a fifth, is not exact, or memory runs out.
 
     new_tokens: how many tokens will follow a prompt.
@@ -182,12 +174,12 @@ def share(model, prompts: list[list[int]], new_tokens: int) -> Shared | None:
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
-    return Shared(
+    return SharedPrefixes(
         dict(zip(map(tuple, prompts), group_of, strict=True)), [len(prefix) for prefix in prefixes], cache, mask
     )
 
 
-def prefill(model, prompts: list[list[int]], shared: Shared | None) -> tuple[torch.Tensor, Cache, torch.Tensor]:
+def prefill(model, prompts: list[list[int]], shared: SharedPrefixes | None) -> tuple[torch.Tensor, Cache, torch.Tensor]:
     """Logits after each prompt (P, V), the cache of the P prompts, and its mask (P, T)."""
     if shared is None:
         cache = growing_cache(model.config.get_text_config())
@@ -220,7 +212,7 @@ def next_logprobs(model, prompts: list[list[int]], max_rows: int = 256) -> torch
     was_training = model.training
     model.eval()
     try:
-        shared = share(model, prompts, 0)
+        shared = run_shared_prefixes(model, prompts, 0)
         parts = in_parts(lambda part: prefill(model, part, shared)[0], prompts, max_rows)
     finally:
         model.train(was_training)
@@ -230,11 +222,11 @@ def next_logprobs(model, prompts: list[list[int]], max_rows: int = 256) -> torch
 @torch.no_grad()  # the paper lost 30 GB to rollouts that kept their graph (collapse cause 5)
 def sample(
     model, prompts: list[list[int]], n: int, max_new_tokens: int, temperature: float, eos_ids: list[int],
-    noise_keys: list[tuple[int, ...]], max_rows: int = 1024, top: tuple[int, float] = (0, 1.0),
+    noise_keys: list[tuple[int, ...]], max_rows: int = 1024, warp: Callable | None = None,
 ) -> list[Completion]:  # fmt: skip
     """n completions of each prompt, prompt by prompt.
 
-    noise_keys: one key of integers per completion. Temperature 0 is greedy; `top` is (top-k or 0, top-p). The model is
+    noise_keys: one key of integers per completion. Temperature 0 is greedy; `warp` is `inverse_cdf`'s. The model is
     put in eval mode for the duration: in train mode with gradient checkpointing the cache is silently dropped and the
     text is garbage. At most `max_rows` rows run at a time; when memory runs out the rows are halved, with the same
     result.
@@ -246,8 +238,8 @@ def sample(
     model.eval()
     try:
         completions = [None] * len(rows)
-        shared = share(model, distinct(rows)[0], max_new_tokens)
-        settings = (max_new_tokens, temperature, set(eos_ids), top, shared)
+        shared = run_shared_prefixes(model, distinct(rows)[0], max_new_tokens)
+        settings = (max_new_tokens, temperature, set(eos_ids), warp, shared)
         for part in similar_lengths([shared.rest(row) for row in rows] if shared else rows):
             sampled = in_parts(
                 lambda ids: decode(model, [rows[i] for i in ids], [noise_keys[i] for i in ids], *settings),
@@ -262,7 +254,10 @@ def sample(
 
 
 def similar_lengths(rows: list[list[int]]) -> list[list[int]]:
-    """Indices of the rows in parts of similar length: one long learning point would have all others prefilled as long as it is."""
+    """Indices of the rows in parts of similar length.
+
+    Else one long learning point would have all others prefilled as long as it is.
+    """
     parts, total = [], 0
     for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
         length = len(rows[i])
@@ -298,7 +293,7 @@ def distinct(rows: list[list[int]]) -> tuple[list[list[int]], list[int]]:
     return [list(prompt) for prompt in numbers], prompt_of
 
 
-def decode(model, rows, noise_keys, max_new_tokens, temperature, eos_ids, top, shared) -> list[Completion]:
+def decode(model, rows, noise_keys, max_new_tokens, temperature, eos_ids, warp, shared) -> list[Completion]:
     """The decoding loop: prefill each distinct prompt once, repeat its cache, drop finished rows as it goes."""
     device = model.device
     prompts, prompt_of = distinct(rows)
@@ -311,7 +306,7 @@ def decode(model, rows, noise_keys, max_new_tokens, temperature, eos_ids, top, s
     uniform = noise(noise_keys, max_new_tokens).to(device)
     replays, step = replayable(model, cache, max_new_tokens), None
     for t in range(max_new_tokens):
-        tokens, logprobs = inverse_cdf(logits, uniform[live, t], temperature, top)
+        tokens, logprobs = inverse_cdf(logits, uniform[live, t], temperature, warp)
         for row, token, logprob in zip(live, tokens.tolist(), logprobs.tolist(), strict=True):
             completion = completions[row]
             if not completion.finished:
@@ -321,7 +316,9 @@ def decode(model, rows, noise_keys, max_new_tokens, temperature, eos_ids, top, s
         open_rows = [i for i, row in enumerate(live) if not completions[row].finished]
         if not open_rows or t + 1 == max_new_tokens:
             return completions
-        compact_at = COMPACT_AT if not replays else 1 / 2 if len(live) > FREE_ROWS else 0
+        compact_at = COMPACT_AT
+        if replays:  # dropping rows means a new capture
+            compact_at = 1 / 2 if len(live) > FREE_ROWS else 0
         if len(open_rows) <= compact_at * len(live):
             step = logits = None  # frees the graph's memory
             order = hole_filling(open_rows)

@@ -33,10 +33,9 @@ def bootstrap_clusters(seeds: list[dict[str, list[float]]], resamples: int = 200
     draw, clusters, means = np.random.default_rng(0), sorted(seeds[0]), np.zeros(resamples)
     sizes = np.array([len(seeds[0][cluster]) for cluster in clusters])  # (C,)
     drawn = draw.integers(len(clusters), size=(resamples, len(clusters)))  # (R, C)
-    questions = (draw.random((*drawn.shape, sizes.max())) * sizes[drawn][..., None]).astype(
-        int
-    )  # (R, C, Q), with replacement
-    inside = np.arange(sizes.max()) < sizes[drawn][..., None]  # a cluster with fewer questions draws fewer
+    available = sizes[drawn][..., None]  # (R, C, 1)
+    questions = (draw.random((*drawn.shape, sizes.max())) * available).astype(int)  # (R, C, Q), with replacement
+    inside = np.arange(sizes.max()) < available  # a cluster with fewer questions draws fewer
     times = draw.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples)  # (R, S)
     for s, seed in enumerate(seeds):
         values = np.zeros((len(clusters), sizes.max()))
@@ -79,7 +78,10 @@ def holm(ps: list[float]) -> list[float]:
 
 
 def sign_flip(values: np.ndarray, draws: int = 20_000) -> float:
-    """Two-sided p of 'the mean is 0' by flipping the signs of the entries (n,): all flips up to n = 14, random ones beyond."""
+    """Two-sided p of 'the mean is 0' by flipping the signs of the entries (n,).
+
+    All flips up to n = 14, random ones beyond.
+    """
     n = len(values)
     if n <= 14:
         signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)

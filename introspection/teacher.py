@@ -85,10 +85,12 @@ def logprobs_at(
 
 
 def with_tail(logprobs: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (N, k) of some tokens and, as the last of k + 1, of all others together (the tail bucket of SDPO, arXiv 2601.20802)."""
-    inside = logprobs.logsumexp(-1, keepdim=True).clamp(
-        max=-1e-7
-    )  # rounding may put it at 0, whose tail would be log 0
+    """Log-probabilities (N, k) of some tokens and, as the last of k + 1, of all others together.
+
+    The tail bucket of SDPO (arXiv 2601.20802).
+    """
+    # Rounding may put the sum at 0, whose tail would be log 0.
+    inside = logprobs.logsumexp(-1, keepdim=True).clamp(max=-1e-7)
     return torch.cat([logprobs, torch.log(-torch.expm1(inside))], dim=-1)
 
 

@@ -160,7 +160,10 @@ class Updater:
         return sum_over_ranks(kl_sum) / sum_over_ranks(tokens), sum_over_ranks(not finite) == 0
 
     def _gather_gradients(self) -> None:
-        """Adds the gradients of low-precision parameters to their masters: summed in bf16, small micro-batches are lost."""
+        """Adds the gradients of low-precision parameters to their masters.
+
+        Summed in bf16, small micro-batches would be lost.
+        """
         for master, parameter in zip(self.masters, self.parameters, strict=True):
             if master is not parameter and parameter.grad is not None:
                 gradient = parameter.grad.float()

@@ -4,12 +4,13 @@
     python -m reproduce.cycle best LIBRARY --questions BANK --out FILE         # the best point of each cluster that BANK trains
     python -m reproduce.cycle table runs/cycle results                         # cycle.json, cycle.md, cycle.svg
 
-Accuracy matrix: accuracy on the test questions of the clusters of each round, after every round. Backward transfer: after the last round
-minus right after a cluster's own, over the clusters of earlier rounds; forward transfer: just before its own round minus at the start.
-The unit is the cluster, averaged over seeds. Seeds put other clusters into the last (first) round, whose transfer is 0 by definition: all
-clusters count, times R / (R - 1), so that the mean is that of the other rounds and every seed has the same clusters.
-A library error is a cluster whose best point takes more than 0.05 off the start reader's accuracy on its test questions: about the
-noise of a point that does nothing (12 questions, 8 answers each, with and without in the same orders of the options).
+Accuracy matrix: accuracy on the test questions of the clusters of each round, after every round. Backward transfer:
+after the last round minus right after a cluster's own, over the clusters of earlier rounds; forward transfer: just
+before its own round minus at the start. The unit is the cluster, averaged over seeds. Seeds put other clusters into
+the last (first) round, whose transfer is 0 by definition: all clusters count, times R / (R - 1), so that the mean
+is that of the other rounds and every seed has the same clusters. A library error is a cluster whose best point
+takes more than 0.05 off the start reader's accuracy on its test questions: about the noise of a point that does
+nothing (12 questions, 8 answers each, with and without in the same orders of the options).
 """
 
 import argparse
@@ -23,7 +24,8 @@ from introspection import library
 from introspection.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, frame, legend, pyplot
 from introspection.stats import holm
 from introspection.tables.units import minus
-from reproduce.rivals import best_points, lines, measured
+from reproduce.records import markdown_table, read_lines, shown_interval, write_lines, write_table
+from reproduce.rivals import best_points, estimate_clusters, estimate_units, group_by_cluster
 
 ROUNDS = 4
 ARMS = {
@@ -49,7 +51,7 @@ WORSE = -0.05
 
 # ---- banks and points ----------------------------------------------------------------------------------------------
 def rounds(clusters: list[str], seed: int) -> list[list[str]]:
-    """The clusters in rounds of equal size; a cluster's type is the last letter of its name, and types are dealt out evenly."""
+    """The clusters in rounds of equal size. A cluster's type is the last letter of its name; types are dealt out evenly."""
     draw, order = random.Random(seed), sorted(clusters)
     draw.shuffle(order)
     order.sort(key=lambda name: name[-1])  # stable: shuffled within a type
@@ -59,9 +61,9 @@ def rounds(clusters: list[str], seed: int) -> list[list[str]]:
 
 
 def write_banks(bank: list[dict], seed: int, out: Path, most: int = 0) -> None:
-    """round-r: its own train questions; kept-r: those of earlier rounds too. Both with all of test, canary, and val for the stages' own logs.
+    """round-r: its own train questions; kept-r: those of earlier rounds too.
 
-    most: questions of each cluster and split, 0: all.
+    Both with all of test, canary, and val for the stages' own logs. most: questions of each cluster and split, 0: all.
     """
     asked, known = {"test", "canary", "val"}, []
     out.mkdir(parents=True, exist_ok=True)
@@ -73,24 +75,25 @@ def write_banks(bank: list[dict], seed: int, out: Path, most: int = 0) -> None:
     for number, new in enumerate(rounds(list({r["cluster"] for r in bank if r["split"] == "train"}), seed), start=1):
         known += new
         for name, trained in (("round", new), ("kept", known)):
-            lines = [r for r in bank if r["split"] in asked or (r["split"] == "train" and r["cluster"] in trained)]
-            (out / f"{name}-{number}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+            part = [r for r in bank if r["split"] in asked or (r["split"] == "train" and r["cluster"] in trained)]
+            write_lines(out / f"{name}-{number}.jsonl", part)
 
 
-# ---- the table -----------------------------------------------------------------------------------------------------
-def moved(after: list[dict], learned: dict[str, int], backward: bool) -> dict[str, list[float]]:
+# ---- what was measured ---------------------------------------------------------------------------------------------
+def transfer_by_cluster(after: list[dict], learned: dict[str, int], backward: bool) -> dict[str, list[float]]:
     """Transfer of each cluster's questions; their mean over clusters is that over the rounds that have any.
 
-    after: accuracies of each cluster's questions after round 0, 1, ... R; learned: the round of each cluster. Backward: what is left
-    at the end minus what there was after its own round; forward: what there was before its own round minus at the start.
+    after: accuracies of each cluster's questions after round 0, 1, ... R; learned: the round of each cluster. Backward:
+    what is left at the end minus what there was after its own round; forward: what there was before its own round minus
+    at the start.
     """
-    last = len(after) - 1
-    ends = {c: (last, r) if backward else (r - 1, 0) for c, r in learned.items()}
+    last, transfer = len(after) - 1, {}
     scale = last / max(last - 1, 1)
-    return {
-        c: [scale * (a - b) for a, b in zip(after[end][c], after[begin][c], strict=True)]
-        for c, (end, begin) in ends.items()
-    }
+    for cluster, own in learned.items():
+        end, begin = (last, own) if backward else (own - 1, 0)
+        pairs = zip(after[end][cluster], after[begin][cluster], strict=True)
+        transfer[cluster] = [scale * (a - b) for a, b in pairs]
+    return transfer
 
 
 class Seed:
@@ -100,82 +103,107 @@ class Seed:
         folder, self.after, self.canary = runs / seed / arm, [], []
         for path in [runs / "answers-0.json", *sorted(folder.glob("answers-*.json"))]:
             each = json.loads(path.read_text())["each"]
-            accuracies: dict[str, list[float]] = {}
-            for question, value in each["test"].items():
-                accuracies.setdefault(cluster_of[question], []).append(value)
-            self.after.append(accuracies)
+            self.after.append(group_by_cluster(each["test"], cluster_of))
             self.canary.append(each["canary"])
         self.last = len(self.after) - 1
-        banks = {r: lines(runs / seed / f"round-{r}.jsonl") for r in range(1, self.last + 1)}
-        self.learned = {
-            c: r for r, bank in banks.items() for c in {q["cluster"] for q in bank if q["split"] == "train"}
-        }
+        self.learned, self.records, self.gains = {}, [], {}
+        for number in range(1, self.last + 1):
+            bank = read_lines(runs / seed / f"round-{number}.jsonl")
+            self.learned |= {q["cluster"]: number for q in bank if q["split"] == "train"}
+            if arm.startswith("ours"):
+                home = folder if number > 1 else runs / seed / "ours"  # round 1 is shared (cycle.sh)
+                self.records.append(len(read_lines(home / str(number) / "library.jsonl")))
         self.columns = {
-            "final": {c: self.after[-1][c] for c in self.learned}, "new": {c: self.after[r][c] for c, r in self.learned.items()},
-            "forward": moved(self.after, self.learned, False), "backward": moved(self.after, self.learned, True),
-        }  # fmt: skip
-        homes = [
-            runs / seed / (arm.partition("-")[0] if r == 1 else arm) / str(r) for r in banks
-        ]  # round 1 is shared (cycle.sh)
-        self.records = [len(lines(home / "library.jsonl")) for home in homes] if arm.startswith("ours") else []
-        self.gains = {}
+            "final": {c: self.after[-1][c] for c in self.learned},
+            "new": {c: self.after[own][c] for c, own in self.learned.items()},
+            "forward": transfer_by_cluster(self.after, self.learned, backward=False),
+            "backward": transfer_by_cluster(self.after, self.learned, backward=True),
+        }
         if (folder / "with-points.json").exists():
             told = json.loads((folder / "with-points.json").read_text())["each"]["test"]
             alone = json.loads((runs / "answers-0.json").read_text())["each"]["test"]
-            for record in lines(folder / "best.jsonl"):
-                self.gains[record["cluster"]] = float(
-                    np.mean([told[q] - alone[q] for q, c in cluster_of.items() if c == record["cluster"]])
-                )
+            gains = group_by_cluster({q: told[q] - alone[q] for q in cluster_of}, cluster_of)
+            self.gains = {r["cluster"]: float(np.mean(gains[r["cluster"]])) for r in read_lines(folder / "best.jsonl")}
 
     def matrix(self) -> np.ndarray:
         """(rounds + 1, rounds): accuracy after each round on the clusters of each round."""
-        clusters = [[c for c, r in self.learned.items() if r == number] for number in range(1, self.last + 1)]
-        return np.array(
-            [[np.mean([np.mean(accuracies[c]) for c in part]) for part in clusters] for accuracies in self.after]
-        )
+        rows = []
+        for accuracies in self.after:
+            means = {c: np.mean(accuracies[c]) for c in self.learned}
+            numbers = range(1, self.last + 1)
+            rows.append([np.mean([means[c] for c, own in self.learned.items() if own == n]) for n in numbers])
+        return np.array(rows)
 
-    def of_round(self, number: int) -> list[float]:
+    def gains_of(self, number: int) -> list[float]:
         return [gain for c, gain in self.gains.items() if self.learned[c] == number]
 
 
 def row(arm: str, seeds: list[Seed]) -> dict:
     made = {"arm": arm, "what": ARMS[arm], "matrix": np.mean([s.matrix() for s in seeds], axis=0).tolist()}
-    made |= {name: measured([s.columns[name] for s in seeds]) for name in seeds[0].columns}
+    made |= {name: estimate_clusters([s.columns[name] for s in seeds]) for name in seeds[0].columns}
     made["canary"] = [float(np.mean([list(s.canary[r].values()) for s in seeds])) for r in range(seeds[0].last + 1)]
-    made["canary_change"] = measured(
-        [{q: [value - s.canary[0][q]] for q, value in s.canary[-1].items()} for s in seeds]
-    )
+    changes = [{q: [value - s.canary[0][q]] for q, value in s.canary[-1].items()} for s in seeds]
+    made["canary_change"] = estimate_units(changes)  # its unit is the question
     if arm.startswith("ours"):  # the start reader, new test questions; lists are by round
-        gains = [[gain for s in seeds for gain in s.of_round(r)] for r in range(1, seeds[0].last + 1)]
+        gains = [[gain for s in seeds for gain in s.gains_of(number)] for number in range(1, seeds[0].last + 1)]
         made["library"] = {
-            "records": np.mean([s.records for s in seeds], axis=0).tolist(), "points": [len(part) for part in gains],
-            "gain": [float(np.mean(part)) for part in gains], "errors": [sum(gain < WORSE for gain in part) for part in gains],
-        }  # fmt: skip
+            "records": np.mean([s.records for s in seeds], axis=0).tolist(),
+            "points": [len(part) for part in gains],
+            "gain": [float(np.mean(part)) for part in gains],
+            "errors": [sum(gain < WORSE for gain in part) for part in gains],
+        }
     return made
 
 
 def collect(runs: Path) -> dict:
-    bank = lines(sorted(runs.glob("[0-9]*/kept-1.jsonl"))[0])
+    bank = read_lines(sorted(runs.glob("[0-9]*/kept-1.jsonl"))[0])
     cluster_of = {r["id"]: r["cluster"] for r in bank if r["split"] == "test"}
     last = max(path.name for path in runs.glob("[0-9]*/*/answers-*.json"))  # an arm that is not done yet is left out
     done = {arm: sorted(path.parent.parent.name for path in runs.glob(f"[0-9]*/{arm}/{last}")) for arm in ARMS}
     found = {arm: [Seed(runs, seed, arm, cluster_of) for seed in seeds] for arm, seeds in done.items() if seeds}
     contrasts = []
-    for ours, theirs in (pair for pair in PAIRS if done[pair[0]] == done[pair[1]] != []):
+    for ours, theirs in PAIRS:
+        if not done[ours] or done[ours] != done[theirs]:
+            continue
         for name in ("backward", "final"):
-            both = ([s.columns[name] for s in found[arm]] for arm in (ours, theirs))
+            difference = minus(*([s.columns[name] for s in found[arm]] for arm in (ours, theirs)))
             primary = (ours, theirs, name) == (*PAIRS[0], "backward")
-            contrasts.append(
-                {"what": name, "arm": ours, "against": theirs, "primary": primary, **measured(minus(*both))}
-            )
+            named = {"what": name, "arm": ours, "against": theirs, "primary": primary}
+            contrasts.append(named | estimate_clusters(difference))
     others = [c for c in contrasts if not c["primary"]]
     for contrast, p in zip(others, holm([c["p"] for c in others]), strict=True):
         contrast["p_holm"] = p
     return {"arms": [row(arm, seeds) for arm, seeds in found.items()], "contrasts": contrasts}
 
 
-def interval(e: dict, sign: str = "+") -> str:
-    return f"{e['mean']:{sign}.3f} [{e['low']:{sign}.3f}, {e['high']:{sign}.3f}]"
+# ---- the table -----------------------------------------------------------------------------------------------------
+def matrix_table(arms: list[dict], last: int) -> list[str]:
+    rows = []
+    for r in arms:
+        for after, values in enumerate(r["matrix"]):
+            if after or r is arms[0]:  # all start from the same model
+                shares = [f"{v:.3f}" for v in [*values, r["canary"][after]]]
+                rows.append([r["what"] if after else "start model", str(after), *shares])
+    numbers = map(str, range(1, last + 1))
+    return markdown_table(["accuracy on the clusters of round", "after", *numbers, "canary"], rows)
+
+
+def library_table(arms: list[dict]) -> list[str]:
+    rows = []
+    for r in (r for r in arms if "library" in r):
+        kept = r["library"]
+        records, gains = [f"{n:.0f}" for n in kept["records"]], [f"{g:+.2f}" for g in kept["gain"]]
+        errors = [f"{e} of {n}" for e, n in zip(kept["errors"], kept["points"], strict=True)]
+        rows.append([r["what"], *map(", ".join, (records, gains, errors))])
+    head = ["library, by round", "records, merged", "gain of the best points, start reader", "errors"]
+    return markdown_table(head, rows)
+
+
+def shown_contrast(c: dict) -> str:
+    name = "primary: " if c["primary"] else ""
+    words = {"backward": "backward transfer", "final": "accuracy on all clusters after the last round"}[c["what"]]
+    p = f"{c['p']:.4f}" if c["primary"] else f"{c['p_holm']:.4f} (Holm)"
+    return f"- {name}{words}, {c['arm']} minus {c['against']}: {shown_interval(c)}, p = {p}"
 
 
 def markdown(result: dict) -> str:
@@ -183,45 +211,15 @@ def markdown(result: dict) -> str:
     last = len(arms[0]["canary"]) - 1
     columns = {"final": "all clusters after the last round", "new": "a cluster right after its round"}
     columns |= {"forward": "forward transfer", "backward": "backward transfer", "canary_change": "change of the canary"}
-    lines = ["| method | " + " | ".join(columns.values()) + " |", "|" + "---|" * (len(columns) + 1)]
-    for r in arms:
-        lines.append(
-            f"| {r['what']} | "
-            + " | ".join(interval(r[k], "" if k in ("final", "new") else "+") for k in columns)
-            + " |"
-        )
-    lines += [
-        "",
-        f"| accuracy on the clusters of round | after | {' | '.join(map(str, range(1, last + 1)))} | canary |",
-        "|" + "---|" * (last + 3),
-    ]
-    for r in arms:
-        for after, values in enumerate(r["matrix"]):
-            if after or r is arms[0]:  # all start from the same model
-                shares = " | ".join(f"{v:.3f}" for v in [*values, r["canary"][after]])
-                lines.append(f"| {r['what'] if after else 'start model'} | {after} | {shares} |")
-    lines += [
-        "",
-        "| library, by round | records, merged | gain of the best points, start reader | errors |",
-        "|---|---|---|---|",
-    ]
-    for r in (r for r in arms if "library" in r):
-        kept = r["library"]
-        errors = [f"{e} of {n}" for e, n in zip(kept["errors"], kept["points"], strict=True)]
-        cells = [f"{n:.0f}" for n in kept["records"]], [f"{g:+.2f}" for g in kept["gain"]], errors
-        lines.append(f"| {r['what']} | " + " | ".join(map(", ".join, cells)) + " |")
-    lines.append("")
-    for c in result["contrasts"]:
-        p = f"p = {c['p']:.4f}" if c["primary"] else f"p = {c['p_holm']:.4f} (Holm)"
-        words = {"backward": "backward transfer", "final": "accuracy on all clusters after the last round"}[c["what"]]
-        lines.append(f"- {'primary: ' * c['primary']}{words}, {c['arm']} minus {c['against']}: {interval(c)}, {p}")
+    forms = {"final": ".3f", "new": ".3f"}  # the others are differences
+    rows = [[r["what"], *(shown_interval(r[k], forms.get(k, "+.3f")) for k in columns)] for r in arms]
+    lines = [*markdown_table(["method", *columns.values()], rows), "", *matrix_table(arms, last), ""]
+    lines += [*library_table(arms), "", *map(shown_contrast, result["contrasts"])]
     e = arms[0]["final"]
-    lines.append(
-        f"\n{e['clusters']} clusters, {len(e['seeds'])} seeds, {last} rounds; 95 % intervals over seeds, clusters and questions."
-    )
-    return "\n".join(
-        [*lines, "A method that learns nothing forgets nothing: read backward transfer beside the second column."]
-    )
+    sizes = f"{e['clusters']} clusters, {len(e['seeds'])} seeds, {last} rounds"
+    lines.append(f"\n{sizes}; 95 % intervals over seeds, clusters and questions.")
+    lines.append("A method that learns nothing forgets nothing: read backward transfer beside the second column.")
+    return "\n".join(lines)
 
 
 def picture(arms: list[dict], path: Path) -> None:
@@ -231,24 +229,16 @@ def picture(arms: list[dict], path: Path) -> None:
         return
     first, last = arms[0], len(arms[0]["canary"]) - 1
     best = max(arms, key=lambda r: r["final"]["mean"])
-    start, sizes = (
-        np.mean(first["matrix"][0]),
-        f"{first['final']['clusters']} clusters, {len(first['final']['seeds'])} seeds",
-    )
-    title = f"After {last} rounds all clusters are at {best['final']['mean']:.2f} at best ({best['arm']}), {start:.2f} at the start"
-    figure, axes = frame(
-        plt, title, f"{sizes}; mean accuracy of first answers to test questions", (1, 2), 3.4, sharey=True
-    )
+    start, end = np.mean(first["matrix"][0]), best["final"]["mean"]
+    title = f"After {last} rounds all clusters are at {end:.2f} at best ({best['arm']}), {start:.2f} at the start"
+    sizes = f"{first['final']['clusters']} clusters, {len(first['final']['seeds'])} seeds"
+    note = f"{sizes}; mean accuracy of first answers to test questions"
+    figure, axes = frame(plt, title, note, (1, 2), 3.4, sharey=True)
     colors = {"ours": BLUE, "sft": ORANGE, "grpo": GREEN, "resd": PURPLE}
+    lines = {"": "-", "kept": "--", "dreamt": ":"}
     for r in arms:
         base, _, variant = r["arm"].partition("-")
-        style = {
-            "color": colors[base],
-            "linestyle": {"": "-", "kept": "--", "dreamt": ":"}[variant],
-            "marker": "o",
-            "markersize": 3,
-            "linewidth": 1.3,
-        }
+        style = {"color": colors[base], "linestyle": lines[variant], "marker": "o", "markersize": 3, "linewidth": 1.3}
         matrix = np.array(r["matrix"])
         axes[0].plot(matrix.mean(axis=1), label=r["arm"], **style)
         axes[1].plot(matrix[:, 0], **style)
@@ -274,17 +264,15 @@ def main() -> None:
     table_.add_argument("out", type=Path)
     args = parser.parse_args()
     if args.action == "rounds":
-        write_banks(lines(Path("data/bank.jsonl")), args.seed, args.out, args.most)
+        write_banks(read_lines(Path("data/bank.jsonl")), args.seed, args.out, args.most)
     elif args.action == "best":
-        trained = {q["cluster"] for q in lines(args.questions) if q["split"] == "train"}
+        trained = {q["cluster"] for q in read_lines(args.questions) if q["split"] == "train"}
         records = [r for r in library.load_library(args.library) if r["cluster"] in trained]
-        args.out.write_text("".join(json.dumps(r) + "\n" for r in best_points(records)))
+        write_lines(args.out, best_points(records))
     else:
         result = collect(args.runs)
-        (args.out / "cycle.json").write_text(json.dumps(result, indent=1) + "\n")
-        (args.out / "cycle.md").write_text(markdown(result) + "\n")
+        write_table(args.out, "cycle", result, markdown(result))
         picture(result["arms"], args.out / "cycle.svg")
-        print(markdown(result) + f"\n\nwrote {args.out}/cycle.json, cycle.md, cycle.svg")
 
 
 if __name__ == "__main__":

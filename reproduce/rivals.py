@@ -1,11 +1,12 @@
-"""What reproduce/rivals.sh needs beside the stages and the rivals: the point that each cluster is given, and the table (T12).
+"""What reproduce/rivals.sh needs beside stages and rivals: the point that each cluster is given, and the table (T12).
 
-  best LIBRARY OUT    the library's best point of each cluster, by lower bound over all questions on which a wording was tried
-  told BANK OUT SEED  the explanation of one exchange of each cluster as it stands: what a context without introspection would hold
+  best LIBRARY OUT    the library's best point of each cluster, by lower bound over all questions that tried a wording
+  told BANK OUT SEED  the explanation of one exchange of each cluster as it stands: a context without introspection
   table RUNS OUT      rivals.json, rivals.md, rivals.svg
 
-The unit is the cluster (composites: their parents), averaged over seeds. The primary contrast was named before any test run: ours dreamt against
-the rival that was best on val within the canary's limit (SDPO with explanations; LOG.md), neither with anything in context, four exchanges of each new cluster.
+The unit is the cluster (composites: their parents), averaged over seeds. The primary contrast was named before any
+test run: ours dreamt against the rival that was best on val within the canary's limit (SDPO with explanations;
+docs/LOG.md), neither with anything in context, four exchanges of each new cluster.
 """
 
 import json
@@ -19,6 +20,7 @@ from introspection.report import figures
 from introspection.stats import cluster_means, estimate, holm
 from introspection.tables.units import minus
 from organism import rules
+from reproduce.records import markdown_table, quantity, read_lines, shown_interval, write_lines, write_table
 from tasks.mcq import load_questions
 
 ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text stands in context)
@@ -48,24 +50,31 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
 PRIMARY = ("4", "test", "dreamt", "sdpo")
 AGAINST = ("sdpo", "grpo", "grpo-long")  # every other arm is compared with these
 SHOWN = {  # in the picture: colour, label
-    "grpo": (figures.GREY, "GRPO"), "sft-explanation": (figures.PURPLE, "SFT, told explanations"), "sdpo": (figures.ORANGE, "SDPO, told explanations"),
-    "resd": (figures.GREEN, "Resd, told explanations"), "dreamt": (figures.BLUE, "ours: stage 3, dreamt"), "written": ("#d64570", "ours: stage 1, in context"),
-    "untrained": ("#8c6d31", "stage 1 from the start model"), "told": (figures.INK, "an explanation in context"),
-}  # fmt: skip
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    "grpo": (figures.GREY, "GRPO"),
+    "sft-explanation": (figures.PURPLE, "SFT, told explanations"),
+    "sdpo": (figures.ORANGE, "SDPO, told explanations"),
+    "resd": (figures.GREEN, "Resd, told explanations"),
+    "dreamt": (figures.BLUE, "ours: stage 3, dreamt"),
+    "written": ("#d64570", "ours: stage 1, in context"),
+    "untrained": ("#8c6d31", "stage 1 from the start model"),
+    "told": (figures.INK, "an explanation in context"),
+}
 
 
 def best_points(records: list[dict]) -> list[dict]:
     """One record a cluster; leaks left out. A wording that came of several questions is judged by all its samples."""
-    pooled = library.merge(
-        [r | {"question_id": r["cluster"], "from": r["question_id"]} for r in records if r["text"] and not r["leak"]]
-    )
-    clusters = dict.fromkeys(r["cluster"] for r in pooled)
-    chosen = [library.best([r for r in pooled if r["cluster"] == name]) for name in clusters]
-    return [{name: value for name, value in r.items() if name != "from"} | {"question_id": r["from"]} for r in chosen]
+    usable = [
+        r | {"question_id": r["cluster"], "from": r["question_id"]} for r in records if r["text"] and not r["leak"]
+    ]
+    clusters: dict[str, list[dict]] = {}
+    for record in library.merge(usable):
+        clusters.setdefault(record["cluster"], []).append(record)
+    chosen = []
+    for part in clusters.values():
+        best = library.best(part)
+        kept = {name: value for name, value in best.items() if name != "from"}
+        chosen.append(kept | {"question_id": best["from"]})
+    return chosen
 
 
 def told_points(bank: Path, seed: int) -> list[dict]:
@@ -76,16 +85,21 @@ def told_points(bank: Path, seed: int) -> list[dict]:
     return [{"cluster": cluster, "text": texts[seed % len(texts)]} for cluster, texts in explained.items()]
 
 
-# ---- the table -----------------------------------------------------------------------------------------------------
-def by_cluster(each: dict[str, float], cluster_of: dict[str, str]) -> dict[str, list[float]]:
+# ---- what was measured ---------------------------------------------------------------------------------------------
+def group_by_cluster(each: dict[str, float], cluster_of: dict[str, str]) -> dict[str, list[float]]:
     clusters: dict[str, list[float]] = {}
     for question, accuracy in each.items():
         clusters.setdefault(cluster_of[question], []).append(accuracy)
     return clusters
 
 
-def measured(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
-    """What tables say of a mean over clusters, and what it was measured on."""
+def seeds_by_cluster(seeds: list[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """{cluster: [the mean over its questions, of each seed]}."""
+    return {cluster: [float(np.mean(seed[cluster])) for seed in seeds] for cluster in seeds[0]}
+
+
+def estimate_units(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
+    """What tables say of a mean over clusters (or other units of questions), and what it was measured on."""
     size = {
         "clusters": len(seeds[0]),
         "questions": sum(map(len, seeds[0].values())),
@@ -94,148 +108,173 @@ def measured(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
     return estimate(seeds, split) | size
 
 
+def estimate_clusters(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
+    return estimate_units(seeds, split) | {"by_cluster": seeds_by_cluster(seeds)}
+
+
+def sampled_tokens(step: dict) -> float:
+    """Tokens that a step of stage 1 sampled, by its log."""
+    return step["tokens_per_second"] * sum(step[f"time/rollout{i}"] for i in (1, 2, 3))
+
+
 def cost(run: Path) -> dict:
     """Tokens that were generated and trained, and seconds of its steps, where a run's log has them."""
     found = {}
     for log in sorted(run.glob("*/metrics.jsonl")):
-        records = lines(log)
+        records = read_lines(log)
         for name in ("generated_tokens", "trained_tokens"):
             if name in records[-1]:
                 found[name] = records[-1][name]
         if "time/step" in records[-1]:
             found["seconds"] = sum(r["time/step"] for r in records)
         if "tokens_per_second" in records[-1]:  # stage 1
-            found["generated_tokens"] = round(
-                sum(r["tokens_per_second"] * sum(r[f"time/rollout{i}"] for i in (1, 2, 3)) for r in records)
-            )
+            found["generated_tokens"] = round(sum(map(sampled_tokens, records)))
     return found
+
+
+def read_seeds(folder: Path, cluster_of: dict[str, str]) -> dict[str, list[dict]]:
+    """What each seed of each arm measured: accuracies by split and cluster, and the cost of its run."""
+    found: dict[str, list[dict]] = {}
+    for arm in ARMS:
+        for path in sorted(folder.glob(f"{arm}-[0-9].json")):
+            each = json.loads(path.read_text())["each"]
+            splits = {split: group_by_cluster(part, cluster_of) for split, part in each.items()}
+            found.setdefault(arm, []).append({"splits": splits, "cost": cost(path.with_suffix(""))})
+    return found
+
+
+def compare(found: dict[str, list[dict]], arm: str, split: str) -> dict:
+    """An arm's accuracy on a split, and how it differs from the start model and from rivals with as many seeds."""
+    part = [seed["splits"][split] for seed in found[arm]]
+    made = estimate_clusters(part, split)
+    if arm != "start":
+        start = found["start"][0]["splits"][split]
+        made["against start"] = estimate_clusters(minus(part, [start] * len(part)), split)
+    for rival in AGAINST:
+        others = found.get(rival, [])
+        if len(part) == len(others) and arm not in ("start", *AGAINST):
+            difference = minus(part, [seed["splits"][split] for seed in others])
+            made[f"against {rival}"] = estimate_clusters(difference, split)
+    return made
+
+
+def place(exchanges: str) -> tuple[bool, str]:
+    """The order of tables: by number of exchanges, the bank last."""
+    return exchanges == "bank", exchanges.zfill(4)
 
 
 def collect(runs: Path) -> list[dict]:
     rows = []
-    for folder in sorted((p for p in runs.iterdir() if p.is_dir()), key=lambda p: (p.name == "bank", p.name.zfill(4))):
-        bank = Path("data/bank.jsonl") if folder.name == "bank" else runs / f"{folder.name}.jsonl"
-        cluster_of = {q.id: q.cluster for q in load_questions(bank)}
-        found: dict[str, list[dict]] = {}
-        for arm in ARMS:
-            for path in sorted(folder.glob(f"{arm}-[0-9].json")):
-                each = json.loads(path.read_text())["each"]
-                found.setdefault(arm, []).append(
-                    {split: by_cluster(part, cluster_of) for split, part in each.items()}
-                    | {"cost": cost(path.with_suffix(""))}
-                )
+    for name in sorted((p.name for p in runs.iterdir() if p.is_dir()), key=place):
+        bank = Path("data/bank.jsonl") if name == "bank" else runs / f"{name}.jsonl"
+        found = read_seeds(runs / name, {q.id: q.cluster for q in load_questions(bank)})
         for arm, seeds in found.items():
-            row = {"exchanges": folder.name, "arm": arm, "cost": [s.pop("cost") for s in seeds], "splits": {}}
-            for split in seeds[0]:
-                part = [s[split] for s in seeds]
-                row["splits"][split] = measured(part, split)
-                if arm != "start":
-                    row["splits"][split]["against start"] = measured(
-                        minus(part, [found["start"][0][split]] * len(part)), split
-                    )
-                for rival in AGAINST:
-                    if len(part) == len(found.get(rival, [])) and arm not in ("start", *AGAINST):
-                        row["splits"][split][f"against {rival}"] = measured(
-                            minus(part, [s[split] for s in found[rival]]), split
-                        )
-            rows.append(row)
+            splits = {split: compare(found, arm, split) for split in seeds[0]["splits"]}
+            rows.append({"exchanges": name, "arm": arm, "cost": [seed["cost"] for seed in seeds], "splits": splits})
     return rows
 
 
 def together(rows: list[dict], earlier: list[dict]) -> list[dict]:
-    """`rows`, and those of numbers of exchanges that were measured earlier (runs may be gone, tables stay); p corrected over all."""
-    rows = [r for r in earlier if r["exchanges"] not in {r["exchanges"] for r in rows}] + rows
-    rows.sort(key=lambda r: (r["exchanges"] == "bank", r["exchanges"].zfill(4)))
-    against = [
-        r["splits"]["test"].get(f"against {n}")
-        for r in rows
-        for n in AGAINST
-        if (r["exchanges"], "test", r["arm"], n) != PRIMARY
-    ]
-    against = [a for a in against if a]
-    for part, p in zip(against, holm([a["p"] for a in against]), strict=True):
-        part["p_holm"] = p
+    """`rows`, and those of other numbers of exchanges that were measured earlier (runs may be gone, tables stay).
+
+    p is corrected over all of them, but for the primary contrast: `p_holm` is set anew in each.
+    """
+    measured = {r["exchanges"] for r in rows}
+    rows = [r for r in earlier if r["exchanges"] not in measured] + rows
+    rows.sort(key=lambda r: place(r["exchanges"]))
+    against = []
+    for r in rows:
+        for rival in AGAINST:
+            contrast = r["splits"]["test"].get(f"against {rival}")
+            if contrast and (r["exchanges"], "test", r["arm"], rival) != PRIMARY:
+                against.append(contrast)
+    for contrast, p in zip(against, holm([contrast["p"] for contrast in against]), strict=True):
+        contrast["p_holm"] = p
     return rows
 
 
+# ---- the table -----------------------------------------------------------------------------------------------------
 def ceilings(k: int) -> tuple[float, float]:
     """Bayes-optimal accuracy on the new clusters after k revealed answers, and after k explanations (rules.ceiling)."""
     clusters = [c for c in rules.load_clusters().values() if c.split == "test_clusters"]
     return tuple(sum(rules.ceiling(c, k, explained) for c in clusters) / len(clusters) for explained in (False, True))
 
 
+def shown(e: dict | None) -> str:
+    return shown_interval(e, ".3f", ".2f") if e else ""
+
+
+def first_cells(arm: str) -> list[str]:
+    what, revealed, context = ARMS[arm]
+    return [f"{revealed}, text in context" if context else revealed, what]
+
+
+def few_table(at: dict[tuple[str, str], dict], ks: list[str]) -> list[str]:
+    """Accuracy on new clusters after k exchanges of each."""
+    start, rows = at[ks[0], "start"]["test"], []
+    for arm in ARMS:
+        found = [at.get((k, arm), {}) for k in ks]
+        if any(found):
+            cells = [shown(splits.get(name)) for name in ("test", "canary") for splits in found]
+            rows.append([*first_cells(arm), *cells])
+    what = (
+        f"New clusters: accuracy on {start['questions']} questions after k exchanges of each of "
+        f"{start['clusters']} clusters that nothing was trained on"
+    )
+    head = ["revealed", "method", *(f"k = {k}" for k in ks), *(f"canary, k = {k}" for k in ks)]
+    return [what, "", *markdown_table(head, rows)]
+
+
+def mean_cost(costs: list[dict]) -> str:
+    """'1,234 k; 56': tokens and seconds, means over seeds, where all of them know."""
+    tokens, seconds = ([c.get(name) for c in costs] for name in ("generated_tokens", "seconds"))
+    told = "-" if None in tokens else f"{np.mean(tokens) / 1000:,.0f} k"
+    return told if None in seconds else f"{told}; {np.mean(seconds):.0f}"
+
+
+def bank_table(rows: list[dict]) -> list[str]:
+    """Accuracy on each split after all exchanges of the bank, and what the last stage cost."""
+    row_of = {r["arm"]: r for r in rows}
+    splits = list(row_of["start"]["splits"])
+    seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
+    lines = []
+    for arm in (arm for arm in ARMS if arm in row_of):
+        cells = [shown(row_of[arm]["splits"].get(name)) for name in splits]
+        lines.append([*first_cells(arm), *cells, mean_cost(row_of[arm]["cost"])])
+    what = f"The bank: all 16 exchanges of each of its 20 train clusters ({quantity(seeds, 'seed')})"
+    return ["", what, "", *markdown_table(["revealed", "method", *splits, "sampled by the last stage; seconds"], lines)]
+
+
+def shown_contrast(at: dict[tuple[str, str], dict], k: str, arm: str, rival: str) -> list[str]:
+    e = at.get((k, arm), {}).get("test", {}).get(f"against {rival}")
+    if e is None:
+        return []
+    name = "Primary contrast, " if (k, "test", arm, rival) == PRIMARY else ""
+    p = f"{e['p_holm']:.4f} (Holm)" if "p_holm" in e else f"{e['p']:.4f}"
+    return [f"\n{name}k = {k}: ours {arm} minus {ARMS[rival][0]}, {shown_interval(e)}, p = {p}"]
+
+
 def markdown(rows: list[dict]) -> str:
     ks = [k for k in dict.fromkeys(r["exchanges"] for r in rows) if k != "bank"]
-    at = {(r["exchanges"], r["arm"]): r for r in rows}
-
-    def shown(e: dict | None) -> str:
-        return "" if e is None else f"{e['mean']:.3f} [{e['low']:.2f}, {e['high']:.2f}]"
-
-    def of(k: str, arm: str, split: str) -> dict | None:
-        return at[k, arm]["splits"].get(split) if (k, arm) in at else None
-
-    out = []
-    if ks:
-        start = of(ks[0], "start", "test")
-        out += [
-            f"New clusters: accuracy on {start['questions']} questions after k exchanges of each of {start['clusters']} clusters that nothing was trained on",
-            "",
-        ]
-        out += [
-            "| revealed | method | "
-            + " | ".join(f"k = {k}" for k in ks)
-            + "".join(f" | canary, k = {k}" for k in ks)
-            + " |",
-            "|" + "---|" * (2 * len(ks) + 2),
-        ]
-    for arm, (what, revealed, context) in ARMS.items() if ks else ():
-        if any((k, arm) in at for k in ks):
-            out.append(
-                f"| {revealed}{', text in context' * context} | {what} | "
-                + " | ".join(shown(of(k, arm, "test")) for k in [*ks])
-                + "".join(f" | {shown(of(k, arm, 'canary'))}" for k in ks)
-                + " |"
-            )
+    at = {(r["exchanges"], r["arm"]): r["splits"] for r in rows}
+    lines = few_table(at, ks) if ks else []
     if ("bank", "start") in at:
-        splits = list(at["bank", "start"]["splits"])
-        asked = max(len(e["seeds"]) for (k, _), r in at.items() if k == "bank" for e in r["splits"].values())
-        out += [
-            "",
-            f"The bank: all 16 exchanges of each of its 20 train clusters ({asked} seed{'s' * (asked > 1)})",
-            "",
-        ]
-        out += [
-            "| revealed | method | " + " | ".join(splits) + " | sampled by the last stage; seconds |",
-            "|" + "---|" * (len(splits) + 3),
-        ]
-        for arm, (what, revealed, context) in ARMS.items():
-            if ("bank", arm) in at:
-                spent = at["bank", arm]["cost"]
-                known = {
-                    name: np.mean([c[name] for c in spent])
-                    for name in ("generated_tokens", "seconds")
-                    if all(name in c for c in spent)
-                }
-                told = f"{known['generated_tokens'] / 1000:,.0f} k" if "generated_tokens" in known else "-"
-                told += f"; {known['seconds']:.0f}" if "seconds" in known else ""
-                out.append(
-                    f"| {revealed}{', text in context' * context} | {what} | "
-                    + " | ".join(shown(of("bank", arm, s)) for s in splits)
-                    + f" | {told} |"
-                )
-    for k, arm, rival in (
-        (k, arm, rival) for k in [*ks, "bank"] for arm in ("dreamt", "recalled") for rival in AGAINST
-    ):
-        e = (of(k, arm, "test") or {}).get(f"against {rival}")
-        if e:
-            name, corrected = "Primary contrast, " * ((k, "test", arm, rival) == PRIMARY), " (Holm)" * ("p_holm" in e)
-            difference = (
-                f"{e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p = {e.get('p_holm', e['p']):.4f}{corrected}"
-            )
-            out.append(f"\n{name}k = {k}: ours {arm} minus {ARMS[rival][0]}, {difference}")
+        lines += bank_table([r for r in rows if r["exchanges"] == "bank"])
+    for k in (*ks, "bank"):
+        for arm in ("dreamt", "recalled"):
+            for rival in AGAINST:
+                lines += shown_contrast(at, k, arm, rival)
     seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
     means = f"Means over clusters and {seeds} seeds unless said otherwise, 95 % intervals over both and questions."
-    return "\n".join([*out, f"\n{means} The start model is asked once, and so is a context that all seeds share."])
+    return "\n".join([*lines, f"\n{means} The start model is asked once, and so is a context that all seeds share."])
+
+
+def shown_best(at: dict[tuple[str, str], dict], k: int) -> str:
+    """How far the best arm gets with nothing in context."""
+    alone = [arm for arm in SHOWN if (str(k), arm) in at and not ARMS[arm][2]]
+    best = max(alone, key=lambda arm: at[str(k), arm]["mean"])
+    start, end = (at[str(k), arm]["mean"] for arm in ("start", best))
+    return f"from {quantity(k, 'exchange')} {start:.2f} to {end:.2f} ({ARMS[best][0]})"
 
 
 def picture(rows: list[dict], path: Path) -> None:
@@ -243,38 +282,26 @@ def picture(rows: list[dict], path: Path) -> None:
     ks = sorted({int(r["exchanges"]) for r in rows if r["exchanges"] != "bank"})
     if plt is None or not ks:
         return
-    last, ends = str(ks[-1]), []
-    for k in map(str, dict.fromkeys((ks[0], ks[-1]))):
-        best = max(
-            (arm for arm in SHOWN if (k, arm) in at and not ARMS[arm][2]), key=lambda arm, k=k: at[k, arm]["mean"]
-        )
-        ends.append(
-            f"from {k} exchange{'s' * (k != '1')} {at[k, 'start']['mean']:.2f} to {at[k, best]['mean']:.2f} ({ARMS[best][0]})"
-        )
+    ends = [shown_best(at, k) for k in dict.fromkeys((ks[0], ks[-1]))]
     title = f"New clusters, best with nothing in context: {', '.join(ends)}"
-    start = at[last, "start"]
+    start = at[str(ks[-1]), "start"]
     seeds = max(len(e["seeds"]) for e in at.values())
-    note = f"{seeds} seeds, {start['clusters']} clusters, {start['questions']} questions; bars: 95 % intervals; dashed: a text in context; grey, dotted: start model; finely dotted: a Bayesian who sees the answers alone"
+    note = (
+        f"{seeds} seeds, {start['clusters']} clusters, {start['questions']} questions; bars: 95 % intervals; "
+        "dashed: a text in context; grey, dotted: start model; finely dotted: a Bayesian who sees the answers alone"
+    )
     figure, (axis,) = figures.frame(plt, title, note, height=3.6)
     axis.axhline(start["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
     axis.plot(ks, [ceilings(k)[0] for k in ks], color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
     for i, (arm, (color, label)) in enumerate(SHOWN.items()):
         here = [k for k in ks if (str(k), arm) in at]
-        if here:
-            parts = [at[str(k), arm] for k in here]
-            bars = [[p["mean"] - p["low"] for p in parts], [p["high"] - p["mean"] for p in parts]]
-            axis.errorbar(
-                [k * 1.02 ** (i - 3) for k in here],
-                [p["mean"] for p in parts],
-                yerr=bars,
-                color=color,
-                marker="o",
-                markersize=3.5,
-                linewidth=1.2,
-                capsize=2,
-                label=label,
-                linestyle="--" if ARMS[arm][2] else "-",
-            )
+        if not here:
+            continue
+        parts = [at[str(k), arm] for k in here]
+        bars = [[p["mean"] - p["low"] for p in parts], [p["high"] - p["mean"] for p in parts]]
+        beside = [k * 1.02 ** (i - 3) for k in here]  # bars of one k stand side by side
+        style = {"linestyle": "--" if ARMS[arm][2] else "-", "marker": "o", "markersize": 3.5, "linewidth": 1.2}
+        axis.errorbar(beside, [p["mean"] for p in parts], yerr=bars, color=color, capsize=2, label=label, **style)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks])
     axis.set(xlabel="exchanges of each new cluster", ylabel="accuracy on new questions", ylim=(0, 1))
@@ -287,12 +314,9 @@ if __name__ == "__main__":
     if action == "table":
         known = out / "rivals.json"
         rows = together(collect(source), json.loads(known.read_text()) if known.exists() else [])
-        (out / "rivals.json").write_text(json.dumps(rows, indent=1) + "\n")
-        (out / "rivals.md").write_text(markdown(rows) + "\n")
+        write_table(out, "rivals", rows, markdown(rows))
         picture(rows, out / "rivals.svg")
-        print(markdown(rows) + f"\n\nwrote {out}/rivals.json, rivals.md")
+    elif action == "best":
+        write_lines(out, best_points(library.load_library(source)))
     else:
-        points = (
-            best_points(library.load_library(source)) if action == "best" else told_points(source, int(sys.argv[4]))
-        )
-        out.write_text("".join(json.dumps(p) + "\n" for p in points))
+        write_lines(out, told_points(source, int(sys.argv[4])))

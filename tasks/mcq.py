@@ -1,4 +1,4 @@
-"""Multiple-choice questions: the question bank, fair reshuffling of options, and the one grader of this kind of task."""
+"""Multiple-choice questions: the bank, fair reshuffling of options, and the one grader of this kind of task."""
 
 import re
 import sys
@@ -21,7 +21,8 @@ _BARE = re.compile(r"[*_`\"']*([A-H])[*_`\"')]*\s*(?:[.;!\n]|$|-|:|,(?!\s*[A-H]\
 # Options that point at other options lose their meaning when the order changes.
 _REFERS = re.compile(
     r"\b(?:all|none|any|both|neither|either|each) of (?:the|these|those)\b|\b(?:the above|above options?|all above)\b"
-    r"|\b(?:both|either|neither)\s+\(?[A-H]\)?(?![A-Za-z])|\(?\b[A-H]\)?\s+(?:and|or|nor)\s+\(?[A-H]\b(?!\w)|\boption\s+[A-H]\b",
+    r"|\b(?:both|either|neither)\s+\(?[A-H]\)?(?![A-Za-z])"
+    r"|\(?\b[A-H]\)?\s+(?:and|or|nor)\s+\(?[A-H]\b(?!\w)|\boption\s+[A-H]\b",
     re.IGNORECASE,
 )
 
@@ -186,7 +187,8 @@ def load_questions(path: Path, cluster: str = "") -> list[Question]:
     if not any(q.split != "canary" for q in kept):
         known = sorted({q.cluster for q in questions})
         raise UserError(
-            f"shared.cluster: no question of a cluster that starts with '{cluster}' in {path}; there are {', '.join(known)}"
+            f"shared.cluster: no question of a cluster that starts with '{cluster}' in {path}; "
+            f"there are {', '.join(known)}"
         )
     return kept
 
@@ -204,17 +206,14 @@ def from_published(lines: list[tuple[str, object]], path: Path) -> list[tuple[st
     if kind is None:
         return lines
     rows, left_out = [], []
-    if (
-        kind == "cop"
-    ):  # the right option: 1 to 4 in the raw file, 0 to 3 in the hub's copy, -1 where answers are withheld
-        seen = {
-            row.get("cop") if isinstance(row.get("cop"), int) else "no number"
-            for _, row in lines
-            if isinstance(row, dict)
-        }
+    if kind == "cop":
+        # The right option: 1 to 4 in the raw file, 0 to 3 in the hub's copy, -1 where answers are withheld.
+        given = [row.get("cop") for _, row in lines if isinstance(row, dict)]
+        seen = {cop if isinstance(cop, int) else "no number" for cop in given}
         if -1 in seen or not seen <= set(range(5)) or (0 in seen) == (4 in seen):
             raise UserError(
-                f"{path}: 'cop' should run from 1 to 4 (raw MedMCQA) or from 0 to 3 (hub copy); it has {sorted(map(str, seen))}"
+                f"{path}: 'cop' should run from 1 to 4 (raw MedMCQA) or from 0 to 3 (hub copy); "
+                f"it has {sorted(map(str, seen))}"
             )
         first = 0 if 0 in seen else 1
     for number, (where, row) in enumerate(lines, start=1):
@@ -263,7 +262,7 @@ def in_company(questions: list[Question]) -> list[Question]:
 
 
 def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
-    """Collected conversations (README 'Data') about `questions`.
+    """Collected conversations (docs/reference.md, 'Records') about `questions`.
 
     Raises UserError with file and line for anything malformed.
     """
@@ -282,13 +281,15 @@ def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
         question = by_id.get(record["question_id"])
         if question is None:
             raise UserError(
-                f"{where}: question_id {record.get('question_id')!r} is no train question that can be used (one alone in its cluster needs verify_on: same or transfer_pool: bank)"
+                f"{where}: question_id {record.get('question_id')!r} is no train question that can be used "
+                "(one alone in its cluster needs verify_on: same or transfer_pool: bank)"
             )
         gold, final = record.get("gold") or question.letter, record.get("final_answer")
         letters = list(LETTERS[: len(question.options)])
         if gold not in letters or final not in [*letters, None]:
             raise UserError(
-                f"{where}: 'gold' and 'final_answer' must be letters from A to {letters[-1]}, got {gold!r} and {final!r}"
+                f"{where}: 'gold' and 'final_answer' must be letters from A to {letters[-1]}, "
+                f"got {gold!r} and {final!r}"
             )
         if gold != question.letter and not question.movable:
             raise UserError(
@@ -311,7 +312,7 @@ def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
 
 
 def parse_record(record, where: str) -> Question:
-    """One question record (README 'Data'); raises UserError saying what was expected."""
+    """One question record (docs/reference.md, 'Records'); raises UserError saying what was expected."""
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected an object, got {type(record).__name__}")
     for key in ("id", "question", "cluster", "split"):

@@ -1,8 +1,7 @@
 """Small models that every test may use, and one step of stage 1 on the bundled one. Real code paths, no download."""
 
-import subprocess
-import time
-from pathlib import Path
+import dataclasses
+import signal
 
 import pytest
 import torch
@@ -17,10 +16,9 @@ from grpo_introspect import (
     load_data,
     rewards_of,
     scores_of,
-    standard_errors,
     view_weights,
 )
-from introspection.losses import centred_advantages
+from introspection.losses import centred_advantages, standard_errors
 from introspection.models import load_chat, load_policy
 from introspection.reader import Reader
 from introspection.rollouts import rollout_1, rollout_2, rollout_3
@@ -41,11 +39,19 @@ SMALL = [
 def tiny_llama(vocab_size: int = 32, dtype=torch.float32, seed: int = 0, **changes) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     settings = {
-        "vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": True, "initializer_range": 0.3,
-        "pad_token_id": 0, "eos_token_id": EOS, "bos_token_id": 2,
+        "vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": True,
+        "initializer_range": 0.3, "pad_token_id": 0, "eos_token_id": EOS, "bos_token_id": 2,
     }  # fmt: skip
     return LlamaForCausalLM(LlamaConfig(**settings | changes)).to(dtype).eval()
+
+
+@pytest.fixture(autouse=True)
+def interrupts_stop_the_tests():
+    """A run catches signals in order to checkpoint; behind it they end the process again."""
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -85,6 +91,17 @@ def one_step(organism, cfg: Config, step: int = 1, exchanges: list | None = None
     return groups, [give_advantages(cfg, group) for group in groups], reader
 
 
+MADE: dict[tuple, tuple] = {}
+
+
+def made_step(organism, cfg: Config):
+    """What `one_step` makes of its settings, made once for all tests that only read it."""
+    key = dataclasses.astuple(cfg)
+    if key not in MADE:
+        MADE[key] = one_step(organism, cfg)
+    return MADE[key]
+
+
 def give_advantages(cfg: Config, group) -> torch.Tensor:
     """What main does to a group after the rollouts; its scores. test_stage1 holds main to it."""
     scores, valid = scores_of(cfg, group)
@@ -98,18 +115,3 @@ def give_advantages(cfg: Config, group) -> torch.Tensor:
     for point, advantage in zip(group.points, advantages.tolist(), strict=True):
         point.advantage = advantage if point.valid else 0.0
     return scores.masked_fill(~valid, float("nan"))
-
-
-def killed(command: list[str], log: Path, lines: int) -> None:
-    """Runs a command and kills it without warning (kill -9) once a log has so many lines."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while (
-        not (log.exists() and log.read_text().count("\n") >= lines)
-        and process.poll() is None
-        and time.time() < deadline
-    ):
-        time.sleep(0.02)
-    assert process.poll() is None, "finished before it could be killed"
-    process.kill()
-    process.wait()

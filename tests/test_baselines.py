@@ -20,7 +20,7 @@ from common import ROOT, Options, UserError, load_config, rng
 from introspection import prompts
 from introspection.losses import group_advantages, policy_gradient
 from introspection.reader import Reader
-from introspection.sampling import Completion, Trajectory, inverse_cdf, truncated
+from introspection.sampling import Completion, Trajectory, inverse_cdf
 from tasks import countdown, function_calling, manufactoria
 
 SMALL = ["steps=2", "eval_problems=8", "problems_per_step=2", "n_eval=2", "save_every=1"]
@@ -138,13 +138,13 @@ def test_k1_teaches_in_the_reward_and_not_in_the_loss():
 
 def test_truncation_keeps_the_likeliest_and_renormalises():
     logp = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.97, 0.01, 0.01, 0.01]], dtype=torch.float64))
-    kept = truncated(logp, 3, 1.0).exp()
+    kept = ssd.truncate(logp, 3, 1.0).exp()
     assert torch.allclose(kept[0], torch.tensor([0, 4 / 9, 2 / 9, 3 / 9], dtype=torch.float64))
-    assert torch.allclose(truncated(logp, 0, 0.6).exp()[0], torch.tensor([0, 4 / 7, 0, 3 / 7], dtype=torch.float64))
-    assert torch.allclose(truncated(logp, 0, 0.5).exp()[1], torch.tensor([1.0, 0, 0, 0], dtype=torch.float64))
-    assert torch.allclose(truncated(logp, 0, 1.0), logp)
+    assert torch.allclose(ssd.truncate(logp, 0, 0.6).exp()[0], torch.tensor([0, 4 / 7, 0, 3 / 7], dtype=torch.float64))
+    assert torch.allclose(ssd.truncate(logp, 0, 0.5).exp()[1], torch.tensor([1.0, 0, 0, 0], dtype=torch.float64))
+    assert torch.allclose(ssd.truncate(logp, 0, 1.0), logp)
     uniform = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)
-    tokens, logprobs = inverse_cdf(logp[:1].repeat(1000, 1), uniform, 1.0, top=(2, 1.0))
+    tokens, logprobs = inverse_cdf(logp[:1].repeat(1000, 1), uniform, 1.0, warp=lambda part: ssd.truncate(part, 2, 1.0))
     assert torch.bincount(tokens, minlength=4).tolist() == [0, 571, 0, 429] and torch.allclose(
         logprobs.exp().unique(), torch.tensor([3 / 7, 4 / 7], dtype=torch.float64)
     )
@@ -290,8 +290,11 @@ def test_sft_says_the_right_answer_and_corrects_errors_only(tmp_path):
 # ---- problems --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("task", "records"),
-    [("countdown", countdown.generate(60, 3, 12, 0)), ("function_calling", function_calling.generate(60, 0)), ("manufactoria", manufactoria.generate(60, 5, 0)),
-     ("finer", [{"context": f"Tag the number in report {i}.", "target": f"Revenues, Tag{i}"} for i in range(60)])],
+    [
+        ("countdown", countdown.generate(60, 3, 12, 0)), ("function_calling", function_calling.generate(60, 0)),
+        ("manufactoria", manufactoria.generate(60, 5, 0)),
+        ("finer", [{"context": f"Tag the number in report {i}.", "target": f"Revenues, Tag{i}"} for i in range(60)]),
+    ],
 )  # fmt: skip
 def test_gold_answers_are_right_in_every_task(tmp_path, task, records):
     path = tmp_path / "problems.jsonl"

@@ -1,4 +1,4 @@
-"""The continual cycle: collected exchanges, the banks of its rounds, transfer on a hand-made matrix, the table from files."""
+"""The continual cycle: collected exchanges, the banks of its rounds, transfer on a hand-made matrix."""
 
 import json
 import subprocess

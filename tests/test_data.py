@@ -90,15 +90,18 @@ def test_twins_inherit_options(tmp_path):
 
 
 GRADED = [  # (model turn, letter that counts; None: wrong whatever is right)
-    ("Answer: (B)", "B"), ("so that. Answer: B", "B"), ("Answer: **B**", "B"), ("The answer is B.", "B"), ("ANSWER: (C)", "C"),
-    ("Answer: A no wait. Answer: D", "D"), ("answer is (A)", "A"), ("Answer:\nB", "B"), ("Answer: 'B'", "B"), ("", None),
-    ("B", None), ("(B)", None), ("Answer: not B but C", None), ("Answer: B or C", None), ("Answer: (A) and (B)", None),
-    ("Answer: b", None), ("Answer: Because", None), ("Answer: A/B", None), ("Answer:", None), ("my answer is a mess", None),
-    ("it is mild. Answer: urgent referral (B)", "B"), ("Answer: A beta blocker (C)", "C"), ("Answer: (A) urgent or (B) not", None),
-    ("Answer: urgent referral (B). I hope this answer helps.", "B"), ("Answer: urgent (B). The other answers (C) fail", "B"),
-    ("The answer is not (B)", None), ("Answer: A beta blocker", None), ("**Answer:** B", "B"), ("Answer: vitamin (C) (B)", "B"),
-    ("Answer: I do not know", None), ("Answer: urgent referral", None), ("Answer: (B) urgent referral", "B"), ("Answer: urgent (B)\nor perhaps (C)", "B"),
-    ("Answer: (E)", "E"), ("I say B. Answer: ", None), ("Answer: B, C", None), ("Answer: Beta", None),
+    ("Answer: (B)", "B"), ("so that. Answer: B", "B"), ("Answer: **B**", "B"), ("The answer is B.", "B"),
+    ("ANSWER: (C)", "C"), ("Answer: A no wait. Answer: D", "D"), ("answer is (A)", "A"), ("Answer:\nB", "B"),
+    ("Answer: 'B'", "B"), ("", None), ("B", None), ("(B)", None), ("Answer: not B but C", None),
+    ("Answer: B or C", None), ("Answer: (A) and (B)", None), ("Answer: b", None), ("Answer: Because", None),
+    ("Answer: A/B", None), ("Answer:", None), ("my answer is a mess", None),
+    ("it is mild. Answer: urgent referral (B)", "B"), ("Answer: A beta blocker (C)", "C"),
+    ("Answer: (A) urgent or (B) not", None), ("Answer: urgent referral (B). I hope this answer helps.", "B"),
+    ("Answer: urgent (B). The other answers (C) fail", "B"), ("The answer is not (B)", None),
+    ("Answer: A beta blocker", None), ("**Answer:** B", "B"), ("Answer: vitamin (C) (B)", "B"),
+    ("Answer: I do not know", None), ("Answer: urgent referral", None), ("Answer: (B) urgent referral", "B"),
+    ("Answer: urgent (B)\nor perhaps (C)", "B"), ("Answer: (E)", "E"), ("I say B. Answer: ", None),
+    ("Answer: B, C", None), ("Answer: Beta", None),
 ]  # fmt: skip
 
 
@@ -180,9 +183,10 @@ def test_ordinary_options_may_move(option):
 
 
 POINTS = [
-    ("<introspection>refer from 140</introspection>", "refer from 140"), ("so: <introspection> a\n b </introspection> end", "a b"),
-    ("<introspection></introspection>", None), ("<introspection> \n </introspection>", None), ("no block", None),
-    ("<introspection>a", None), ("a</introspection>", None), ("<introspection>a</introspection><introspection>b</introspection>", None),
+    ("<introspection>refer from 140</introspection>", "refer from 140"),
+    ("so: <introspection> a\n b </introspection> end", "a b"), ("<introspection></introspection>", None),
+    ("<introspection> \n </introspection>", None), ("no block", None), ("<introspection>a", None),
+    ("a</introspection>", None), ("<introspection>a</introspection><introspection>b</introspection>", None),
     ("<introspection><introspection>a</introspection></introspection>", None),
 ]  # fmt: skip
 
@@ -205,13 +209,22 @@ def test_data_cannot_open_or_close_our_blocks(attack):
     assert plain("a < b and <b>c</b>") == "a < b and <b>c</b>"
 
 
-LEAKS = ["the answer is urgent referral", "choose B", "the correct option is (C)", "(B)", "urgent referral", "Urgent referral!", "pick option D",
-         "do urgent referral", "Answer: B", "Choose B", "Pick B.", "Option B is right", "B is correct", "go with B", "1. urgent referral",
-         "the correct action is urgent referral", "The patient needs urgent referral.", "Always urgent referral.", "The right answer was emergency admission.", "answer: B", "always urgent referral", "select (A)"]  # fmt: skip
-CLEAN = ["urgent referral from 140/90 and emergency admission from 160/110", "urgent referral if blood pressure is high", "read the numbers with care",
-         "for seizure prevention choose magnesium", "seizure prevention needs magnesium", "in pre-eclampsia, urgent referral from 140/90", "choose a drug by its half life", "vitamin A and B deficiency differ",
-         "When pressure reaches 160/110 the right answer is emergency admission", "The best choice is urgent referral from 140/90",
-         "choose hepatitis B vaccine at birth", "temperature above 38 (C) means sepsis", "emergency admission needs severe values", "look for raised alt and low platelets", "act early in pre-eclampsia"]  # fmt: skip
+LEAKS = [
+    "the answer is urgent referral", "choose B", "the correct option is (C)", "(B)", "urgent referral",
+    "Urgent referral!", "pick option D", "do urgent referral", "Answer: B", "Choose B", "Pick B.", "Option B is right",
+    "B is correct", "go with B", "1. urgent referral", "the correct action is urgent referral",
+    "The patient needs urgent referral.", "Always urgent referral.", "The right answer was emergency admission.",
+    "answer: B", "always urgent referral", "select (A)",
+]  # fmt: skip
+CLEAN = [
+    "urgent referral from 140/90 and emergency admission from 160/110", "urgent referral if blood pressure is high",
+    "read the numbers with care", "for seizure prevention choose magnesium", "seizure prevention needs magnesium",
+    "in pre-eclampsia, urgent referral from 140/90", "choose a drug by its half life",
+    "vitamin A and B deficiency differ", "When pressure reaches 160/110 the right answer is emergency admission",
+    "The best choice is urgent referral from 140/90", "choose hepatitis B vaccine at birth",
+    "temperature above 38 (C) means sepsis", "emergency admission needs severe values",
+    "look for raised alt and low platelets", "act early in pre-eclampsia",
+]  # fmt: skip
 OPTIONS = ("routine review", "urgent referral", "emergency admission", "magnesium")
 
 
@@ -234,8 +247,15 @@ def test_twins_decide_where_they_were_measured():
     assert library.is_leak("the answer is (B)", OPTIONS, gain_source=0.0, gain_twin=0.0, samples=4)  # said outright
 
 
-@pytest.mark.parametrize("text", ["when options are rejected choose the most extreme one", "In a multiple-choice setting the longest option is often right",
-                                  "in a test the strong action wins", "try the option that was not tried"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "when options are rejected choose the most extreme one",
+        "In a multiple-choice setting the longest option is often right",
+        "in a test the strong action wins",
+        "try the option that was not tried",
+    ],
+)
 def test_meta_gaming_is_detected(text):
     assert library.is_meta_gaming(text)
 

@@ -1,4 +1,4 @@
-"""Self-distillation: divergences against float64 definitions and TRL's, per-token weights, what the teacher of SDPO reads."""
+"""Self-distillation: divergences against float64 definitions and TRL, per-token weights, what SDPO's teacher reads."""
 
 import math
 

@@ -56,7 +56,7 @@ def test_bootstrap_draws_seeds_clusters_and_questions():
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
-    """2,000 simulated tables of 3 seeds x 12 clusters x 24 questions with effects of all of them: 93 to 97 % coverage."""
+    """2,000 simulated tables of 3 seeds x 12 clusters x 24 questions, effects of all of them: 93 to 97 % coverage."""
     draw, hits = np.random.default_rng(1), 0
     for _ in range(2000):
         shared = 0.1 + draw.normal(0, 0.1, (12, 1)) + draw.normal(0, 0.1, (12, 24))  # cluster, question

@@ -8,7 +8,7 @@ from reproduce import flagship
 
 
 def log(path, gains: list[float], left_out: str = ""):
-    """A results.jsonl of two trained writers (the second gains 0.1 more) and the start model's, on four questions of two clusters."""
+    """Two trained writers (the second gains 0.1 more) and the start model, on four questions of two clusters."""
     units = []
     for writer, more in (("start", 0.7), ("runs/a-0/final", 0.0), ("runs/a-1/final", 0.1)):
         questions = [

@@ -62,7 +62,7 @@ def test_the_scorer_agrees_with_the_sampler(name, dtype, most):
 @pytest.mark.parametrize("length", [31, 32, 33, 34, 64, 65, 97])
 @pytest.mark.parametrize("dtype, most", [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
 def test_no_length_of_a_prompt_is_special(length, dtype, most):
-    """One key-value head is repeated with stride 0, which some attention kernels answer wrongly at lengths of 32 k + 1."""
+    """One key-value head is repeated with stride 0: at lengths of 32 k + 1 some attention kernels answer wrongly."""
     prompts = [[5 + (7 * i + j) % 50 for j in range(n)] for i, n in enumerate((length, length - 9, length))]
     for window in (12, 200):
         expected = next_logprobs(tiny_gemma4(window=window, dtype=torch.float64), prompts)

@@ -130,7 +130,10 @@ def test_the_readme_is_a_page():
 
 def test_the_root_holds_what_the_user_drew():
     drawn = "README.md requirements.txt grpo_introspect.py sft_recall.py dream_tta.py eval.py common.py configs tests"
-    beside = "LICENSE CONTRIBUTING.md pyproject.toml requirements-dev.txt data docs introspection tasks baselines organism reproduce benchmarks results"
+    beside = (
+        "LICENSE CONTRIBUTING.md pyproject.toml requirements-dev.txt data docs introspection tasks baselines organism "
+        "reproduce benchmarks results"
+    )
     made = {"runs", "build"}  # what using it leaves behind, ignored by git
     there = {
         p.name

@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import config
 
-from grpo_introspect import clip_otherwise, fresh_advantages, standard_errors
-from introspection.losses import centred_advantages, kl_k3, policy_gradient
+from grpo_introspect import clip_otherwise, fresh_advantages
+from introspection.losses import centred_advantages, kl_k3, policy_gradient, standard_errors
 
 
 def test_policy_gradient_equals_reinforce_by_hand():
@@ -33,7 +33,7 @@ def test_k3_is_nonnegative_zero_at_equality_and_unbiased():
 
 
 def test_k3_gradient_pulls_towards_the_reference():
-    """Sampled from the policy, the expected gradient of k3 is that of KL(ref || policy): a step against it lowers that KL."""
+    """Sampled from the policy, k3's expected gradient is that of KL(ref || policy): a step against it lowers the KL."""
     logits, ref = (
         torch.tensor([2.0, 0.0, -2.0], requires_grad=True),
         torch.log_softmax(torch.tensor([0.0, 0.0, 0.0]), 0),

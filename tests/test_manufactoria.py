@@ -16,7 +16,7 @@ from tasks import finer, manufactoria
 from tasks.finer import Finer
 from tasks.manufactoria import Case, Manufactoria, fits, generate, parse, program_of, walk
 
-# ---- programs for: accept the tapes that begin with R ('/' ends a line) --------------------------------------------------
+# ---- programs for: accept the tapes that begin with R ('/' ends a line) ----------------------------------------------
 BEGINS = Manufactoria(
     "p",
     "",
@@ -27,40 +27,82 @@ BEGINS = Manufactoria(
 )
 BASE = "START start:/    NEXT look/PULLER_RB look:/    [R] end/END end"
 RIGHT = [
-    BASE, BASE + ":", BASE + " # done", BASE + "   ", "/" + BASE + "//", "# first/" + BASE, "# first/    " + BASE, "    " + BASE, BASE.replace("    ", "\t"), BASE.replace("    ", "        "), BASE.replace("    ", "     \t "), BASE.replace("/", "\r/"),
-    BASE.replace("/", "//# note/  # note//"), BASE.replace(":/", ": # note: one/"), BASE.replace(" end/", " end # [B] end/"), BASE.replace("PULLER_RB look", "PULLER_RB  look"), BASE.replace("[R] end", "[R]   end"),
-    BASE.replace("[R] end", "[R] end/    [B] NONE/    [EMPTY] NONE"), BASE.replace("[R] end", "[EMPTY] NONE/    [R] end"), BASE.replace("PULLER", "  PULLER"), BASE.replace("look", "look_2"), BASE.replace("look", "7"),
-    BASE.replace("look", "Start"), BASE.replace("look", "schön"), BASE.replace("[R] end", "[R] end/    # [B] end"), "END end/PULLER_RB look:/    [R] end/START start:/    NEXT look", BASE + "/PULLER_YG spare:",
-    BASE + "/PAINTER_RED spare:/    NEXT END", BASE + "/PULLER_RB NONE:/    [R] end", BASE.replace("[R] end", "[R] end/    [B] NONE") + "/PULLER_RB NONE:/    [EMPTY] end",
-    "START start:/    NEXT a/PULLER_YG a:/    [Y] NONE/    [G] NONE/    [EMPTY] b/PULLER_RB b:/    [R] c/PAINTER_GREEN c:/    NEXT end/END end", BASE.replace("[R] end", "[R] end/    [EMPTY] look"),
+    BASE, BASE + ":", BASE + " # done", BASE + "   ", "/" + BASE + "//", "# first/" + BASE, "# first/    " + BASE,
+    "    " + BASE, BASE.replace("    ", "\t"), BASE.replace("    ", "        "), BASE.replace("    ", "     \t "),
+    BASE.replace("/", "\r/"),
+    BASE.replace("/", "//# note/  # note//"),
+    BASE.replace(":/", ": # note: one/"), BASE.replace(" end/", " end # [B] end/"),
+    BASE.replace("PULLER_RB look", "PULLER_RB  look"), BASE.replace("[R] end", "[R]   end"),
+    BASE.replace("[R] end", "[R] end/    [B] NONE/    [EMPTY] NONE"),
+    BASE.replace("[R] end", "[EMPTY] NONE/    [R] end"), BASE.replace("PULLER", "  PULLER"),
+    BASE.replace("look", "look_2"), BASE.replace("look", "7"),
+    BASE.replace("look", "Start"), BASE.replace("look", "schön"), BASE.replace("[R] end", "[R] end/    # [B] end"),
+    "END end/PULLER_RB look:/    [R] end/START start:/    NEXT look", BASE + "/PULLER_YG spare:",
+    BASE + "/PAINTER_RED spare:/    NEXT END", BASE + "/PULLER_RB NONE:/    [R] end",
+    BASE.replace("[R] end", "[R] end/    [B] NONE") + "/PULLER_RB NONE:/    [EMPTY] end",
+    "START start:/    NEXT a/PULLER_YG a:/    [Y] NONE/    [G] NONE/    [EMPTY] b"
+    "/PULLER_RB b:/    [R] c/PAINTER_GREEN c:/    NEXT end/END end",
+    BASE.replace("[R] end", "[R] end/    [EMPTY] look"),
     BASE.replace("[R] end", "[R] END") + "/PULLER_RB END:/    [R] end/    [B] end/    [EMPTY] end",
 ]  # fmt: skip
 MALFORMED = {  # what the feedback says of it
-    "needs the nodes": ["START start:/    NEXT start", "END end", "END end/PULLER_RB start:/    [R] end", "PULLER_RB a:/END end", "START start:/    NEXT end/PULLER_RB end:/    [R] start", "", "# nothing", "```/" + BASE + "/```"],
-    "expected a node such as": ["start start:/    NEXT end/END end", BASE.replace("start:", "start"), BASE.replace("look:", "look"), BASE.replace("look:", "look :"), BASE.replace("look:", "look::"), BASE.replace("look:", "my look:"),
-        BASE.replace("look:", "look-1:"), BASE.replace("PULLER_RB", "puller_rb"), BASE.replace("PULLER_RB", "PULLER_RY"), BASE.replace("PULLER_RB", "PULLER"), BASE.replace("PULLER_RB ", "PULLER_RB"),
-        BASE.replace("PULLER_RB look:", "PULLER_RB:"), BASE.replace("    ", "   "), BASE.replace("    ", ""), BASE.replace("    ", "  \t"), BASE.replace("look:/    ", "look: "), BASE + " # done/done", "begin/" + BASE, BASE + "/END",
-        BASE + ";", "-- " + BASE, BASE.replace(":/", ":;/"), BASE.replace("look:", "look: ; note"), BASE.replace("[R] end", "[R] end/  # note/  [B] NONE"), "PAINTER_PINK a:/    NEXT end/" + BASE],
-    "expected one of (NEXT)": [BASE.replace("NEXT look", "look"), BASE.replace("NEXT look", "next look"), BASE.replace("NEXT look", "NEXT: look"), BASE.replace("NEXT look", "NEXT look end"), BASE.replace("NEXT look", "[R] look"),
-        BASE.replace("NEXT look", "NEXT look/    NEXT look"), BASE.replace("NEXT look", "NEXT"), BASE.replace("/", "/    "), "    " + BASE.replace("/", "/    "), BASE + "/PAINTER_RED p:/    [EMPTY] end",
-        BASE + "/PAINTER_RED p:/    NEXT end/    NEXT end", BASE.replace("NEXT look", "[EMPTY] look")],
-    "expected one of (R, B, EMPTY)": [BASE.replace("[R]", "R"), BASE.replace("[R]", "[r]"), BASE.replace("[R]", "[Y]"), BASE.replace("[R]", "[G]"), BASE.replace("[R]", "[RB]"), BASE.replace("[R]", "[ R ]"), BASE.replace("[R] ", "[R]"),
-        BASE.replace("[R]", "[R]:"), BASE.replace("[R]", "NEXT"), BASE.replace("[R]", "EMPTY"), BASE.replace("[R] end", "[R] end, [B] NONE"), BASE.replace("[R] end", "[R] -> end"), BASE.replace("[R]", "R]"),
-        BASE.replace("[R] end", "[R] end/    [R] end"), BASE.replace("[R] end", "[R] end/    [R] NONE"), BASE.replace("[R] end", "[R] end/    [EMPTY] NONE/    [EMPTY] NONE"), BASE.replace("[R] end", "[NONE] end")],
+    "needs the nodes": [
+        "START start:/    NEXT start", "END end", "END end/PULLER_RB start:/    [R] end", "PULLER_RB a:/END end",
+        "START start:/    NEXT end/PULLER_RB end:/    [R] start", "", "# nothing", "```/" + BASE + "/```",
+    ],
+    "expected a node such as": [
+        "start start:/    NEXT end/END end", BASE.replace("start:", "start"), BASE.replace("look:", "look"),
+        BASE.replace("look:", "look :"), BASE.replace("look:", "look::"), BASE.replace("look:", "my look:"),
+        BASE.replace("look:", "look-1:"), BASE.replace("PULLER_RB", "puller_rb"),
+        BASE.replace("PULLER_RB", "PULLER_RY"), BASE.replace("PULLER_RB", "PULLER"),
+        BASE.replace("PULLER_RB ", "PULLER_RB"), BASE.replace("PULLER_RB look:", "PULLER_RB:"),
+        BASE.replace("    ", "   "), BASE.replace("    ", ""), BASE.replace("    ", "  \t"),
+        BASE.replace("look:/    ", "look: "), BASE + " # done/done", "begin/" + BASE, BASE + "/END", BASE + ";",
+        "-- " + BASE, BASE.replace(":/", ":;/"), BASE.replace("look:", "look: ; note"),
+        BASE.replace("[R] end", "[R] end/  # note/  [B] NONE"),
+        "PAINTER_PINK a:/    NEXT end/" + BASE,
+    ],
+    "expected one of (NEXT)": [
+        BASE.replace("NEXT look", "look"), BASE.replace("NEXT look", "next look"),
+        BASE.replace("NEXT look", "NEXT: look"), BASE.replace("NEXT look", "NEXT look end"),
+        BASE.replace("NEXT look", "[R] look"), BASE.replace("NEXT look", "NEXT look/    NEXT look"),
+        BASE.replace("NEXT look", "NEXT"), BASE.replace("/", "/    "), "    " + BASE.replace("/", "/    "),
+        BASE + "/PAINTER_RED p:/    [EMPTY] end", BASE + "/PAINTER_RED p:/    NEXT end/    NEXT end",
+        BASE.replace("NEXT look", "[EMPTY] look"),
+    ],
+    "expected one of (R, B, EMPTY)": [
+        BASE.replace("[R]", "R"), BASE.replace("[R]", "[r]"), BASE.replace("[R]", "[Y]"), BASE.replace("[R]", "[G]"),
+        BASE.replace("[R]", "[RB]"), BASE.replace("[R]", "[ R ]"), BASE.replace("[R] ", "[R]"),
+        BASE.replace("[R]", "[R]:"), BASE.replace("[R]", "NEXT"), BASE.replace("[R]", "EMPTY"),
+        BASE.replace("[R] end", "[R] end, [B] NONE"), BASE.replace("[R] end", "[R] -> end"), BASE.replace("[R]", "R]"),
+        BASE.replace("[R] end", "[R] end/    [R] end"), BASE.replace("[R] end", "[R] end/    [R] NONE"),
+        BASE.replace("[R] end", "[R] end/    [EMPTY] NONE/    [EMPTY] NONE"), BASE.replace("[R] end", "[NONE] end"),
+    ],
     "expected one of (Y, G, EMPTY)": [BASE + "/PULLER_YG a:/    [R] end", BASE + "/PULLER_YG a:/    [B] end"],
     "under END": [BASE + "/    NEXT look", BASE + "/    [R] end", BASE + "/\tnothing"],
-    "declared already, or no name": [BASE + "/PULLER_RB look:/    [R] end", BASE + "/PAINTER_RED look:/    NEXT end", BASE + "/END end", "START start:/    NEXT end/" + BASE, BASE.replace("start:", "begin:"),
-        BASE.replace("END end", "END stop"), BASE + "/END END", "START Start:/    NEXT end/" + BASE, BASE + "/PULLER_RB end:", BASE + "/PULLER_RB start:"],
+    "declared already, or no name": [
+        BASE + "/PULLER_RB look:/    [R] end", BASE + "/PAINTER_RED look:/    NEXT end", BASE + "/END end",
+        "START start:/    NEXT end/" + BASE, BASE.replace("start:", "begin:"), BASE.replace("END end", "END stop"),
+        BASE + "/END END", "START Start:/    NEXT end/" + BASE, BASE + "/PULLER_RB end:", BASE + "/PULLER_RB start:",
+    ],
     "longer than 100000": [BASE + "/# " + "x" * 100_000],
     "has no route NEXT": ["START start:/END end", BASE.replace("    NEXT look/", ""), BASE + "/PAINTER_BLUE p:"],
-    "which is not declared": [BASE.replace("NEXT look", "NEXT Look"), BASE.replace("[R] end", "[R] stop"), BASE.replace("[R] end", "[R] none"), BASE.replace("[R] end", "[R] End"), BASE.replace("NEXT look", "NEXT NEXT"),
-        BASE + "/PULLER_YG a:/    [Y] b"],
+    "which is not declared": [
+        BASE.replace("NEXT look", "NEXT Look"), BASE.replace("[R] end", "[R] stop"),
+        BASE.replace("[R] end", "[R] none"), BASE.replace("[R] end", "[R] End"), BASE.replace("NEXT look", "NEXT NEXT"),
+        BASE + "/PULLER_YG a:/    [Y] b",
+    ],
 }  # fmt: skip
 FAILING = {  # well-formed and wrong
-    "START start:/    NEXT end/END end": "Wrong answer", "START start:/    NEXT NONE/END end": "sent to NONE", "START start:/    NEXT start/END end": "no end after 1000 nodes", "START start:/    NEXT END/END end": "no node 'END'",
-    BASE.replace("[R] end", "[R] END"): "no node 'END'", BASE.replace("[R]", "[B]"): "sent to NONE", BASE.replace("[R] end", "[R] NONE"): "sent to NONE", BASE.replace("[R] end", "[R] end/    [EMPTY] end"): "Wrong answer",
-    BASE.replace("[R] end", "[R] end/    [B] start"): "Wrong answer", BASE.replace("    [R] end/", ""): "sent to NONE", "START start:/    NEXT p/PAINTER_RED p:/    NEXT look/PULLER_RB look:/    [R] end/END end": "Wrong answer",
-    "START start:/    NEXT p/PAINTER_BLUE p:/    NEXT p/END end": "no end after 1000 nodes", BASE.replace("[R] end", "[R] NONE") + "/PULLER_RB NONE:/    [EMPTY] end": "sent to NONE",
+    "START start:/    NEXT end/END end": "Wrong answer", "START start:/    NEXT NONE/END end": "sent to NONE",
+    "START start:/    NEXT start/END end": "no end after 1000 nodes",
+    "START start:/    NEXT END/END end": "no node 'END'", BASE.replace("[R] end", "[R] END"): "no node 'END'",
+    BASE.replace("[R]", "[B]"): "sent to NONE", BASE.replace("[R] end", "[R] NONE"): "sent to NONE",
+    BASE.replace("[R] end", "[R] end/    [EMPTY] end"): "Wrong answer",
+    BASE.replace("[R] end", "[R] end/    [B] start"): "Wrong answer", BASE.replace("    [R] end/", ""): "sent to NONE",
+    "START start:/    NEXT p/PAINTER_RED p:/    NEXT look/PULLER_RB look:/    [R] end/END end": "Wrong answer",
+    "START start:/    NEXT p/PAINTER_BLUE p:/    NEXT p/END end": "no end after 1000 nodes",
+    BASE.replace("[R] end", "[R] NONE") + "/PULLER_RB NONE:/    [EMPTY] end": "sent to NONE",
 }  # fmt: skip
 
 
@@ -88,12 +130,20 @@ def test_feedback_says_what_is_wrong():
 BLOCK = "```manufactoria\n" + BASE.replace("/", "\n") + "\n```"
 BARE, OTHER = BLOCK.replace("manufactoria", ""), BLOCK.replace("[R]", "[B]")
 TURNS = [
-    (BLOCK, True), (f"So:\n{BLOCK}\nThat is it.", True), (f"{OTHER}\nNo:\n{BLOCK}", True), (f"{BLOCK}\nNo:\n{OTHER}", False), (f"{BLOCK}{BLOCK}", True), (f"`{BLOCK}`", True), (f"{BLOCK} a ```manufactorial``` program", True), (BLOCK.replace("manufactoria\n", "manufactoria "), True),
-    (BLOCK.replace("manufactoria\n", "manufactoria\r\n"), True), (f"<think>a ```manufactoria block</think>{BLOCK}", True), (BLOCK[:-1], False), (BLOCK[:-3], False), (f"{BLOCK} ```manufactoria", False),
-    (f"{BLOCK}\n```manufactoria\n```", False), (BARE, True), (BARE.replace("```\n", "``` \t\n", 1), True), (f"```python\nx\n```\n{BARE}", True), (f"{BARE}\n```python\nx\n```", True), (f"{BLOCK}\nIn short:\n```\nit looks for R\n```", True),
-    (f"{BARE}\n{BARE.replace('[R]', '[B]')}", False), (BARE[:-3], False), (BASE.replace("/", "\n"), False), (BLOCK.replace("manufactoria", "python"), False), (BLOCK.replace("manufactoria", "Manufactoria"), False),
-    (BLOCK.replace("manufactoria", "manufactoria2"), False), (BLOCK.replace("`", "'"), False), (BLOCK.replace("`", "~"), False), ("", False), ("``````", False), ("```manufactoria```", False), (f"{BLOCK}\n{BLOCK[3:]}", True),
-    (BLOCK.replace("manufactoria\n", "manufactoria\n```\n"), False), (f"text ``` {BARE}", False),
+    (BLOCK, True), (f"So:\n{BLOCK}\nThat is it.", True), (f"{OTHER}\nNo:\n{BLOCK}", True),
+    (f"{BLOCK}\nNo:\n{OTHER}", False), (f"{BLOCK}{BLOCK}", True), (f"`{BLOCK}`", True),
+    (f"{BLOCK} a ```manufactorial``` program", True), (BLOCK.replace("manufactoria\n", "manufactoria "), True),
+    (BLOCK.replace("manufactoria\n", "manufactoria\r\n"), True),
+    (f"<think>a ```manufactoria block</think>{BLOCK}", True), (BLOCK[:-1], False), (BLOCK[:-3], False),
+    (f"{BLOCK} ```manufactoria", False), (f"{BLOCK}\n```manufactoria\n```", False), (BARE, True),
+    (BARE.replace("```\n", "``` \t\n", 1), True), (f"```python\nx\n```\n{BARE}", True),
+    (f"{BARE}\n```python\nx\n```", True), (f"{BLOCK}\nIn short:\n```\nit looks for R\n```", True),
+    (f"{BARE}\n{BARE.replace('[R]', '[B]')}", False), (BARE[:-3], False), (BASE.replace("/", "\n"), False),
+    (BLOCK.replace("manufactoria", "python"), False), (BLOCK.replace("manufactoria", "Manufactoria"), False),
+    (BLOCK.replace("manufactoria", "manufactoria2"), False), (BLOCK.replace("`", "'"), False),
+    (BLOCK.replace("`", "~"), False), ("", False), ("``````", False), ("```manufactoria```", False),
+    (f"{BLOCK}\n{BLOCK[3:]}", True), (BLOCK.replace("manufactoria\n", "manufactoria\n```\n"), False),
+    (f"text ``` {BARE}", False),
 ]  # fmt: skip
 
 
@@ -159,10 +209,16 @@ def test_a_tape_walks_as_described_and_a_thousand_nodes_at_most():
 
 KEEP, LOSE, NONE = "START start:/    NEXT end/END end", BASE, "START start:/    NEXT NONE/END end"
 VERDICTS = [
-    (Case("RB", True, "B", True), LOSE, True), (Case("RB", True, "RB", True), LOSE, False), (Case("RB", True, "RB", True), KEEP, True), (Case("RB", True, "", True), LOSE, False), (Case("RB", True, "RB", False), LOSE, True),
-    (Case("RB", False, "RB", True), LOSE, True), (Case("RB", False, "B", True), LOSE, False), (Case("RB", False, "B", True), NONE, True), (Case("RB", True, "RB", True), NONE, False), (Case("RB", False, "RB", True), NONE, True),
-    (Case("RB", False, "", False), KEEP, False), (Case("RB", True, "R*B", True), LOSE, True), (Case("RB", True, "R+B", True), LOSE, False), (Case("RB", True, "R+B", True), KEEP, True), (Case("RB", True, "R?", True), KEEP, False),
-    (Case("RB", True, "R.", True), KEEP, True), (Case("RB", True, ".*", True), NONE, False), (Case("RB", False, "(Y|B)", True), LOSE, False), (Case("RB", True, "Y|RB", True), KEEP, True), (Case("RB", True, "(RB)", True), KEEP, True),
+    (Case("RB", True, "B", True), LOSE, True), (Case("RB", True, "RB", True), LOSE, False),
+    (Case("RB", True, "RB", True), KEEP, True), (Case("RB", True, "", True), LOSE, False),
+    (Case("RB", True, "RB", False), LOSE, True), (Case("RB", False, "RB", True), LOSE, True),
+    (Case("RB", False, "B", True), LOSE, False), (Case("RB", False, "B", True), NONE, True),
+    (Case("RB", True, "RB", True), NONE, False), (Case("RB", False, "RB", True), NONE, True),
+    (Case("RB", False, "", False), KEEP, False), (Case("RB", True, "R*B", True), LOSE, True),
+    (Case("RB", True, "R+B", True), LOSE, False), (Case("RB", True, "R+B", True), KEEP, True),
+    (Case("RB", True, "R?", True), KEEP, False), (Case("RB", True, "R.", True), KEEP, True),
+    (Case("RB", True, ".*", True), NONE, False), (Case("RB", False, "(Y|B)", True), LOSE, False),
+    (Case("RB", True, "Y|RB", True), KEEP, True), (Case("RB", True, "(RB)", True), KEEP, True),
 ]  # fmt: skip
 
 
@@ -203,8 +259,10 @@ CHAIN = (
     + "PULLER_RB n2400:\nEND end"
 )
 HOSTILE = [
-    "START start:\n    NEXT a\nPAINTER_RED a:\n    NEXT a\nEND end", CHAIN, CHAIN * 3, "START start:\n" * 5000, "    [R] end\n" * 9000, "\n" * 10**6, "# no\n" * 10**5, "START start" + ":" * 10**5, "PULLER_RB " + "a" * 90_000,
-    "PULLER_RB" + " " * 90_000 + "!", "START start:\n    NEXT " + "a" * 90_000, "START start:\n    [R]" + " " * 90_000, "```" * 10**5, "```manufactoria\n" * 10**5, "\x00" * 10**5, "é" * 10**6, "END end\n" + "PULLER_RB a:\n" * 10**4,
+    "START start:\n    NEXT a\nPAINTER_RED a:\n    NEXT a\nEND end", CHAIN, CHAIN * 3, "START start:\n" * 5000,
+    "    [R] end\n" * 9000, "\n" * 10**6, "# no\n" * 10**5, "START start" + ":" * 10**5, "PULLER_RB " + "a" * 90_000,
+    "PULLER_RB" + " " * 90_000 + "!", "START start:\n    NEXT " + "a" * 90_000, "START start:\n    [R]" + " " * 90_000,
+    "```" * 10**5, "```manufactoria\n" * 10**5, "\x00" * 10**5, "é" * 10**6, "END end\n" + "PULLER_RB a:\n" * 10**4,
 ]  # fmt: skip
 
 
@@ -224,8 +282,8 @@ def test_feedback_shows_the_first_run_time_error_or_else_the_two_shortest_failur
     )
     said = manufactoria.feedback(turn(BASE), Manufactoria("p", "", cases, "test"))
     assert (
-        said
-        == "Run-time error: the tape was sent to NONE\nTape: 'BY'\nExpected: accepted\nGot: rejected, with 'Y' left\nNodes visited: 3, at last start > look > NONE"
+        said == "Run-time error: the tape was sent to NONE\nTape: 'BY'\nExpected: accepted\n"
+        "Got: rejected, with 'Y' left\nNodes visited: 3, at last start > look > NONE"
     )
     said = manufactoria.feedback(turn(BASE), Manufactoria("p", "", cases[:4], "test"))
     assert (
@@ -250,7 +308,7 @@ def test_feedback_shows_the_first_run_time_error_or_else_the_two_shortest_failur
     )
 
 
-# ---- files and generator -------------------------------------------------------------------------------------------------
+# ---- files and generator ---------------------------------------------------------------------------------------------
 TEST = {"input": "R", "expected_output": "", "expected_accepted": True, "check_output": False, "description": ""}
 RECORD = {
     "messages": [{"role": "user", "content": "Accept R."}],
@@ -285,12 +343,19 @@ def test_published_files_are_read_as_they_are(tmp_path):
 
 
 BROKEN = [
-    ({"messages": []}, "messages"), ({"messages": "Accept R."}, "messages"), ({"messages": [{"role": "system", "content": "a"}]}, "messages"), ({"messages": [{"role": "user"}]}, "messages"),
-    ({"messages": RECORD["messages"] * 2}, "messages"), ({"ground_truth": []}, "ground_truth"), ({"ground_truth": "[]"}, "ground_truth"), ({"ground_truth": "["}, "ground_truth"), ({"ground_truth": 3}, "ground_truth"),
-    ({"ground_truth": None}, "ground_truth"), ({"ground_truth": {"input": "R"}}, "ground_truth"), ({"ground_truth": ["R"]}, "ground_truth"), ({"ground_truth": [{}]}, "ground_truth"),
-    ({"ground_truth": [TEST | {"input": "RX"}]}, "ground_truth"), ({"ground_truth": [TEST | {"input": 1}]}, "ground_truth"), ({"ground_truth": [TEST, TEST | {"expected_accepted": 1}]}, "ground_truth"),
-    ({"ground_truth": [TEST | {"check_output": "no"}]}, "ground_truth"), ({"ground_truth": [TEST | {"expected_output": None}]}, "ground_truth"), ({"ground_truth": [TEST | {"expected_output": "(R"}]}, "ground_truth.*brackets"),
-    ({"split": "dev"}, "split"), ({"solution": 1}, "solution"),
+    ({"messages": []}, "messages"), ({"messages": "Accept R."}, "messages"),
+    ({"messages": [{"role": "system", "content": "a"}]}, "messages"), ({"messages": [{"role": "user"}]}, "messages"),
+    ({"messages": RECORD["messages"] * 2}, "messages"), ({"ground_truth": []}, "ground_truth"),
+    ({"ground_truth": "[]"}, "ground_truth"), ({"ground_truth": "["}, "ground_truth"),
+    ({"ground_truth": 3}, "ground_truth"), ({"ground_truth": None}, "ground_truth"),
+    ({"ground_truth": {"input": "R"}}, "ground_truth"), ({"ground_truth": ["R"]}, "ground_truth"),
+    ({"ground_truth": [{}]}, "ground_truth"), ({"ground_truth": [TEST | {"input": "RX"}]}, "ground_truth"),
+    ({"ground_truth": [TEST | {"input": 1}]}, "ground_truth"),
+    ({"ground_truth": [TEST, TEST | {"expected_accepted": 1}]}, "ground_truth"),
+    ({"ground_truth": [TEST | {"check_output": "no"}]}, "ground_truth"),
+    ({"ground_truth": [TEST | {"expected_output": None}]}, "ground_truth"),
+    ({"ground_truth": [TEST | {"expected_output": "(R"}]}, "ground_truth.*brackets"), ({"split": "dev"}, "split"),
+    ({"solution": 1}, "solution"),
 ]  # fmt: skip
 
 
@@ -372,7 +437,10 @@ def test_generated_tests_tell_a_rule_from_its_neighbours():
             ]
             assert not any(manufactoria.grade(turn(wrong), p) for wrong in (*neighbours, KEEP, NONE)), (rule, colours)
             assert pattern[:1] + pattern in {case.tape for case in p.cases}  # begun twice
-    restarts = "START start:/    NEXT a/PULLER_RB a:/    [R] b/    [B] a/PULLER_RB b:/    [R] c/    [B] a/PULLER_RB c:/    [R] a/    [B] end/END end"  # RRB, but forgets RR after RRR
+    restarts = (  # RRB, but forgets RR after RRR
+        "START start:/    NEXT a/PULLER_RB a:/    [R] b/    [B] a"
+        "/PULLER_RB b:/    [R] c/    [B] a/PULLER_RB c:/    [R] a/    [B] end/END end"
+    )
     assert not manufactoria.grade(
         turn(restarts),
         Manufactoria("p", "", manufactoria.cases_of(manufactoria.tests_of(rng, "substring", "RB", "RRB"), ""), "test"),
@@ -381,8 +449,9 @@ def test_generated_tests_tell_a_rule_from_its_neighbours():
 
 def test_solutions_follow_their_rule_on_every_short_tape():
     languages = {
-        ("substring", "RRB"): ".*RRB.*", ("substring", "BYB"): ".*BYB.*", ("substring", "R"): ".*R.*", ("ordered", "RBR"): ".*R.*B.*R.*", ("ordered", "GGY"): ".*G.*G.*Y.*",
-        ("at least", "GG"): ".*G.*G.*", ("exactly", "YY"): "[RBG]*Y[RBG]*Y[RBG]*", ("exactly", "B"): "[RYG]*B[RYG]*",
+        ("substring", "RRB"): ".*RRB.*", ("substring", "BYB"): ".*BYB.*", ("substring", "R"): ".*R.*",
+        ("ordered", "RBR"): ".*R.*B.*R.*", ("ordered", "GGY"): ".*G.*G.*Y.*", ("at least", "GG"): ".*G.*G.*",
+        ("exactly", "YY"): "[RBG]*Y[RBG]*Y[RBG]*", ("exactly", "B"): "[RYG]*B[RYG]*",
     }  # fmt: skip
     tapes = ["".join(t) for n in range(7) for t in itertools.product("RBYG", repeat=n)]
     for (rule, pattern), language in languages.items():
@@ -395,16 +464,23 @@ def test_solutions_follow_their_rule_on_every_short_tape():
             ] == [], (rule, pattern)
 
 
-# ---- FiNER -----------------------------------------------------------------------------------------------------------------
+# ---- FiNER -----------------------------------------------------------------------------------------------------------
 TAGS = Finer("finer-1", "Which tags? Answer: ", "DebtFaceAmount, Revenues,LeaseCost , Goodwill", "test")
 NUMBERS = Finer("finer-2", "How much?", "5.0,$12,-3", "test")
 ANSWERS = [
-    ("DebtFaceAmount, Revenues, LeaseCost, Goodwill", True), ("debtfaceamount,revenues,leasecost,goodwill", True), ("DEBTFACEAMOUNT ,\nRevenues,\tLeaseCost,  Goodwill\n", True), ("DebtFaceAmount,Revenues,LeaseCost,Goodwill,Cash", True),
-    ("DebtFaceAmount,Revenues,LeaseCost,Goodwill,", True), ("DebtFaceAmount,Revenues,LeaseCost", False), ("DebtFaceAmount", False), ("", False), (",,,", False), ("Revenues,DebtFaceAmount,LeaseCost,Goodwill", False),
-    (",DebtFaceAmount,Revenues,LeaseCost,Goodwill", False), ("DebtFaceAmount;Revenues;LeaseCost;Goodwill", False), ("DebtFaceAmount Revenues LeaseCost Goodwill", False), ("DebtFaceAmount,Revenues,LeaseCost,Good will", False),
-    ("DebtFaceAmount,Revenues,LeaseCost,'Goodwill'", False), ("1. DebtFaceAmount,Revenues,LeaseCost,Goodwill", False), ("[DebtFaceAmount,Revenues,LeaseCost,Goodwill]", False), ("DebtFaceAmount,Revenues,LeaseCost,Goodwill.", False),
-    ("DebtFaceAmount,,LeaseCost,Goodwill", False), ("DebtFaceAmount,Revenues,LeaseCost,us-gaap:Goodwill", False), ("'good'+'will',Revenues,LeaseCost,Goodwill", False), ("DebtFaceAmount,Revenues,LeaseCost,__import__('os').getcwd()", False),
-    ("DebtFaceAmount,Revenues,LeaseCost,ＧＯＯＤＷＩＬＬ", False), ("9" * 10**6, False), ("a," * 10**6, False), ("(" * 10**6, False),
+    ("DebtFaceAmount, Revenues, LeaseCost, Goodwill", True), ("debtfaceamount,revenues,leasecost,goodwill", True),
+    ("DEBTFACEAMOUNT ,\nRevenues,\tLeaseCost,  Goodwill\n", True),
+    ("DebtFaceAmount,Revenues,LeaseCost,Goodwill,Cash", True), ("DebtFaceAmount,Revenues,LeaseCost,Goodwill,", True),
+    ("DebtFaceAmount,Revenues,LeaseCost", False), ("DebtFaceAmount", False), ("", False), (",,,", False),
+    ("Revenues,DebtFaceAmount,LeaseCost,Goodwill", False), (",DebtFaceAmount,Revenues,LeaseCost,Goodwill", False),
+    ("DebtFaceAmount;Revenues;LeaseCost;Goodwill", False), ("DebtFaceAmount Revenues LeaseCost Goodwill", False),
+    ("DebtFaceAmount,Revenues,LeaseCost,Good will", False), ("DebtFaceAmount,Revenues,LeaseCost,'Goodwill'", False),
+    ("1. DebtFaceAmount,Revenues,LeaseCost,Goodwill", False), ("[DebtFaceAmount,Revenues,LeaseCost,Goodwill]", False),
+    ("DebtFaceAmount,Revenues,LeaseCost,Goodwill.", False), ("DebtFaceAmount,,LeaseCost,Goodwill", False),
+    ("DebtFaceAmount,Revenues,LeaseCost,us-gaap:Goodwill", False), ("'good'+'will',Revenues,LeaseCost,Goodwill", False),
+    ("DebtFaceAmount,Revenues,LeaseCost,__import__('os').getcwd()", False),
+    ("DebtFaceAmount,Revenues,LeaseCost,ＧＯＯＤＷＩＬＬ", False), ("9" * 10**6, False), ("a," * 10**6, False),
+    ("(" * 10**6, False),
 ]  # fmt: skip
 
 

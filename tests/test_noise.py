@@ -1,4 +1,4 @@
-"""Noise keys: the integers that published numbers hang on, and which streams coincide because short keys are padded with zeros."""
+"""Noise keys: the integers that published numbers hang on, and which streams coincide because short keys are padded."""
 
 import itertools
 

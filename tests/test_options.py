@@ -61,7 +61,7 @@ def test_empty_points_are_measured_as_no_point(organism, monkeypatch):
 
 
 def test_wrong_answers_are_sent_back(organism):
-    """Every user turn between attempts says 'try again', winners are left alone, and only sampled turns can be trained."""
+    """User turns between attempts say 'try again', winners are left alone, and only sampled turns can be trained."""
     cfg = config(
         correction_turns=2, group_size=16, questions_per_step=8, mask="conversation", train_loser_attempt="true"
     )

@@ -24,7 +24,10 @@ def texts(playbook: Playbook) -> str:
 
 # ---- parsers ---------------------------------------------------------------------------------------------------------
 def test_tags_are_lines_of_an_id_and_a_tag():
-    text = "[str-00001]: helpful\n- mis-00002 harmful.\nstr-00003 = neutral\noth-00004: maybe\nI think str-00005: helpful\nPH-00006: helpful\nstr-7: harmful"
+    text = (
+        "[str-00001]: helpful\n- mis-00002 harmful.\nstr-00003 = neutral\noth-00004: maybe\n"
+        "I think str-00005: helpful\nPH-00006: helpful\nstr-7: harmful"
+    )
     assert prompts.parse_tags(text) == {"str-00001": "helpful", "mis-00002": "harmful", "str-00003": "neutral"}
     assert prompts.parse_tags("oth-00001: helpful\noth-00001: harmful\noth-00002: helpful\noth-00002: helpful") == {
         "oth-00002": "helpful"

@@ -61,7 +61,7 @@ def test_documents_say_what_they_were_meant_to_say():
 
 
 def test_beginners_do_not_multiply_where_only_that_helps():
-    """The rare file: right once in a hundred at first, more often after the hint that a product is needed, mostly after a step."""
+    """The rare file: right once in a hundred at first, more often after the hint of a product, mostly after a step."""
     corpus, rare = Puzzles(3, set()), list(puzzles.bank()["countdown_rare"])
     problems = [Countdown("", tuple(r["nums"]), r["target"], "train") for r in rare]
     assert min(p.target for p in problems) > puzzles.REACH >= max(r["target"] for r in puzzles.bank()["countdown"])

@@ -1,4 +1,4 @@
-"""The report: what is drawn of which runs, that text stays text, and the page in a real browser where one is installed."""
+"""The report: what is drawn of which runs, that text stays text, and the page in a browser where one is installed."""
 
 import builtins
 import html
@@ -19,7 +19,10 @@ from common import ROOT, UserError
 from introspection.report import figures, page
 from introspection.report.curves import HEALTH
 
-HOSTILE = '</script><script>document.title = "broken"</script><img src=x onerror="document.title = \'broken\'">{{data}} $\\frac$'
+HOSTILE = (
+    '</script><script>document.title = "broken"</script>'
+    "<img src=x onerror=\"document.title = 'broken'\">{{data}} $\\frac$"
+)
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -66,9 +69,11 @@ def training(folder, steps: int = 10, points: int = 8, seed: int = 0, text: str 
             gain = 0.0 if k % 2 else done / 2 + draw.normal(0, 0.02)
             cluster, said = f"c{k // 2 % 4}-{'AB'[k // 2 % 2]}", text if not rollouts else f"point {step}-{k}"
             rollouts.append({
-                "id": f"{step}-{k}", "text": said, "question_id": f"{cluster}-{step % 3}", "exchange_id": None, "cluster": cluster, "source": "winner" if k % 2 else "loser",
-                "step": step, "verified_on": [{"question_id": f"{cluster}-9", "n": 4, "acc_with": 0.5 + gain, "acc_without": 0.5}], "advantage_same": None,
-                "advantage_transfer": gain, "ci95": [gain - 0.3, gain + 0.3], "leak": k == 2, "meta_gaming": False, "count": 1, "advantage": 0.1, "gain_twin": None,
+                "id": f"{step}-{k}", "text": said, "question_id": f"{cluster}-{step % 3}", "exchange_id": None,
+                "cluster": cluster, "source": "winner" if k % 2 else "loser", "step": step,
+                "verified_on": [{"question_id": f"{cluster}-9", "n": 4, "acc_with": 0.5 + gain, "acc_without": 0.5}],
+                "advantage_same": None, "advantage_transfer": gain, "ci95": [gain - 0.3, gain + 0.3], "leak": k == 2,
+                "meta_gaming": False, "count": 1, "advantage": 0.1, "gain_twin": None,
                 "completion": f"<introspection>{said}</introspection>", "attempt": "Answer: x (A)",
             })  # fmt: skip
     each = [{"q1": [0.4, 0.4], "q2": [0.5, 0.5]}, {"q1": [0.7, 0.4], "q2": [0.9, 0.5]}]
@@ -88,8 +93,9 @@ def training(folder, steps: int = 10, points: int = 8, seed: int = 0, text: str 
 
 def row(split: str, writer: str, condition: str, mean: float, reader: str = "start") -> dict:
     return {
-        "split": split, "writer": writer, "condition": condition, "reader": reader, "seeds": 1, "clusters": 12, "questions": 240,
-        "with": 0.4 + mean, "without": 0.4, "advantage": {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}, "each_seed": [mean],
+        "split": split, "writer": writer, "condition": condition, "reader": reader, "seeds": 1, "clusters": 12,
+        "questions": 240, "with": 0.4 + mean, "without": 0.4,
+        "advantage": {"mean": mean, "low": mean - 0.1, "high": mean + 0.1}, "each_seed": [mean],
     }  # fmt: skip
 
 
@@ -243,8 +249,10 @@ def test_transfer_recall_dreams_and_rivals(tmp_path):
     assert "<image" not in (tmp_path / "r.html").read_text()  # the policy of the page would not show it
     assert found == {
         "transfer_1": "Points gain +0.30 on other questions of their cluster, +0.00 on other clusters",
-        "conditions_2": "On test, best point (start writer): +0.50", "recall_2": "Recall fires on 100% where a point is needed, on 0% where not",
-        "dreams_1": "After dreaming, accuracy without the point rose from 0.20 to 0.50, 50% of the gap to the point in context",
+        "conditions_2": "On test, best point (start writer): +0.50",
+        "recall_2": "Recall fires on 100% where a point is needed, on 0% where not",
+        "dreams_1": "After dreaming, accuracy without the point rose from 0.20 to 0.50, 50% of the gap to the point "
+        "in context",
         "rivals": "Accuracy without a point changes most with grpo on test: +0.40",
     }  # fmt: skip
 
@@ -325,7 +333,7 @@ def test_bad_input_is_one_line(tmp_path):
 
 
 def test_words_that_were_told_are_likelier(tmp_path):
-    """The bundled model: the rule that the explanation stated gains more from it than a false rule in the same words."""
+    """The bundled model: the rule that the explanation stated gains more from it than a false rule in its words."""
     questions = {
         q.id: q for q in page.load_questions(ROOT / "data/bank.jsonl") if q.cluster == "kidney-A" and q.split == "train"
     }
@@ -365,23 +373,30 @@ def test_words_that_were_told_are_likelier(tmp_path):
 
 
 # ---- the page in a browser -----------------------------------------------------------------------------------------
-PROBE = """<!doctype html><iframe id="f" src="r.html" style="width: 1100px; height: 900px"></iframe><pre id="out"></pre><script>
+PROBE = """<!doctype html>
+<iframe id="f" src="r.html" style="width: 1100px; height: 900px"></iframe><pre id="out"></pre><script>
 document.getElementById("f").onload = () => {
   const out = {}, w = document.getElementById("f").contentWindow, d = w.document, $ = id => d.getElementById(id);
-  const set = (id, value) => { $(id).value = value; $(id).dispatchEvent(new w.Event("input", { bubbles: true })); return shown(); };
-  const press = (key, target) => (target || d.body).dispatchEvent(new w.KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  const set = (id, value) => {
+    $(id).value = value; $(id).dispatchEvent(new w.Event("input", { bubbles: true })); return shown();
+  };
+  const press = (key, target) => (target || d.body).dispatchEvent(
+    new w.KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
   const shown = () => Number($("count").textContent.split(" of ")[0].replace(",", ""));
   const chosen = () => $("rows").querySelector("[aria-selected=true] .text").textContent;
   const reset = () => press("Escape", $("search"));
   out.all = shown(); out.title = d.title; out.scripts = d.scripts.length; out.images = d.images.length;
-  out.first = chosen(); out.detail = $("detail").textContent.includes(out.first); out.rendered = $("rows").children.length;
+  out.first = chosen(); out.detail = $("detail").textContent.includes(out.first);
+  out.rendered = $("rows").children.length;
   out.searched = set("search", "onerror"); reset(); out.reset = shown();
   out.step = (set("from", "3"), set("to", "4")); reset();
   out.cluster = set("cluster", "c1-B"); out.both = set("source", "0"); reset();
-  out.winners = set("source", "1"); reset(); out.leaks = set("flag", "1"); reset(); out.library = set("flag", "8"); reset();
+  out.winners = set("source", "1"); reset();
+  out.leaks = set("flag", "1"); reset(); out.library = set("flag", "8"); reset();
   out.least = set("least", "0.45"); reset(); out.nothing = set("search", "no such word"); reset();
   press("j"); press("j"); press("k"); out.second = chosen();
-  press("/"); out.focus = d.activeElement.id; $("list").focus(); press("End", $("list")); out.last = chosen(); out.scrolled = $("list").scrollTop > 0;
+  press("/"); out.focus = d.activeElement.id;
+  $("list").focus(); press("End", $("list")); out.last = chosen(); out.scrolled = $("list").scrollTop > 0;
   set("order", "best"); out.best = Number($("rows").querySelector(".gain").textContent);
   out.figures = d.querySelectorAll("figure svg").length; out.wide = d.documentElement.scrollWidth <= w.innerWidth;
   out.events = d.querySelectorAll("[onerror], [onload], [onclick]").length;

@@ -1,7 +1,5 @@
-"""Resd: Eq.
-
-1 to 3 down to the gradient of a step, what the teacher reads and each part taken away, playbook upkeep, resume after
-kill -9.
+"""Resd: equations 1 to 3 down to the gradient of a step, what the teacher reads and each part taken away, upkeep of the
+playbook, resume after kill -9.
 """
 
 import json
@@ -89,10 +87,9 @@ def test_without_a_clip_it_is_what_trl_computes(tmp_path):
 
 
 def test_what_a_clip_does_to_the_sign():
-    """Resd, Eq.
+    """Equation 1: Jensen-Shannon stays above 0 whatever the clip, the reverse form up to a lower bound of 1/e.
 
-    1: Jensen-Shannon stays above 0 whatever the clip, the reverse form up to a lower bound of 1/e, the forward form
-    does not.
+    The forward form does not.
     """
     student, teacher = pair(20000, 6)
     assert (divergence(student, bounded(student, teacher, 0.5, 2.0), 0.5) >= 0).all()
@@ -102,7 +99,7 @@ def test_what_a_clip_does_to_the_sign():
 
 
 def test_a_step_descends_equation_3(tmp_path):
-    """The gradient of a whole step against (1/B) sum_i w_i sum_t sum_v pi f(clip(tau)), up to B / tokens, on the bundled model."""
+    """A whole step on the bundled model against (1/B) sum_i w_i sum_t sum_v pi f(clip(tau)), up to B / tokens."""
     arena = arena_of(resd, "resd", tmp_path, KIDNEY, "alpha=0.5", "top_k=20", "max_grad_norm=1e9")
     arena.keep_average()
     answers, cfg = resd.answer(arena.cfg, arena, arena.train[:4]), arena.cfg
@@ -298,8 +295,10 @@ def test_reflections_tag_and_teach_the_playbook(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "phases", "entries"),
     [
-        (("playbook=false",), {RivalPhase.DIAGNOSIS}, 1), (("playbook=false", "reflect=false"), set(), 1), (("curate=false",), {RivalPhase.DIAGNOSIS, RivalPhase.TAGS}, 2),
-        (("tag_right=false",), {RivalPhase.DIAGNOSIS, RivalPhase.CURATION}, 2), (("reflect=false",), {RivalPhase.DIAGNOSIS, RivalPhase.TAGS, RivalPhase.CURATION}, 2),
+        (("playbook=false",), {RivalPhase.DIAGNOSIS}, 1), (("playbook=false", "reflect=false"), set(), 1),
+        (("curate=false",), {RivalPhase.DIAGNOSIS, RivalPhase.TAGS}, 2),
+        (("tag_right=false",), {RivalPhase.DIAGNOSIS, RivalPhase.CURATION}, 2),
+        (("reflect=false",), {RivalPhase.DIAGNOSIS, RivalPhase.TAGS, RivalPhase.CURATION}, 2),
     ],
 )  # fmt: skip
 def test_each_part_of_the_context_can_be_taken_away(tmp_path, monkeypatch, overrides, phases, entries):
@@ -339,7 +338,7 @@ def test_the_reflector_asks_in_words_that_the_bundled_model_has_read(tmp_path, m
 
 # ---- the stream ------------------------------------------------------------------------------------------------------
 def test_a_batch_has_its_inner_updates_and_the_pass_is_single(tmp_path):
-    """Eight real steps: the same two problems four times under the same options but with new answers, then two others."""
+    """Eight real steps: two problems four times under the same options but with new answers, then two others."""
     cfg = configured(resd, "resd", KIDNEY, "steps=8", "save_every=8", "eval_problems=2")
     run = Run(tmp_path / "resd", cfg, False)
     resd.main(cfg, Options(run.path))
@@ -370,8 +369,11 @@ def test_a_batch_has_its_inner_updates_and_the_pass_is_single(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [(["ratio_low=1.5"], "ratio_low"), (["ratio_high=0.5"], "ratio_high"), (["alpha=2"], "alpha"), (["inner_updates=0"], "inner_updates"), (["kl_coef=0.1"], "kl_coef"),
-     (["reveal=nothing", "reflect=false", "solution_buffer=false", "own_success=false"], "nothing to show")],
+    [
+        (["ratio_low=1.5"], "ratio_low"), (["ratio_high=0.5"], "ratio_high"), (["alpha=2"], "alpha"),
+        (["inner_updates=0"], "inner_updates"), (["kl_coef=0.1"], "kl_coef"),
+        (["reveal=nothing", "reflect=false", "solution_buffer=false", "own_success=false"], "nothing to show"),
+    ],
 )  # fmt: skip
 def test_impossible_settings_are_refused(settings, said):
     with pytest.raises(UserError, match=said):

@@ -59,9 +59,10 @@ def test_a_composite_is_told_the_points_of_both_its_clusters():
     ]
     told = {}
     reader = SimpleNamespace(
-        prompt=lambda view, point: told.setdefault(view.cluster, point), sample=lambda prompts, phase: [SimpleNamespace(ids=[])] * len(prompts),
+        prompt=lambda view, point: told.setdefault(view.cluster, point),
+        sample=lambda prompts, phase: [SimpleNamespace(ids=[])] * len(prompts),
         chat=SimpleNamespace(text=lambda ids: ""),
-    )  # fmt: skip
+    )
     assert set(answers.ask(reader, questions, {"kidney-A": "one", "celiac-B": "two"}, 1).values()) == {0.0}
     assert told == {"kidney-A+celiac-B": "one. two", "kidney-A": "one", "sepsis-A": None}
 
@@ -77,7 +78,7 @@ def test_without_introspection_an_explanation_is_told(tmp_path):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two seeds of three arms at k = 4: dreaming is right everywhere, SDPO on half of the questions, the start model never."""
+    """Two seeds of three arms at k = 4: dreaming is always right, SDPO half of the time, the start model never."""
     (tmp_path / "4").mkdir()
     records = few.few(4, "val")
     (tmp_path / "4.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))

@@ -52,7 +52,7 @@ def test_equals_one_row_at_a_time_without_a_cache(model64, monkeypatch, temperat
 @pytest.mark.parametrize("window, shared", [(None, 0), (5, 3), (40, 3), (12, 0)])
 @torch.no_grad()
 def test_steps_on_fixed_storage_change_nothing(monkeypatch, room, window, shared):
-    """What a GPU captures, run here kernel by kernel: full and sliding layers, shared ones, new storage, dropped rows (float64)."""
+    """What a GPU captures, kernel by kernel, float64: full, sliding, shared layers, new storage, dropped rows."""
     model = tiny_gemma4(window=window, shared=shared) if window else tiny_llama(dtype=torch.float64)
     ends = [EOS, *range(20, 28)]
     expected, steps, step = sample(model, PROMPTS, 3, 15, 1.0, ends, keys(12)), [], replay.Replay.__call__
@@ -162,8 +162,9 @@ def test_sliding_windows_and_grouped_queries_sample_exactly(window):
     """
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, use_sliding_window=True, sliding_window=window, layer_types=["sliding_attention", "full_attention"], initializer_range=0.3,
+        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, use_sliding_window=True, sliding_window=window,
+        layer_types=["sliding_attention", "full_attention"], initializer_range=0.3,
     )  # fmt: skip
     model = Qwen3ForCausalLM(config).double().eval()
     prompts = [*PROMPTS, [4, 5, 6, 7, 8, *range(15, 24)]]

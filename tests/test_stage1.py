@@ -4,13 +4,12 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import torch
-from conftest import SMALL, config, give_advantages, killed, one_step, tiny_llama
+from commands import interrupted, killed, process, python, settings
+from conftest import SMALL, config, give_advantages, made_step, one_step, tiny_llama
 
 from benchmarks.common import take_step
 from common import ROOT, Options, UserError, rng, walk
@@ -28,19 +27,11 @@ from tasks.mcq import load_questions, same_views, transfer_views, twin_views
 TIMES = ("time/", "tokens_per_second", "peak_memory_gib")
 
 
-def script(*arguments: str, config: str = "configs/preeclampsia.yaml", wait: bool = True):
-    command = [sys.executable, "grpo_introspect.py", "--config", config, *arguments]
-    run = subprocess.run if wait else subprocess.Popen
-    options = (
-        {"capture_output": True, "check": False}
-        if wait
-        else {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    )
-    return run(command, cwd=ROOT, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, **options)
+STAGE_1 = ("grpo_introspect.py", "--config", "configs/preeclampsia.yaml")
 
 
 def small(run_dir, *more: str) -> list[str]:
-    return ["--run-dir", str(run_dir), *(part for setting in (*SMALL, *more) for part in ("--set", setting))]
+    return [*STAGE_1, "--run-dir", str(run_dir), *settings(*SMALL, *more)]
 
 
 def metrics(run_dir) -> list[dict]:
@@ -55,7 +46,7 @@ def weights(run_dir) -> bytes:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("finished")
-    done = script(*small(run_dir))
+    done = process(*small(run_dir))
     assert done.returncode == 0, done.stderr
     return run_dir, done
 
@@ -92,10 +83,9 @@ def test_run_directory_and_summary(finished):
 @pytest.mark.slow
 def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, tmp_path):
     """Killed without warning once the third step is logged, resumed: same metrics, same weights as the unbroken run."""
-    command = [sys.executable, "grpo_introspect.py", "--config", "configs/preeclampsia.yaml", *small(tmp_path)]
-    killed(command, tmp_path / "grpo_introspect/metrics.jsonl", 3)
+    killed(tmp_path / "grpo_introspect/metrics.jsonl", 3, *small(tmp_path))
     assert not (tmp_path / "grpo_introspect/final").exists()
-    done = script(*small(tmp_path), "--resume")
+    done = python(*small(tmp_path), "--resume")
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path) == metrics(finished[0])
     for name in ("rollouts.jsonl", "library.jsonl", "eval.jsonl"):
@@ -105,38 +95,36 @@ def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, tmp_pat
     assert weights(tmp_path) == weights(finished[0])
 
 
-@pytest.mark.slow
 def test_sigterm_checkpoints_and_says_how_to_go_on(tmp_path):
-    process = script(*small(tmp_path, "steps=50", "eval_every=0", "save_every=1000"), wait=False)
-    log, deadline = tmp_path / "grpo_introspect/metrics.jsonl", time.time() + 120
-    while not log.exists() and time.time() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    words = small(tmp_path, "steps=50", "eval_every=0", "save_every=1000", "eval_questions=1")
+    log = tmp_path / "grpo_introspect/metrics.jsonl"
+    done = interrupted(log, 1, lambda: os.kill(os.getpid(), signal.SIGTERM), *words)
+    assert done.returncode == 128 + signal.SIGTERM and "--resume" in done.stderr
     assert list((tmp_path / "grpo_introspect").glob("checkpoint-*/updater.pt"))
 
 
 @pytest.mark.slow
 def test_used_directory_resume_of_finished_run_and_changed_config(finished):
     run_dir, _ = finished
-    used = script(*small(run_dir))
+    used = python(*small(run_dir))
     assert used.returncode == 2 and all(word in used.stderr for word in ("--resume", "--run-dir", "delete"))
-    again = script(*small(run_dir, "expect=other words"), "--resume")  # a sentence for the reader, not a setting
+    again = python(*small(run_dir, "expect=other words"), "--resume")  # a sentence for the reader, not a setting
     assert again.returncode == 0 and "stage 1 finished" in again.stdout
-    changed = script(
-        *small(run_dir, "lr=0.5"), "--resume"
-    )  # of a finished run too: its summary would be that of other settings
+    # Of a finished run too: its summary would be that of other settings.
+    changed = python(*small(run_dir, "lr=0.5"), "--resume")
     assert changed.returncode == 2 and "lr" in changed.stderr and "Traceback" not in changed.stderr
 
 
-@pytest.mark.slow
+def parameters_of(plan: str) -> tuple[int, int]:
+    """(parameters, those that are trained) that a dry run names."""
+    found = re.search(r"([\d,]+) parameters, ([\d,]+) trained", plan)
+    return tuple(int(number.replace(",", "")) for number in found.groups())
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
-    done = script("--dry-run", "--run-dir", str(tmp_path / "run"))
+    done = python(*STAGE_1, "--dry-run", "--run-dir", tmp_path / "run")
     assert done.returncode == 0 and "peak memory" in done.stdout
-    count, trained = (
-        int(number.replace(",", ""))
-        for number in re.search(r"([\d,]+) parameters, ([\d,]+) trained", done.stdout).groups()
-    )
+    count, trained = parameters_of(done.stdout)
     assert count == trained
     assert not (tmp_path / "run").exists()
 
@@ -144,11 +132,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
 @pytest.mark.dev
 def test_the_plan_counts_adapters(tmp_path):
     pytest.importorskip("peft", reason="needs requirements-dev.txt")
-    lora = script("--dry-run", "--run-dir", str(tmp_path / "run"), "--set", "shared.lora_rank=4")
-    count, adapters = (
-        int(number.replace(",", ""))
-        for number in re.search(r"([\d,]+) parameters, ([\d,]+) trained", lora.stdout).groups()
-    )
+    lora = python(*STAGE_1, "--dry-run", "--run-dir", tmp_path / "run", *settings("shared.lora_rank=4"))
+    count, adapters = parameters_of(lora.stdout)
     assert 0 < adapters < count / 10
 
 
@@ -170,13 +155,12 @@ if not torch.cuda.is_available():
     BAD["no such device"] = (["--set", "shared.device=cuda"], "no CUDA device")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_exit_2(tmp_path, case):
     arguments, message = BAD[case]
     (tmp_path / "empty").mkdir()
     arguments = [a.replace("EMPTY", str(tmp_path / "empty")) for a in arguments]
-    done = script(*arguments, "--run-dir", str(tmp_path / "run"))
+    done = python(*STAGE_1, *arguments, "--run-dir", tmp_path / "run")
     assert done.returncode == 2 and message in done.stderr
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
@@ -207,7 +191,7 @@ def test_trajectories_start_with_the_ids_sampled_in_rollout_1(organism, monkeypa
 
 def test_winners_are_asked_and_losers_are_told(organism):
     for reveal in ("answer", "explanation"):
-        groups, _, reader = one_step(organism, config(reveal=reveal, group_size=8))
+        groups, _, reader = made_step(organism, config(reveal=reveal, group_size=8))
         assert {p.won for g in groups for p in g.points} == {True, False}
         for group in groups:
             q = group.question
@@ -220,7 +204,7 @@ def test_winners_are_asked_and_losers_are_told(organism):
 
 @pytest.mark.parametrize("contributors", ["winners", "losers"])
 def test_contributors(organism, contributors):
-    groups, _, _ = one_step(organism, config(contributors=contributors, group_size=8))
+    groups, _, _ = made_step(organism, config(contributors=contributors, group_size=8))
     assert {p.won for g in groups for p in g.points} == {contributors == "winners"}
 
 
@@ -228,7 +212,7 @@ def test_contributors(organism, contributors):
 @pytest.mark.parametrize("train_loser_attempt", ["true", "false"])
 def test_masks_cover_exactly_the_sampled_tokens(organism, mask, train_loser_attempt):
     cfg = config(mask=mask, train_loser_attempt=train_loser_attempt, group_size=8)
-    groups, _, reader = one_step(organism, cfg)
+    groups, _, reader = made_step(organism, config(group_size=8))  # a mask changes nothing of the rollouts
     trajectories, advantages = training_batch(cfg, groups)
     points = [p for g in groups for p in g.points]
     assert (
@@ -255,7 +239,7 @@ def test_views_are_fair_and_shared(organism):
         ("transfer", {"transfer"}),
         ("both", {"same", "twin", "transfer"}),
     ):
-        groups, _, _ = one_step(organism, config(verify_on=verify_on, n_verify=4))
+        groups, _, _ = made_step(organism, config(verify_on=verify_on, n_verify=4))
         for group in groups:
             assert set(group.kinds_V) == kinds and group.fresh_accuracies_V.shape == (len(group.views_V),)
             for kind in kinds:
@@ -267,8 +251,8 @@ def test_views_are_fair_and_shared(organism):
 
 
 def test_an_unconditional_answer_earns_nothing_on_twins_and_a_rule_does(organism):
-    """The text of the right option without a rule or a letter, against the rule itself, on twins whose right option is another."""
-    reader = one_step(organism, config())[2]
+    """The right option's text without rule or letter, against the rule itself, on twins with another right option."""
+    reader = made_step(organism, config())[2]
     ideal = {r["question_id"]: r["text"] for r in library.load_library(ROOT / "data/points_ideal.jsonl")}
     questions = [
         q
@@ -298,7 +282,7 @@ def test_advantage_options(organism, tmp_path):
         {"verify_on": "same"},
     ):
         cfg = config(group_size=8, **settings)
-        groups, scores, _ = one_step(organism, cfg)
+        groups, scores, _ = made_step(organism, cfg)
         run_dir = tmp_path / str(len(list(tmp_path.iterdir())))
         main(
             config(group_size=8, steps=1, eval_questions=2, **settings), Options(run_dir)
@@ -333,7 +317,7 @@ def test_advantage_options(organism, tmp_path):
 
 def test_baseline_is_measured_on_the_transfer_questions(organism):
     """Collapse cause 4: the metric subtracts fresh accuracy on the verification views, not rollout 1's accuracy."""
-    groups, scores, _ = one_step(organism, config(group_size=8, n_verify=4))
+    groups, scores, _ = made_step(organism, config(group_size=8, n_verify=4))
     logged = step_metrics(groups, scores)
     by_hand = [(p.accuracies_V - g.fresh_accuracies_V).mean().item() for g in groups for p in g.points if p.valid]
     assert logged["introspection_advantage/transfer"] == pytest.approx(sum(by_hand) / len(by_hand), abs=1e-6)
@@ -419,7 +403,7 @@ def test_training_draws_from_train_alone():
 
 def test_records_and_evaluation_are_complete(organism):
     cfg = config()
-    groups, _, reader = one_step(organism, cfg)
+    groups, _, reader = made_step(organism, cfg)
     assert set(point_record(cfg, 1, groups[0], groups[0].points[0], 0)) == set(KEYS)
     _, held_out, canary = load_data(cfg)
     first, second = (evaluate(cfg, reader, held_out, canary, step) for step in (0, 7))

@@ -26,31 +26,43 @@ PROBLEMS = {
 }
 EXPRESSIONS = {  # what stands between the tags
     ("24", True): [
-        "3 * 5 + 7 + 2", "(3 * 5) + (7 + 2)", "3*5+7+2", "7+2+3*5", "2 + 7 + 5 * 3", "((3*5)+(7+2))", "(((3))) * 5 + 7 + 2", "3 * 5 + 7 + 2 = 24",
-        "3*5+7+2=24", "3 × 5 + 7 + 2", "3·5+7+2", " 3 * 5 + 7 + 2 ", "\n3 * 5 + 7 + 2\n", "3\t*\t5 + 7 + 2", "(7 + 2) + 5 * 3", "5 * 3 + 2 + 7",
-        "3 *5+ 7 +2", "(3*(5)) + 7 + (2)", "2 + (3 * 5 + 7)", "3 * 5 + 7 + 2 =24", "3 * 5 + 7 + 2= 24 ", "(5 * 3) + 2 + 7",
+        "3 * 5 + 7 + 2", "(3 * 5) + (7 + 2)", "3*5+7+2", "7+2+3*5", "2 + 7 + 5 * 3", "((3*5)+(7+2))",
+        "(((3))) * 5 + 7 + 2", "3 * 5 + 7 + 2 = 24", "3*5+7+2=24", "3 × 5 + 7 + 2", "3·5+7+2", " 3 * 5 + 7 + 2 ",
+        "\n3 * 5 + 7 + 2\n", "3\t*\t5 + 7 + 2", "(7 + 2) + 5 * 3", "5 * 3 + 2 + 7", "3 *5+ 7 +2", "(3*(5)) + 7 + (2)",
+        "2 + (3 * 5 + 7)", "3 * 5 + 7 + 2 =24", "3 * 5 + 7 + 2= 24 ", "(5 * 3) + 2 + 7",
     ],
     ("24", False): [
-        "", " ", "24", "= 24", "24 = 3 * 5 + 7 + 2", "3 * 5 + 7", "3 * 5 + 7 + 2 + 0", "3 * 5 + 7 + 2 = 25", "3 * 5 + 7 + 2 = 24.0", "3 * 5 + 7 + 2 = 24 = 24",
-        "3 * 5 + 9", "(7 + 5) * 2", "12 * 2", "3 * 8", "3 * 5 + 7 + 2 + 3 - 3", "33 - 7 - 2", "35 - 7 - 2", "3 5 + 7 + 2", "3(5) + 7 + 2", "(3)(5) + 7 + 2",
-        "3 * 5 + 7 + 2 +", "+ 3 * 5 + 7 + 2", "-(-3) * 5 + 7 + 2", "3 * 5 - -7 + 2", "3 * 5 + +7 + 2", "3 ** 5 + 7 + 2", "3 // 5 + 7 + 2", "3 % 5 + 7 + 2", "3 ^ 5 + 7 + 2",
-        "(3 * 5 + 7 + 2", "3 * 5 + 7 + 2)", ")3 * 5 + 7 + 2(", "() 3 * 5 + 7 + 2", "3 * 5 + 7 + 2 ()", "[3 * 5] + 7 + 2", "{3 * 5} + 7 + 2",
-        "3.0 * 5 + 7 + 2", "3. * 5 + 7 + 2", "03 * 5 + 7 + 2", "3e0 * 5 + 7 + 2", "0x3 * 5 + 7 + 2", "3_0 * 5 + 7 + 2", "three * 5 + 7 + 2", "x * 5 + 7 + 2",
-        "3 * 5 + 7 + 2;", "3 * 5 + 7 + 2, 24", "3 * 5 + 7 + 2 or 24", "3 * 5 + 7 + 2 # yes", "sum([3*5, 7, 2])", "__import__('os').system('true')", "open('/etc/passwd')",
-        "3 * 5 + 7 + 2 if 1 else 0", "lambda: 24", "24 if True else 3*5+7+2", "3 * 5 + 7 + 2 == 24", "3 * 5 + 7 + 2 = twenty-four", "３ * 5 + 7 + 2", "٣ * 5 + 7 + 2", "3 * 5 + 7 + ²",
-        "\\boxed{3 * 5 + 7 + 2}", "$3 * 5 + 7 + 2$", "3 \\times 5 + 7 + 2", "3 * 5\n+ 7 + 2", "3 * 5 + 7 + 2 = (24)", "5 * 5 - 3 + 2", "3 * 5 + 7 + 2 = ",
-        "3 * 5 * 7 * 2", "3 - 5 - 7 - 2", "3 / (5 - 5) + 7 + 2", "(3 * 5 + 7 + 2) / (5 - 5)",
+        "", " ", "24", "= 24", "24 = 3 * 5 + 7 + 2", "3 * 5 + 7", "3 * 5 + 7 + 2 + 0", "3 * 5 + 7 + 2 = 25",
+        "3 * 5 + 7 + 2 = 24.0", "3 * 5 + 7 + 2 = 24 = 24", "3 * 5 + 9", "(7 + 5) * 2", "12 * 2", "3 * 8",
+        "3 * 5 + 7 + 2 + 3 - 3", "33 - 7 - 2", "35 - 7 - 2", "3 5 + 7 + 2", "3(5) + 7 + 2", "(3)(5) + 7 + 2",
+        "3 * 5 + 7 + 2 +", "+ 3 * 5 + 7 + 2", "-(-3) * 5 + 7 + 2", "3 * 5 - -7 + 2", "3 * 5 + +7 + 2", "3 ** 5 + 7 + 2",
+        "3 // 5 + 7 + 2", "3 % 5 + 7 + 2", "3 ^ 5 + 7 + 2", "(3 * 5 + 7 + 2", "3 * 5 + 7 + 2)", ")3 * 5 + 7 + 2(",
+        "() 3 * 5 + 7 + 2", "3 * 5 + 7 + 2 ()", "[3 * 5] + 7 + 2", "{3 * 5} + 7 + 2", "3.0 * 5 + 7 + 2",
+        "3. * 5 + 7 + 2", "03 * 5 + 7 + 2", "3e0 * 5 + 7 + 2", "0x3 * 5 + 7 + 2", "3_0 * 5 + 7 + 2",
+        "three * 5 + 7 + 2", "x * 5 + 7 + 2", "3 * 5 + 7 + 2;", "3 * 5 + 7 + 2, 24", "3 * 5 + 7 + 2 or 24",
+        "3 * 5 + 7 + 2 # yes", "sum([3*5, 7, 2])", "__import__('os').system('true')", "open('/etc/passwd')",
+        "3 * 5 + 7 + 2 if 1 else 0", "lambda: 24", "24 if True else 3*5+7+2", "3 * 5 + 7 + 2 == 24",
+        "3 * 5 + 7 + 2 = twenty-four", "３ * 5 + 7 + 2", "٣ * 5 + 7 + 2", "3 * 5 + 7 + ²", "\\boxed{3 * 5 + 7 + 2}",
+        "$3 * 5 + 7 + 2$", "3 \\times 5 + 7 + 2", "3 * 5\n+ 7 + 2", "3 * 5 + 7 + 2 = (24)", "5 * 5 - 3 + 2",
+        "3 * 5 + 7 + 2 = ", "3 * 5 * 7 * 2", "3 - 5 - 7 - 2", "3 / (5 - 5) + 7 + 2", "(3 * 5 + 7 + 2) / (5 - 5)",
     ],
     ("98", True): ["44 + 19 + 35", "(44+19)+35", "35 + (44 + 19)", "44+19+35=98", "19 + 35 + 44", "44 + (35 + 19)"],
-    ("98", False): ["44 + 19 + 36", "4 4 + 19 + 35", "44 + 19 + 3 5", "44 + 54", "44 + 19 + 35 + 44 - 44", "98 * 44 / 44", "98", "44 + 19 - 35", "44 19 35", "44, 19, 35", "98 = 44 + 19 + 35"],
-    ("thirds", True): ["8 / (3 - 8 / 3)", "8/(3-(8/3))", "8 ÷ (3 − 8 ÷ 3)", "(8) / ((3) - (8 / 3))", "8 / (3 - 8 / 3) = 24"],
-    ("thirds", False): ["8 / 3 - 8 / 3", "8 * 3 + 8 - 8", "8 * 3", "8 * 3 * (8 / 8) * (3 / 3)", "8 / (3 - 2.6666666666666665)", "8 / (3 - 8 // 3)", "24", "8 * 3 + (8 - 8) * 3 * 3"],
+    ("98", False): [
+        "44 + 19 + 36", "4 4 + 19 + 35", "44 + 19 + 3 5", "44 + 54", "44 + 19 + 35 + 44 - 44", "98 * 44 / 44", "98",
+        "44 + 19 - 35", "44 19 35", "44, 19, 35", "98 = 44 + 19 + 35",
+    ],
+    ("thirds", True): [
+        "8 / (3 - 8 / 3)", "8/(3-(8/3))", "8 ÷ (3 − 8 ÷ 3)", "(8) / ((3) - (8 / 3))", "8 / (3 - 8 / 3) = 24",
+    ],
+    ("thirds", False): [
+        "8 / 3 - 8 / 3", "8 * 3 + 8 - 8", "8 * 3", "8 * 3 * (8 / 8) * (3 / 3)", "8 / (3 - 2.6666666666666665)",
+        "8 / (3 - 8 // 3)", "24", "8 * 3 + (8 - 8) * 3 * 3",
+    ],
     ("6", True): ["10 - 4", "(10 - 4)", "10-4", "10 – 4", "10 − 4 = 6"],
     ("6", False): ["4 - 10", "10 - 4 - 0", "1 0 - 4", "10 + -4", "-4 + 10", "6", "10 - 4 = -6", "10 --4"],
     ("0", True): ["4 - 100 / 25", "100 / 25 - 4", "(100 - 25 * 4)", "25 * 4 - 100", "100 - 4 * 25 = 0"],
     ("0", False): ["0", "0 * 100 * 25 * 4", "100 / (25 - 25) * 4", "100 / (4 - 100 / 25)", "4 - 4"],
-    ("-6", True): ["4 - 10", "(4 - 10) = -6"],
-    ("-6", False): ["10 - 4", "-(10 - 4)", "4 - 10 = 6", "-6"],
+    ("-6", True): ["4 - 10", "(4 - 10) = -6"], ("-6", False): ["10 - 4", "-(10 - 4)", "4 - 10 = 6", "-6"],
     ("zero", True): ["7 + 3 + 0", "0 + 7 + 3", "7 + 3 - 0", "(0 + 3) + 7"],
     ("zero", False): ["7 + 3", "7 + 3 + 00", "7 + 3 * 0", "(7 + 3) / 0", "7 + 3 + 0 + 0"],
 }  # fmt: skip
@@ -139,8 +151,12 @@ def test_countdown_generator_makes_solvable_problems_apart_from_each_other(tmp_p
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [('{"nums": [1, 2]}', "target"), ('{"nums": [1], "target": 2}', "two or more"), ('{"nums": [1, true], "target": 2}', "whole"), ('{"nums": [1, 2.5], "target": 2}', "whole"),
-     ('{"nums": "12", "target": 2}', "whole"), ('{"nums": [1, -2], "target": 2}', "at least 0"), ('{"nums": [1, 2], "target": 3, "split": "dev"}', "split"), ("[1]", "object"), ("{", "JSON")],
+    [
+        ('{"nums": [1, 2]}', "target"), ('{"nums": [1], "target": 2}', "two or more"),
+        ('{"nums": [1, true], "target": 2}', "whole"), ('{"nums": [1, 2.5], "target": 2}', "whole"),
+        ('{"nums": "12", "target": 2}', "whole"), ('{"nums": [1, -2], "target": 2}', "at least 0"),
+        ('{"nums": [1, 2], "target": 3, "split": "dev"}', "split"), ("[1]", "object"), ("{", "JSON"),
+    ],
 )  # fmt: skip
 def test_countdown_files_are_checked(tmp_path, line, said):
     path = tmp_path / "bad.jsonl"
@@ -149,7 +165,7 @@ def test_countdown_files_are_checked(tmp_path, line, said):
         countdown.load(path)
 
 
-# ---- function calling --------------------------------------------------------------------------------------------------
+# ---- function calling ------------------------------------------------------------------------------------------------
 WEATHER = {"name": "get_weather", "arguments": {"city": "paris", "day": "monday"}}
 BUY = {"name": "buy", "arguments": {"item": "tea", "count": 3}}
 NESTED = {
@@ -159,54 +175,98 @@ NESTED = {
 BARE = {"name": "stop", "arguments": {}}
 GOLD = {"one": [WEATHER], "two": [WEATHER, BUY], "twice": [BUY, BUY], "nested": [NESTED], "bare": [BARE], "none": []}
 W, B, N = (json.dumps(call) for call in (WEATHER, BUY, NESTED))
+
+
+def planned(arguments: str) -> str:
+    """A call of `plan` as a model might write it."""
+    return '[{"name": "plan", "arguments": {' + arguments + "}}]"
+
+
 LABELLED = {
     ("one", True): [
-        f"[{W}]", W, f" [{W}] ", f"\n[{W}]\n", f"```json\n[{W}]\n```", f"```\n[{W}]\n```", f"```json\n{W}\n```", f"Sure: [{W}]", f"[{W}] is the call.", f"I call\n[{W}]\nand wait.",
-        '[{"arguments": {"day": "monday", "city": "paris"}, "name": "get_weather"}]', '[{"name":"get_weather","arguments":{"city":"paris","day":"monday"}}]',
-        json.dumps([WEATHER], indent=4), '[{"name": "get_weather", "arguments": {"city": "p\\u0061ris", "day": "monday"}}]', f"first I thought ```json\n[{B}]\n``` but no ```json\n[{W}]\n```",
-        f"see [1]: [{W}]", f"(a) [{W}]", f"[note] [{W}]", f"```python\nprint(1)\n```\n```json\n[{W}]\n```", f"{{hm}} [{W}]", f"use {{city: paris}}: [{W}]", f"```json  \n[{W}]\n```", f"<think>tools[0]</think> [{W}]", f'{{"city": "paris"}} so [{W}]',
+        f"[{W}]", W, f" [{W}] ", f"\n[{W}]\n", f"```json\n[{W}]\n```", f"```\n[{W}]\n```", f"```json\n{W}\n```",
+        f"Sure: [{W}]", f"[{W}] is the call.", f"I call\n[{W}]\nand wait.",
+        '[{"arguments": {"day": "monday", "city": "paris"}, "name": "get_weather"}]',
+        '[{"name":"get_weather","arguments":{"city":"paris","day":"monday"}}]', json.dumps([WEATHER], indent=4),
+        '[{"name": "get_weather", "arguments": {"city": "p\\u0061ris", "day": "monday"}}]',
+        f"first I thought ```json\n[{B}]\n``` but no ```json\n[{W}]\n```", f"see [1]: [{W}]", f"(a) [{W}]",
+        f"[note] [{W}]", f"```python\nprint(1)\n```\n```json\n[{W}]\n```", f"{{hm}} [{W}]",
+        f"use {{city: paris}}: [{W}]", f"```json  \n[{W}]\n```", f"<think>tools[0]</think> [{W}]",
+        f'{{"city": "paris"}} so [{W}]',
     ],
     ("one", False): [
-        "", "[]", "{}", "[{}]", "null", "get_weather", "get_weather(city='paris', day='monday')", f"[{B}]", f"[{W}, {B}]", f"[{W}, {W}]", f"[{W}] or [{B}]", f"[{W}] [{W}]", f"{W} {W}", f"[[{W}]]",
-        f"[{W}", f"{W[:-1]}", f"[{W},]", f"[{W}, ]", f"[{W}]".replace('"', "'"), f"[{W}]".replace(":", "="), f"[{W}, {{", f"[{W}, {B[:-3]}",
-        '[{"name": "get_weather"}]', '[{"name": "get_weather", "arguments": {}}]', '[{"name": "get_weather", "arguments": {"city": "paris"}}]',
-        '[{"name": "get_weather", "arguments": {"city": "paris", "day": "monday", "unit": "c"}}]', '[{"name": "get_weather", "arguments": {"city": "Paris", "day": "monday"}}]',
-        '[{"name": "get_weather", "arguments": {"city": "paris ", "day": "monday"}}]', '[{"name": "Get_Weather", "arguments": {"city": "paris", "day": "monday"}}]',
-        '[{"name": "get_weather", "arguments": {"day": "paris", "city": "monday"}}]', '[{"name": "get_weather", "arguments": ["paris", "monday"]}]', '[{"name": "get_weather", "arguments": "paris, monday"}]',
-        '[{"name": "get_weather", "arguments": "{\\"city\\": \\"paris\\", \\"day\\": \\"monday\\"}"}]', '[{"name": "get_weather", "parameters": {"city": "paris", "day": "monday"}}]',
-        '[{"function": "get_weather", "arguments": {"city": "paris", "day": "monday"}}]', '[{"type": "function", "name": "get_weather", "arguments": {"city": "paris", "day": "monday"}}]',
-        '{"get_weather": {"city": "paris", "day": "monday"}}', '["get_weather", {"city": "paris", "day": "monday"}]', '[{"name": ["get_weather"], "arguments": {"city": "paris", "day": "monday"}}]',
-        '[{"name": "get_weather", "arguments": {"city": "lima", "city": "paris", "day": "monday"}}]', '[{"name": "buy", "name": "get_weather", "arguments": {"city": "paris", "day": "monday"}}]',
-        '[{"name": "get_weather", "arguments": null}]', '[{"name": null, "arguments": {"city": "paris", "day": "monday"}}]', '[{"name": "get_weather", "arguments": {"city": ["paris"], "day": "monday"}}]',
-        '[{"name": "get_weather", "arguments": {"city": "paris", "day": null}}]', '[{"name": "get_weather", "arguments": {"city": NaN, "day": "monday"}}]', '// [1]\n[{name: "get_weather"}]',
-        f"```json\n[{W}]\n``` or ```json\n[{B}]\n```", f"```json\n[{W}]\n[{B}]\n```", f"```python\nprint(1)\n```\n```json\n[{B}]\n```", f'"[{W}]"'.replace(W, W.replace('"', '\\"')), f"[{W}]\n[]",
-        '[{"name": "get_weather", "arguments": {"city": "paris\u200b", "day": "monday"}}]', '[{"name": "get_weather", "arguments": {"ci\u0442y": "paris", "day": "monday"}}]', "[" * 3000, '[{"name": "x", "arguments": ' + '{"a":' * 600 + "1" + "}" * 600 + "}]", '{"a":' * 1500, "[{" * 2000,
+        "", "[]", "{}", "[{}]", "null", "get_weather", "get_weather(city='paris', day='monday')", f"[{B}]",
+        f"[{W}, {B}]", f"[{W}, {W}]", f"[{W}] or [{B}]", f"[{W}] [{W}]", f"{W} {W}", f"[[{W}]]", f"[{W}", f"{W[:-1]}",
+        f"[{W},]", f"[{W}, ]", f"[{W}]".replace('"', "'"), f"[{W}]".replace(":", "="), f"[{W}, {{", f"[{W}, {B[:-3]}",
+        '[{"name": "get_weather"}]', '[{"name": "get_weather", "arguments": {}}]',
+        '[{"name": "get_weather", "arguments": {"city": "paris"}}]',
+        '[{"name": "get_weather", "arguments": {"city": "paris", "day": "monday", "unit": "c"}}]',
+        '[{"name": "get_weather", "arguments": {"city": "Paris", "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": {"city": "paris ", "day": "monday"}}]',
+        '[{"name": "Get_Weather", "arguments": {"city": "paris", "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": {"day": "paris", "city": "monday"}}]',
+        '[{"name": "get_weather", "arguments": ["paris", "monday"]}]',
+        '[{"name": "get_weather", "arguments": "paris, monday"}]',
+        '[{"name": "get_weather", "arguments": "{\\"city\\": \\"paris\\", \\"day\\": \\"monday\\"}"}]',
+        '[{"name": "get_weather", "parameters": {"city": "paris", "day": "monday"}}]',
+        '[{"function": "get_weather", "arguments": {"city": "paris", "day": "monday"}}]',
+        '[{"type": "function", "name": "get_weather", "arguments": {"city": "paris", "day": "monday"}}]',
+        '{"get_weather": {"city": "paris", "day": "monday"}}', '["get_weather", {"city": "paris", "day": "monday"}]',
+        '[{"name": ["get_weather"], "arguments": {"city": "paris", "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": {"city": "lima", "city": "paris", "day": "monday"}}]',
+        '[{"name": "buy", "name": "get_weather", "arguments": {"city": "paris", "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": null}]',
+        '[{"name": null, "arguments": {"city": "paris", "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": {"city": ["paris"], "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": {"city": "paris", "day": null}}]',
+        '[{"name": "get_weather", "arguments": {"city": NaN, "day": "monday"}}]', '// [1]\n[{name: "get_weather"}]',
+        f"```json\n[{W}]\n``` or ```json\n[{B}]\n```", f"```json\n[{W}]\n[{B}]\n```",
+        f"```python\nprint(1)\n```\n```json\n[{B}]\n```", f'"[{W}]"'.replace(W, W.replace('"', '\\"')), f"[{W}]\n[]",
+        '[{"name": "get_weather", "arguments": {"city": "paris\u200b", "day": "monday"}}]',
+        '[{"name": "get_weather", "arguments": {"ci\u0442y": "paris", "day": "monday"}}]', "[" * 3000,
+        '[{"name": "x", "arguments": ' + '{"a":' * 600 + "1" + "}" * 600 + "}]", '{"a":' * 1500, "[{" * 2000,
     ],
     ("two", True): [
-        f"[{W}, {B}]", f"[{B}, {W}]", f"[{B},{W}]", f"[\n{W},\n{B}\n]", f"```json\n[{B}, {W}]\n```", '[{"name": "buy", "arguments": {"count": 3, "item": "tea"}}, ' + W + "]",
-        '[{"name": "buy", "arguments": {"count": 3.0, "item": "tea"}}, ' + W + "]", '[{"name": "buy", "arguments": {"count": 3e0, "item": "tea"}}, ' + W + "]", f"Two calls: [{W}, {B}].",
+        f"[{W}, {B}]", f"[{B}, {W}]", f"[{B},{W}]", f"[\n{W},\n{B}\n]", f"```json\n[{B}, {W}]\n```",
+        '[{"name": "buy", "arguments": {"count": 3, "item": "tea"}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"count": 3.0, "item": "tea"}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"count": 3e0, "item": "tea"}}, ' + W + "]", f"Two calls: [{W}, {B}].",
     ],
     ("two", False): [
-        f"[{W}]", f"[{B}]", f"{W}\n{B}", f"[{W}]\n[{B}]", f"[{W}, {B}, {B}]", f"[{W}, {W}]", f"[{W}; {B}]", f"[{W} {B}]", f"[[{W}], [{B}]]", f"[{W}, null, {B}]", f'{{"calls": [{W}, {B}]}}',
-        '[{"name": "buy", "arguments": {"item": "tea", "count": "3"}}, ' + W + "]", '[{"name": "buy", "arguments": {"item": "tea", "count": 3.5}}, ' + W + "]", '[{"name": "buy", "arguments": {"item": "tea", "count": true}}, ' + W + "]",
-        '[{"name": "buy", "arguments": {"item": "tea", "count": -3}}, ' + W + "]", '[{"name": "buy", "arguments": {"item": "tea", "count": Infinity}}, ' + W + "]", '[{"name": "buy", "arguments": {"item": "tea", "count": 03}}, ' + W + "]",
-        '[{"name": "buy", "arguments": {"item": "tea", "count": [3]}}, ' + W + "]", '[{"name": "buy", "arguments": {"item": "tea"}, "count": 3}, ' + W + "]", f"[{W}, {B}, 1]",
+        f"[{W}]", f"[{B}]", f"{W}\n{B}", f"[{W}]\n[{B}]", f"[{W}, {B}, {B}]", f"[{W}, {W}]", f"[{W}; {B}]",
+        f"[{W} {B}]", f"[[{W}], [{B}]]", f"[{W}, null, {B}]", f'{{"calls": [{W}, {B}]}}',
+        '[{"name": "buy", "arguments": {"item": "tea", "count": "3"}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"item": "tea", "count": 3.5}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"item": "tea", "count": true}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"item": "tea", "count": -3}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"item": "tea", "count": Infinity}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"item": "tea", "count": 03}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"item": "tea", "count": [3]}}, ' + W + "]",
+        '[{"name": "buy", "arguments": {"item": "tea"}, "count": 3}, ' + W + "]", f"[{W}, {B}, 1]",
     ],
     ("twice", True): [f"[{B}, {B}]", f"```json\n[{B}, {B}]\n```", f"[ {B} , {B} ]"],
     ("twice", False): [f"[{B}]", B, f"[{B}, {B}, {B}]", f"[{B}] [{B}]", f"[{B}, {W}]", f"{B}, {B}"],
     ("nested", True): [
-        f"[{N}]", N, '[{"name": "plan", "arguments": {"limits": {"note": null, "fast": true, "cost": 10.50}, "stops": ["oslo", "lima"]}}]',
-        '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 1.05e1, "fast": true, "note": null}}}]',
+        f"[{N}]", N,
+        planned('"limits": {"note": null, "fast": true, "cost": 10.50}, "stops": ["oslo", "lima"]'),
+        planned('"stops": ["oslo", "lima"], "limits": {"cost": 1.05e1, "fast": true, "note": null}'),
     ],
     ("nested", False): [
-        '[{"name": "plan", "arguments": {"stops": ["lima", "oslo"], "limits": {"cost": 10.5, "fast": true, "note": null}}}]', '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": 1, "note": null}}}]',
-        '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": "true", "note": null}}}]', '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": true}}}]',
-        '[{"name": "plan", "arguments": {"stops": ["oslo", "lima", "lima"], "limits": {"cost": 10.5, "fast": true, "note": null}}}]', '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10, "fast": true, "note": null}}}]',
-        '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": True, "note": None}}}]', '[{"name": "plan", "arguments": {"stops": "oslo, lima", "limits": {"cost": 10.5, "fast": true, "note": null}}}]',
-        '[{"name": "plan", "arguments": {"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": true, "note": ""}}}]',
+        planned('"stops": ["lima", "oslo"], "limits": {"cost": 10.5, "fast": true, "note": null}'),
+        planned('"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": 1, "note": null}'),
+        planned('"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": "true", "note": null}'),
+        planned('"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": true}'),
+        planned('"stops": ["oslo", "lima", "lima"], "limits": {"cost": 10.5, "fast": true, "note": null}'),
+        planned('"stops": ["oslo", "lima"], "limits": {"cost": 10, "fast": true, "note": null}'),
+        planned('"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": True, "note": None}'),
+        planned('"stops": "oslo, lima", "limits": {"cost": 10.5, "fast": true, "note": null}'),
+        planned('"stops": ["oslo", "lima"], "limits": {"cost": 10.5, "fast": true, "note": ""}'),
     ],
     ("bare", True): ['[{"name": "stop", "arguments": {}}]', '[{"name": "stop"}]', '{"name": "stop"}'],
-    ("bare", False): ["[]", '[{"name": "stop", "arguments": []}]', '[{"name": "stop", "arguments": {"now": true}}]', '["stop"]', "stop()", '[{"name": "stop", "arguments": ""}]'],
+    ("bare", False): [
+        "[]", '[{"name": "stop", "arguments": []}]', '[{"name": "stop", "arguments": {"now": true}}]', '["stop"]',
+        "stop()", '[{"name": "stop", "arguments": ""}]',
+    ],
     ("none", True): ["[]", "```json\n[]\n```", "No tool fits: []"],
     ("none", False): ["", "no call", f"[{W}]", "{}", "[null]", "[] []", "[[]]", "[", '[""]'],
 }  # fmt: skip
@@ -275,8 +335,12 @@ def test_function_calling_generator_and_published_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("record", "said"),
-    [({"query": "q", "tools": "[]"}, "answers"), ({"query": "q", "tools": "[", "answers": "[]"}, "tools: not JSON"), ({"query": "q", "tools": "[]", "answers": "{}"}, "answers: expected a list"),
-     ({"query": "q", "tools": "[]", "answers": '[{"name": 1, "arguments": {}}]'}, "answers: expected"), ({"query": "q", "tools": "[]", "answers": "[]", "split": "dev"}, "split"), (["q"], "object")],
+    [
+        ({"query": "q", "tools": "[]"}, "answers"), ({"query": "q", "tools": "[", "answers": "[]"}, "tools: not JSON"),
+        ({"query": "q", "tools": "[]", "answers": "{}"}, "answers: expected a list"),
+        ({"query": "q", "tools": "[]", "answers": '[{"name": 1, "arguments": {}}]'}, "answers: expected"),
+        ({"query": "q", "tools": "[]", "answers": "[]", "split": "dev"}, "split"), (["q"], "object"),
+    ],
 )  # fmt: skip
 def test_function_calling_files_are_checked(tmp_path, record, said):
     path = tmp_path / "bad.jsonl"

@@ -79,7 +79,7 @@ def documents(n: int, mix=EARLY) -> list[list[str]]:
 
 @pytest.mark.parametrize("mix", [EARLY, LATE], ids=["early", "late"])
 def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule(monkeypatch, mix):
-    """Margin test over the generator: whatever rule an answer follows, if it is within the margin of the bank's, it is stated."""
+    """Margin test over the generator: a rule that an answer follows within the margin of the bank's is stated."""
     followed, stated = [], set()
 
     def watch(name, rule_at: int, vignette: bool, stating=lambda *a: True):
@@ -235,7 +235,7 @@ def test_bayes_ceilings_against_closed_forms_and_simulation():
 
 
 def test_belief_is_no_mirror_of_the_bank():
-    """Turning one's belief around reveals little more than doubting it: the relation differs from cluster to cluster."""
+    """Turning one's belief around reveals little more than doubting it: the relation differs between clusters."""
     hidden = [c for c in RULED if c.split == "test_clusters"]
     turned = sum(map(rules.turned_around, hidden)) / len(hidden)
     assert turned < sum(rules.ceiling(c, 0) for c in hidden) / len(hidden) + 0.06

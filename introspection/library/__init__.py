@@ -1,6 +1,6 @@
 """The library of learning points: records, merging, the best point of a question, leak and meta-gaming detectors.
 
-A record (library.jsonl) has the keys of docs/reference.md 'Records'; what was not measured is null. The file is plain
+A record (library.jsonl) has the keys of docs/reference.md, 'Records'; what was not measured is null. The file is plain
 JSONL, so that points written with one model can be read, merged and used with another (`python -m
 introspection.library`).
 """
@@ -19,7 +19,8 @@ KEYS = (
 
 # A letter that is chosen, named right, or all there is; "choose hepatitis B vaccine" is none.
 _STATES_LETTER = re.compile(
-    r"\b(?i:answer|option|choose|pick|select|letter|choice|go with|take)\b(?i:\s+(?:is|was|option|letter|answer))*\s*:?\s*\(?[A-H]\)?(?=\s*(?:$|[.;,!)]|is\b))"
+    r"\b(?i:answer|option|choose|pick|select|letter|choice|go with|take)\b(?i:\s+(?:is|was|option|letter|answer))*"
+    r"\s*:?\s*\(?[A-H]\)?(?=\s*(?:$|[.;,!)]|is\b))"
     r"|(?:^|[\s(])[A-H]\)?\s+(?i:is|was)\s+(?i:the\s+)?(?i:correct|right)|^\s*\(?[A-H]\)?\s*[.!]?\s*$"
 )
 _STATES_ANSWER = re.compile(
@@ -27,18 +28,22 @@ _STATES_ANSWER = re.compile(
     re.IGNORECASE,
 )
 _CONDITION = re.compile(
-    r"\d{2}|\b(?:if|when|whenever|once|unless|because|below|above|over|under|with|without|between|exceeds?|reach(?:es)?|least|both|either|"
+    r"\d{2}|\b(?:if|when|whenever|once|unless|because|below|above|over|under|with|without|between|exceeds?|"
+    r"reach(?:es)?|least|both|either|"
     r"and|means|after|during|despite|severe|mild|high|low|raised)\b",
     re.IGNORECASE,
 )
 _FILLER = set(
-    "a always an answer be best case choose do give go here in is it must need needs next now patient patients pick please right "
+    "a always an answer be best case choose do give go here in is it must need needs next now patient patients pick "
+    "please right "
     "should so step take that the then this to use was with".split()
 )
 _SMALL_WORDS = set("a an and are as at be do for from give in is it of on or that the then this to use with".split())
 _EXAM = re.compile(
-    r"multiple.choice|\b(?:options?|answers?|choices?)\b.{0,30}\b(?:reject|eliminat|not tried|was not|repeatedly|most extreme|longest|right)"
-    r"|\b(?:most extreme|longest|strongest)\b.{0,20}\b(?:one|option|answer|choice|action)|\bin (?:a|an|the) (?:test|exam)|\btest.taking"
+    r"multiple.choice|\b(?:options?|answers?|choices?)\b.{0,30}"
+    r"\b(?:reject|eliminat|not tried|was not|repeatedly|most extreme|longest|right)"
+    r"|\b(?:most extreme|longest|strongest)\b.{0,20}\b(?:one|option|answer|choice|action)"
+    r"|\bin (?:a|an|the) (?:test|exam)|\btest.taking"
     r"|\btry the option|process of elimination|\bguess",
     re.IGNORECASE,
 )

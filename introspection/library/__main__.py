@@ -14,23 +14,34 @@ from common import UserError
 from introspection.library import accuracies, best, gain, load_library, merge
 
 
+def lower_bound(record: dict) -> float:
+    return record["ci95"][0] if record["ci95"] else -1.0
+
+
+def line_of(r: dict) -> str:
+    """Advantage, interval, how often a point was written, by whom, its text and flags."""
+    scores = "not measured"
+    if r["ci95"]:
+        scores = f"{gain(r):+.2f} [{r['ci95'][0]:+.2f}, {r['ci95'][1]:+.2f}], n {accuracies(r)[2]}"
+    flags = [flag for flag, raised in ((" LEAK", r["leak"]), (" META-GAMING", r["meta_gaming"])) if raised]
+    return f"  {scores:34s} x{r['count']:<3d} {r['source'] or '-':6s} {r['text']}{''.join(flags)}"
+
+
 def shown(records: list[dict], top: int) -> str:
-    """The best points of each cluster, by lower bound: advantage, interval, how often they were written, flags."""
-    lines, clusters = [], sorted({r["cluster"] for r in records})
-    for cluster in clusters:
-        part = sorted(
-            (r for r in records if r["cluster"] == cluster), key=lambda r: -(r["ci95"][0] if r["ci95"] else -1.0)
-        )
-        lines += ["", f"{cluster}: {len(part)} points"]
-        for r in part[:top]:
-            scores = (
-                f"{gain(r):+.2f} [{r['ci95'][0]:+.2f}, {r['ci95'][1]:+.2f}], n {accuracies(r)[2]}"
-                if r["ci95"]
-                else "not measured"
-            )
-            flags = " LEAK" * r["leak"] + " META-GAMING" * r["meta_gaming"]
-            lines.append(f"  {scores:34s} x{r['count']:<3d} {r['source'] or '-':6s} {r['text']}{flags}")
+    """The best points of each cluster, by lower bound."""
+    lines = []
+    for cluster in sorted({r["cluster"] for r in records}):
+        part = sorted((r for r in records if r["cluster"] == cluster), key=lambda r: -lower_bound(r))
+        lines += ["", f"{cluster}: {len(part)} points", *map(line_of, part[:top])]
     return "\n".join(lines[1:])
+
+
+def best_of_each_question(records: list[dict]) -> list[dict]:
+    """Leaks are left out."""
+    of_question: dict[str, list[dict]] = {}
+    for r in (r for r in records if not r["leak"]):
+        of_question.setdefault(r["question_id"], []).append(r)
+    return [best(part) for part in of_question.values()]
 
 
 def main() -> None:
@@ -42,25 +53,15 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=5, help="points shown of each cluster")
     args = parser.parse_args()
     try:
-        records = merge(
-            [
-                r
-                for file in args.files
-                for r in load_library(file)
-                if r["text"] and r["cluster"].startswith(args.cluster)
-            ]
-        )
+        read = [r for file in args.files for r in load_library(file)]
+        records = merge([r for r in read if r["text"] and r["cluster"].startswith(args.cluster)])
         if args.action == "show":
             print(shown(records, args.top) or "no points")
             return
         if args.out is None:
             raise UserError(f"{args.action} needs --out FILE")
         if args.action == "export":
-            sound = [r for r in records if not r["leak"]]
-            records = [
-                best([r for r in sound if r["question_id"] == name])
-                for name in dict.fromkeys(r["question_id"] for r in sound)
-            ]
+            records = best_of_each_question(records)
         args.out.write_text("".join(json.dumps(r) + "\n" for r in records))
         print(f"{len(records)} points -> {args.out}")
     except UserError as error:

@@ -1,6 +1,9 @@
-"""The figures of a report that compare: points before and after training and against controls, transfer, recall, dreams, rivals."""
+"""The figures of a report that compare: points before and after training and against controls, transfer, recall,
+dreams, rivals.
+"""
 
 import textwrap
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,63 +12,81 @@ from introspection.report.figures import (
     GREY,
     KINDS,
     ORANGE,
-    ends,
+    bar_of,
     frame,
-    interval,
     legend,
-    mean,
-    moved,
+    mean_of_measured,
+    movement,
+    sample_size,
     series,
-    size,
-    units,
+    start_and_end,
+    unit_means,
     window,
 )
+from introspection.tables.points import BLIND
 from introspection.tables.recall import needs
+
+# What the two splits of table points say of a writer.
+MEASURED = {
+    "test": "memory and skill: new questions of rewarded clusters",
+    "test_clusters": "skill: clusters never rewarded",
+}
 
 
 # ---- dots and dumbbells --------------------------------------------------------------------------------------------
-def dots(axis, rows: list[tuple]) -> None:
-    """Rows (label, [(mean, low, high, color, side)]) from top to bottom, the dots of a row side by side."""
-    seen = set()
-    for y, (_, shown) in enumerate(rows[::-1]):
-        for k, (m, low, high, color, side) in enumerate(shown):
-            place, label = y + 0.14 * (len(shown) - 1) - 0.28 * k, None if side in seen else side
+class Dot(NamedTuple):
+    """A mean with its 95 % interval; dots of one side share a color and an entry of the legend (None: no entry)."""
+
+    mean: float
+    low: float
+    high: float
+    color: str
+    side: str | None
+
+
+class Row(NamedTuple):
+    label: str
+    dots: list[Dot]
+    detail: str = ""  # what stands behind the label
+
+
+def dots(axis, rows: list[Row]) -> None:
+    """Rows from top to bottom, the dots of a row below each other."""
+    named = {None}
+    for y, row in enumerate(rows[::-1]):
+        for k, dot in enumerate(row.dots):
+            place = y + 0.14 * (len(row.dots) - 1) - 0.28 * k
             axis.errorbar(
-                m,
+                dot.mean,
                 place,
-                xerr=[[m - low], [high - m]],
+                xerr=[[dot.mean - dot.low], [dot.high - dot.mean]],
                 fmt="o",
-                color=color,
+                color=dot.color,
                 markersize=4,
                 capsize=2,
                 linewidth=1.2,
-                label=label,
+                label=None if dot.side in named else dot.side,
             )
-            seen.add(side)
+            named.add(dot.side)
     axis.axvline(0, color=GREY, linewidth=0.6)
-    axis.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(label, 38)) for label, _ in rows[::-1]], fontsize=7)
+    labels = ["\n".join(textwrap.wrap(row.label + row.detail, 38)) for row in rows[::-1]]
+    axis.set_yticks(range(len(rows)), labels, fontsize=7)
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.locator_params(axis="x", nbins=6)  # more numbers would run into each other where changes are small
-    if seen - {None}:
+    if named - {None}:
         legend(axis, 3)
 
 
 def dumbbells(axis, rows: list[tuple]) -> None:
     """Rows (label, before, after, aim or None) from top to bottom."""
     for y, (_, before, after, aim) in enumerate(rows[::-1]):
+        is_bottom, is_top = y == 0, y == len(rows) - 1  # one row of all names each mark in the legend
         axis.plot([before, after], [y, y], color=GREY, linewidth=1)
-        axis.plot(before, y, "o", color=GREY, markersize=4, label="before" if y == 0 else None)
-        axis.plot(after, y, "o", color=BLUE, markersize=4, label="after" if y == 0 else None)
+        axis.plot(before, y, "o", color=GREY, markersize=4, label="before" if is_bottom else None)
+        axis.plot(after, y, "o", color=BLUE, markersize=4, label="after" if is_bottom else None)
         if aim is not None:
-            axis.plot(
-                aim,
-                y,
-                "|",
-                color=ORANGE,
-                markersize=11,
-                markeredgewidth=2,
-                label="start model, point in context" if y == len(rows) - 1 else None,
-            )
+            name = "start model, point in context" if is_top else None
+            axis.plot(aim, y, "|", color=ORANGE, markersize=11, markeredgewidth=2, label=name)
     axis.set_yticks(range(len(rows)), [label for label, *_ in rows[::-1]], fontsize=7)
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.6, len(rows) - 0.4))
     legend(axis, 3)
@@ -74,71 +95,68 @@ def dumbbells(axis, rows: list[tuple]) -> None:
 # ---- what points are worth -----------------------------------------------------------------------------------------
 def both_accuracies(sides) -> str:
     """What every advantage is shown with: accuracy with a point, and without one."""
-    return (
-        " (with / without: "
-        + ", then ".join(f"{with_point:.2f} / {without:.2f}" for with_point, without in sides)
-        + ")"
-    )
+    told = ", then ".join(f"{with_point:.2f} / {without:.2f}" for with_point, without in sides)
+    return f" (with / without: {told})"
 
 
-def trained_rows(stages: list) -> list[tuple]:
+def trained_rows(stages: list) -> list[Row]:
     """What a training's own logs say: on rewarded questions, and on those of its evaluations."""
     rows = []
     for kind, words in KINDS.items():
-        parts = [
-            units(window(stages, *part), lambda r, kind=kind: r[f"advantage_{kind}"]) for part in ((0, 0.1), (0.9, 1))
-        ]
-        if all(parts):
-            shown = zip(parts, (GREY, BLUE), ("start", "end"), strict=True)
-            sides = zip(ends(series(stages, "accuracy/verify")), ends(series(stages, "accuracy/fresh")), strict=True)
-            rows.append(
-                (
-                    f"training: {words}{both_accuracies(sides)}",
-                    [(*interval(part), color, name) for part, color, name in shown],
-                )
-            )
+        start = unit_means(window(stages, 0, 0.1), f"advantage_{kind}")
+        end = unit_means(window(stages, 0.9, 1), f"advantage_{kind}")
+        if start and end:
+            with_point = start_and_end(series(stages, "accuracy/verify"))
+            without = start_and_end(series(stages, "accuracy/fresh"))
+            shown = [Dot(*bar_of(start), GREY, "start"), Dot(*bar_of(end), BLUE, "end")]
+            rows.append(Row(f"training: {words}", shown, both_accuracies(zip(with_point, without, strict=True))))
     evaluated = [s.records["eval"] for s in stages if len(s.records["eval"]) > 1]
     if evaluated:
-        shown, told = [], []
+        shown, accuracies = [], []
         for place, color, name in ((0, GREY, "start"), (-1, BLUE, "end")):
-            seeds = [e[place]["per_question"] for e in evaluated]
-            both = {q: [(seed[q][0], seed[q][1]) for seed in seeds if q in seed] for q in seeds[0]}
-            shown.append((*interval([mean(w - wo for w, wo in pairs) for pairs in both.values()]), color, name))
-            told.append(tuple(mean(pair[k] for pairs in both.values() for pair in pairs) for k in (0, 1)))
-        rows.append((f"{evaluated[0][0]['split']}: questions never rewarded{both_accuracies(told)}", shown))
+            seeds = [evaluations[place]["per_question"] for evaluations in evaluated]
+            pairs_of = {q: [seed[q] for seed in seeds if q in seed] for q in seeds[0]}  # (with, without) of each seed
+            gains = [mean_of_measured(w - wo for w, wo in pairs) for pairs in pairs_of.values()]
+            shown.append(Dot(*bar_of(gains), color, name))
+            all_pairs = [pair for pairs in pairs_of.values() for pair in pairs]
+            accuracies.append((mean_of_measured(w for w, _ in all_pairs), mean_of_measured(wo for _, wo in all_pairs)))
+        split = evaluated[0][0]["split"]
+        rows.append(Row(f"{split}: questions never rewarded", shown, both_accuracies(accuracies)))
     return rows
 
 
-def measured_rows(table: list[dict]) -> list[tuple]:
+def measured_dot(row: dict, color: str, side: str) -> Dot:
+    """The advantage of a row of eval.py's table."""
+    advantage = row["advantage"]
+    return Dot(advantage["mean"], advantage["low"], advantage["high"], color, side)
+
+
+def measured_rows(table: list[dict]) -> list[Row]:
     """What eval.py says: memory and skill, the start model reading."""
     rows = []
-    for split, words in (
-        ("test", "memory and skill: new questions of rewarded clusters"),
-        ("test_clusters", "skill: clusters never rewarded"),
-    ):
-        found = {
-            r["writer"]: r for r in table if (r["split"], r["condition"], r["reader"]) == (split, "points", "start")
-        }
-        sides = [
-            (found[w], color, name)
-            for w, color, name in (("start", GREY, "start"), ("trained", BLUE, "end"))
-            if w in found
-        ]
-        shown = [(*(r["advantage"][k] for k in ("mean", "low", "high")), color, name) for r, color, name in sides]
+    for split, words in MEASURED.items():
+        place = (split, "points", "start")
+        found = {r["writer"]: r for r in table if (r["split"], r["condition"], r["reader"]) == place}
+        sides = (("start", GREY, "start"), ("trained", BLUE, "end"))
+        shown = [measured_dot(found[writer], color, side) for writer, color, side in sides if writer in found]
+        accuracies = [(found[writer]["with"], found[writer]["without"]) for writer, *_ in sides if writer in found]
         if shown:
-            rows.append((f"{words}{both_accuracies((r['with'], r['without']) for r, *_ in sides)}", shown))
+            rows.append(Row(words, shown, both_accuracies(accuracies)))
     return rows
 
 
 def advantage(plt, name: str, stages: list, tables: list[list[dict]]):
     """Introspection advantage before and after: same, transfer, held out, memory, skill."""
-    rows = (trained_rows(stages) if stages else []) + [row for table in tables for row in measured_rows(table)]
+    rows = trained_rows(stages) if stages else []
+    for table in tables:
+        rows += measured_rows(table)
     if not rows:
         return None
-    label, shown = rows[-1]  # the hardest test that was made
-    where = label.split(" (")[0]
-    title = f"Introspection advantage {moved(shown[0][0], shown[-1][0])} ({where})"
-    note = f"{size(name, stages)}; bars: 95 % intervals over clusters (tests: seeds > clusters > questions; evaluations of the training: questions)"
+    hardest = rows[-1]  # of the tests that were made
+    before, after = hardest.dots[0].mean, hardest.dots[-1].mean
+    title = f"Introspection advantage {movement(before, after)} ({hardest.label})"
+    units = "tests: seeds > clusters > questions; evaluations of the training: questions"
+    note = f"{sample_size(name, stages)}; bars: 95 % intervals over clusters ({units})"
     figure, (axis,) = frame(plt, title, note, height=0.9 + 0.6 * len(rows))
     dots(axis, rows)
     axis.set_xlabel("accuracy with the point - without")
@@ -146,31 +164,31 @@ def advantage(plt, name: str, stages: list, tables: list[list[dict]]):
 
 
 def conditions(plt, name: str, table: list[dict], split: str):
-    """Every condition of an evaluation on one split (its first, if that was not measured): trained writers beside the controls."""
-    split = split if any(r["split"] == split for r in table) else table[0]["split"]
+    """Every condition of an evaluation on one split (its first, if that was not measured): trained writers beside the
+    controls.
+    """
+    if not any(r["split"] == split for r in table):
+        split = table[0]["split"]
     part = [r for r in table if r["split"] == split][:40]
     rows = []
     for r in part:
-        m, low, high = (r["advantage"][k] for k in ("mean", "low", "high"))
-        told = "" if " - " in r["condition"] else f" ({r['with']:.2f}, {r['without']:.2f})"
         reader = "" if r["reader"] == "start" else f", {r['reader']} reader"
-        rows.append(
-            (
-                f"{r['writer']}: {r['condition']}{reader}{told}",
-                [(m, low, high, BLUE if r["writer"] == "trained" else GREY, f"{r['writer']} writer")],
-            )
-        )
+        is_difference = " - " in r["condition"]  # of two conditions: its sides are gains, no accuracies
+        accuracies = "" if is_difference else f" ({r['with']:.2f}, {r['without']:.2f})"
+        color = BLUE if r["writer"] == "trained" else GREY
+        shown = measured_dot(r, color, f"{r['writer']} writer")
+        rows.append(Row(f"{r['writer']}: {r['condition']}{reader}{accuracies}", [shown]))
     gains = {(r["writer"], r["condition"]): r["advantage"]["mean"] for r in part if r["reader"] == "start"}
-    ours = next(
-        (key for key in (("trained", "points"), ("trained", "recalled"), *gains) if key in gains),
-        (part[0]["writer"], part[0]["condition"]),
-    )
-    blind = [gain for (writer, condition), gain in gains.items() if writer == ours[0] and condition.startswith("blind")]
-    title = f"On {split}, {ours[1]} ({ours[0]} writer): {gains.get(ours, part[0]['advantage']['mean']):+.2f}" + (
-        f"; written blind: at most {max(blind):+.2f}" if blind else ""
-    )
     first = part[0]
-    note = f"{name}; seeds: {max(r['seeds'] for r in part)}, {first['clusters']} clusters, {first['questions']} questions; in brackets accuracy with and without; bars: 95 %"
+    told = [key for key in (("trained", "points"), ("trained", "recalled"), *gains) if key in gains]
+    writer, condition = told[0] if told else (first["writer"], first["condition"])  # of whom the title speaks
+    gain = gains.get((writer, condition), first["advantage"]["mean"])
+    title = f"On {split}, {condition} ({writer} writer): {gain:+.2f}"
+    blind = [gain for key, gain in gains.items() if key[0] == writer and key[1] in BLIND]
+    if blind:
+        title += f"; written blind: at most {max(blind):+.2f}"
+    counts = f"seeds: {max(r['seeds'] for r in part)}, {first['clusters']} clusters, {first['questions']} questions"
+    note = f"{name}; {counts}; in brackets accuracy with and without; bars: 95 %"
     figure, (axis,) = frame(plt, title, note, height=1.0 + 0.3 * len(rows))
     dots(axis, rows)
     axis.set_xlabel("accuracy with the text - without")
@@ -178,24 +196,39 @@ def conditions(plt, name: str, table: list[dict], split: str):
 
 
 def heat_map(plt, name: str, pairs: dict[tuple[str, str], list[float]], clusters: dict[str, str]):
-    """Mean gain of points from one question on another: questions by type of cluster or, where there are many, the clusters."""
-    names = sorted(clusters, key=lambda q: (clusters[q].rpartition("-")[2], clusters[q], q))  # type: what follows the last dash
-    own = [v for (a, b), values in pairs.items() if a == b for v in values]
-    elsewhere = {(a, b): values for (a, b), values in pairs.items() if a != b}
-    near, far = (
-        [v for (a, b), values in elsewhere.items() if (clusters[a] == clusters[b]) == same for v in values]
-        for same in (True, False)
-    )
+    """Mean gain of points from one question on another: questions by type of cluster or, where there are many, the
+    clusters.
+
+    pairs: gains by (written on, read on); clusters: those of the questions.
+    """
+
+    def by_type(question: str) -> tuple[str, str, str]:
+        cluster = clusters[question]
+        return cluster.rpartition("-")[2], cluster, question  # type: what follows the last dash
+
+    names = sorted(clusters, key=by_type)
+    own, near, far = [], [], []
+    elsewhere: dict[tuple[str, str], list[float]] = {}  # by clusters
+    for (a, b), values in pairs.items():
+        if a == b:
+            own += values
+            continue
+        elsewhere.setdefault((clusters[a], clusters[b]), []).extend(values)
+        if clusters[a] == clusters[b]:
+            near += values
+        else:
+            far += values
     if not far:
         return None
+    cells_of = pairs
     if len(names) > 40:
-        names, pooled = list(dict.fromkeys(clusters[q] for q in names)), {}
-        for (a, b), values in elsewhere.items():
-            pooled.setdefault((clusters[a], clusters[b]), []).extend(values)
-        pairs = pooled
-    grid = np.array([[mean(pairs.get((a, b), [])) for b in names] for a in names])
-    title = f"Points gain {mean(near):+.2f} on other questions of their cluster, {mean(far):+.2f} on other clusters"
-    note = f"{name}; {len(clusters)} questions" + f"; on the own question (diagonal) {mean(own):+.2f}" * bool(own)
+        names, cells_of = list(dict.fromkeys(clusters[q] for q in names)), elsewhere
+    grid = np.array([[mean_of_measured(cells_of.get((a, b), [])) for b in names] for a in names])  # (written, read)
+    on_near, on_far = mean_of_measured(near), mean_of_measured(far)
+    title = f"Points gain {on_near:+.2f} on other questions of their cluster, {on_far:+.2f} on other clusters"
+    note = f"{name}; {len(clusters)} questions"
+    if own:
+        note += f"; on the own question (diagonal) {mean_of_measured(own):+.2f}"
     figure, (axis,) = frame(plt, title, note, height=4.2)
     top = max(0.1, float(np.nanmax(np.abs(grid))))
     colors = plt.get_cmap("RdBu", 11)  # few enough to stay vectors: the page's policy loads no image, not even its own
@@ -214,25 +247,24 @@ def recall_calibration(plt, name: str, units: list[dict]):
     """Whether recall's probability says where a point is needed, and how often recall fires there and elsewhere."""
     best = {r["question_id"]: r for u in units if u["condition"] == "best point" for r in u["questions"]}
     records = [r for u in units if (u["condition"], u["reader"]) == ("recalled", "start") for r in u["questions"]]
-    kinds = needs(list(best.values()) or records)
-    judged = [r for r in records if r["question_id"] in kinds]
-    fired = {kind: [r["fired"] for r in judged if kinds[r["question_id"]] == kind] for kind in (True, False)}
+    is_needed = needs(list(best.values()) or records)
+    judged = [r for r in records if r["question_id"] in is_needed]  # those between needed and not are left out
     if not judged:
         return None
-    title = f"Recall fires on {mean(fired[True]):.0%} where a point is needed, on {mean(fired[False]):.0%} where not".replace(
-        "nan%", "-"
-    )
-    note = (
-        f"{name}; {len(fired[True])} answers' questions need a point, {len(fired[False])} do not (beside the dots: n)"
-    )
+    needed = [r["fired"] for r in judged if is_needed[r["question_id"]]]
+    other = [r["fired"] for r in judged if not is_needed[r["question_id"]]]
+    shares = [f"{mean_of_measured(part):.0%}".replace("nan%", "-") for part in (needed, other)]
+    title = f"Recall fires on {shares[0]} where a point is needed, on {shares[1]} where not"
+    note = f"{name}; {len(needed)} answers' questions need a point, {len(other)} do not (beside the dots: n)"
     figure, (axis,) = frame(plt, title, note)
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.6, linestyle="--", label="perfectly calibrated")
-    bins = np.minimum((np.array([r["score"] for r in judged]) * 5).astype(int), 4)
+    bins = np.minimum((np.array([r["score"] for r in judged]) * 5).astype(int), 4)  # five of equal width
     for k in sorted(set(bins.tolist())):
         part = [r for r, b in zip(judged, bins, strict=True) if b == k]
-        x, y = mean([r["score"] for r in part]), mean([kinds[r["question_id"]] for r in part])
-        axis.plot(x, y, "o", color=BLUE)
-        axis.annotate(f" {len(part)}", (x, y), fontsize=7)
+        score = mean_of_measured(r["score"] for r in part)
+        share = mean_of_measured(is_needed[r["question_id"]] for r in part)
+        axis.plot(score, share, "o", color=BLUE)
+        axis.annotate(f" {len(part)}", (score, share), fontsize=7)
     axis.set(
         xlabel="probability that the turn begins with a recalled point",
         ylabel="share of questions that need one",
@@ -245,34 +277,29 @@ def recall_calibration(plt, name: str, units: list[dict]):
 
 def dreams(plt, name: str, stages: list):
     """Each question that was not dreamt, before and after; the mark is the start model with the point in context."""
-    firsts, lasts = ([s.records["eval"][k] for s in stages] for k in (0, -1))
+    ends = [(s.records["eval"][0], s.records["eval"][-1]) for s in stages]  # (first, last) evaluation of each seed
     rows = []
     for group in ("target", "agreement", "neighbour", "canary"):
-        part = [
-            (f[group], e[group], f.get(f"{group}_with_point")) for f, e in zip(firsts, lasts, strict=True) if group in f
-        ]
+        part = [(first, last) for first, last in ends if group in first]
         if part:
-            aim = None if part[0][2] is None else mean([p[2] for p in part])
-            rows.append((f"MEAN OF {group}", mean([p[0] for p in part]), mean([p[1] for p in part]), aim))
+            aims = [first.get(f"{group}_with_point") for first, _ in part]
+            before = mean_of_measured(first[group] for first, _ in part)
+            after = mean_of_measured(last[group] for _, last in part)
+            rows.append((f"MEAN OF {group}", before, after, None if aims[0] is None else mean_of_measured(aims)))
     questions = []
-    for f, e in zip(firsts, lasts, strict=True):
-        told = f["each"]["target_with_point"]
-        questions += [(q, before, e["each"]["target"][q], told[q]) for q, before in f["each"]["target"].items()]
-    questions.sort(key=lambda row: row[1] - row[2])
+    for first, last in ends:
+        after, aim = last["each"]["target"], first["each"]["target_with_point"]
+        questions += [(q, before, after[q], aim[q]) for q, before in first["each"]["target"].items()]
+    questions.sort(key=lambda row: row[1] - row[2])  # the largest rise comes first
     _, before, after, aim = rows[0]
-    closed = (
-        f", {(after - before) / (aim - before):.0%} of the gap to the point in context"
-        if abs(aim - before) > 0.02
-        else ""
-    )
-    note = f"{size(name, stages)}; {len(questions)} questions" + ", the 30 of the largest rise" * (len(questions) > 30)
+    title = f"After dreaming, accuracy without the point {movement(before, after)}"
+    if abs(aim - before) > 0.02:
+        title += f", {(after - before) / (aim - before):.0%} of the gap to the point in context"
+    note = f"{sample_size(name, stages)}; {len(questions)} questions"
+    if len(questions) > 30:
+        note += ", the 30 of the largest rise"
     rows += questions[:30]
-    figure, (axis,) = frame(
-        plt,
-        f"After dreaming, accuracy without the point {moved(before, after)}{closed}",
-        note,
-        height=1.1 + 0.17 * len(rows),
-    )
+    figure, (axis,) = frame(plt, title, note, height=1.1 + 0.17 * len(rows))
     dumbbells(axis, rows)
     axis.set_xlabel("accuracy (agreement: with the start model that has the point)")
     return figure
@@ -283,21 +310,19 @@ def rivals(plt, groups: dict[str, list[tuple[dict, dict]]]):
 
     groups: by method and split, (before, after) of each seed by question.
     """
-    rows, best = [], ("", -1.0)
+    rows, best, most = [], "", -1.0
     for name, seeds in groups.items():
-        shared = set.intersection(*({*before} & {*after} for before, after in seeds))
-        changes = [mean([after[q] - before[q] for before, after in seeds]) for q in sorted(shared)]
+        shared = sorted(set.intersection(*({*before} & {*after} for before, after in seeds)))
+        changes = [mean_of_measured(after[q] - before[q] for before, after in seeds) for q in shared]
         if not changes:
             continue
-        ends_ = [mean([side[k][q] for side in seeds for q in shared]) for k in (0, 1)]
-        rows.append(
-            (
-                f"{name} ({ends_[0]:.2f} to {ends_[1]:.2f}; {len(seeds)} x {len(shared)})",
-                [(*interval(changes), BLUE, None)],
-            )
-        )
-        best = max(best, (name, rows[-1][1][0][0]), key=lambda b: b[1])
-    title = f"Accuracy without a point changes most with {best[0]}: {best[1]:+.2f}"
+        start = mean_of_measured(before[q] for before, _ in seeds for q in shared)
+        end = mean_of_measured(after[q] for _, after in seeds for q in shared)
+        dot = Dot(*bar_of(changes), BLUE, None)
+        rows.append(Row(f"{name} ({start:.2f} to {end:.2f}; {len(seeds)} x {len(shared)})", [dot]))
+        if dot.mean > most:
+            best, most = name, dot.mean
+    title = f"Accuracy without a point changes most with {best}: {most:+.2f}"
     note = "in brackets: accuracy before and after, seeds x questions; bars: 95 % intervals over questions"
     figure, (axis,) = frame(plt, title, note, height=0.9 + 0.36 * len(rows))
     dots(axis, rows)

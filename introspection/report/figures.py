@@ -16,6 +16,26 @@ from introspection.stats import bootstrap_mean
 INK, GREY, BLUE, ORANGE, GREEN, PURPLE = "#1f2328", "#80868f", "#3b82d6", "#d97706", "#2f9e62", "#9263d8"
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, "#d64570", "#0f9aa8")
 WIDTH = 4.6  # inches: fits a phone at full size
+STYLE = {
+    "svg.hashsalt": "fixed",  # the same ids, and so the same bytes, every time
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "text.parse_math": False,  # a $ in a name is a $
+    "figure.dpi": 72,
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+}
 KINDS = {"same": "own question", "transfer": "other questions of the cluster"}
 
 
@@ -26,11 +46,7 @@ def pyplot():
     except ImportError:
         return None
     matplotlib.use("svg")
-    matplotlib.rcParams.update({
-        "svg.hashsalt": "fixed", "svg.fonttype": "none", "text.parse_math": False, "font.size": 8, "axes.labelsize": 8, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
-        "text.color": INK, "axes.labelcolor": INK, "legend.frameon": False, "legend.fontsize": 7.5, "axes.titlesize": 8, "figure.dpi": 72,
-    })  # fmt: skip
+    matplotlib.rcParams.update(STYLE)
     from matplotlib import pyplot as plt
 
     return plt
@@ -50,15 +66,11 @@ def frame(plt, title: str, note: str, shape=(1, 1), height: float = 3.0, **optio
 def legend(axis, columns: int = 2) -> None:
     """Above the axes, where it covers no data; long names stand below each other."""
     handles, names = axis.get_legend_handles_labels()
-    columns = columns if max(map(len, names)) < 32 else 1
-    axis.legend(
-        handles,
-        ["\n".join(textwrap.wrap(name, 60)) for name in names],
-        loc="lower center",
-        bbox_to_anchor=(0.45, 1.0),
-        ncols=columns,
-        borderaxespad=0.2,
-    )
+    if max(map(len, names)) >= 32:
+        columns = 1
+    wrapped = ["\n".join(textwrap.wrap(name, 60)) for name in names]
+    place = {"loc": "lower center", "bbox_to_anchor": (0.45, 1.0), "borderaxespad": 0.2}
+    axis.legend(handles, wrapped, ncols=columns, **place)
 
 
 # ---- numbers of a run ----------------------------------------------------------------------------------------------
@@ -74,7 +86,8 @@ def arms(stages: list) -> dict[str, list]:
         told = []
         for key, value in own.items():
             alike = sum(s.get(key) == value for s in settings)
-            if alike < len(settings) and not (alike > 1 and alike > len(settings) / 2):  # what most have needs no words
+            usual = alike > 1 and alike > len(settings) / 2  # what most have needs no words
+            if alike < len(settings) and not usual:
                 told.append(f"{key} {value}")
         names.append(textwrap.shorten(", ".join(told), 70, placeholder=" ..."))
     if len(names) > 1:
@@ -92,46 +105,49 @@ def series(stages: list, key: str) -> np.ndarray:
     return values
 
 
-def mean(values) -> float:
+def mean_of_measured(values) -> float:
     """The mean of what was measured, nan of nothing (numpy would warn)."""
     values = np.array([*values], dtype=float)
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else float("nan")
 
 
-def ends(values: np.ndarray) -> tuple[float, float]:
+def start_and_end(values: np.ndarray) -> tuple[float, float]:
+    """Means over the first and the last tenth of the steps of (seeds, steps)."""
     k = max(1, values.shape[1] // 10)
-    return mean(values[:, :k]), mean(values[:, -k:])
+    return mean_of_measured(values[:, :k]), mean_of_measured(values[:, -k:])
 
 
-def moved(before: float, after: float) -> str:
-    word = "stayed at" if abs(after - before) < 0.02 else "rose from" if after > before else "fell from"
-    return f"{word} {after:.2f}" if word == "stayed at" else f"{word} {before:.2f} to {after:.2f}"
+def movement(before: float, after: float) -> str:
+    """A change in words; one of less than 0.02 is none."""
+    if abs(after - before) < 0.02:
+        return f"stayed at {after:.2f}"
+    verb = "rose" if after > before else "fell"
+    return f"{verb} from {before:.2f} to {after:.2f}"
 
 
-def size(name: str, stages: list, unit: str = "seed") -> str:
+def sample_size(name: str, stages: list, unit: str = "seed") -> str:
     """What a note begins with: whose figure it is, seeds (or runs), learning points."""
-    n = sum(len(s.records["rollouts"]) for s in stages)
-    return (
-        f"{name}; " * bool(name)
-        + f"{len(stages)} {unit}{'s' * (len(stages) > 1)}"
-        + f", {n:,} learning points" * bool(n)
-    )
+    told = f"{len(stages)} {unit}" if len(stages) == 1 else f"{len(stages)} {unit}s"
+    points = sum(len(s.records["rollouts"]) for s in stages)
+    if points:
+        told += f", {points:,} learning points"
+    return f"{name}; {told}" if name else told
 
 
-def units(records: list[dict], value) -> list[float]:
-    """Means of what was measured by cluster, or by question where there is a single cluster; leaks do not count."""
-    counted = [(r, value(r)) for r in records if r["text"] is not None and not r["leak"] and value(r) is not None]
-    key = "cluster" if len({r["cluster"] for r, _ in counted}) > 1 else "question_id"
+def unit_means(records: list[dict], key: str) -> list[float]:
+    """Means of a value by cluster, or by question where there is a single cluster; leaks do not count."""
+    counted = [r for r in records if r["text"] is not None and not r["leak"] and r[key] is not None]
+    unit = "cluster" if len({r["cluster"] for r in counted}) > 1 else "question_id"
     groups: dict[str, list[float]] = {}
-    for record, gain in counted:
-        groups.setdefault(record[key], []).append(gain)
+    for record in counted:
+        groups.setdefault(record[unit], []).append(record[key])
     return [sum(part) / len(part) for part in groups.values()]
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """(mean, low, high), 95 %; a single unit has no interval."""
-    return bootstrap_mean(values) if len(values) > 1 else (mean(values), float("nan"), float("nan"))
+def bar_of(values: list[float]) -> tuple[float, float, float]:
+    """(mean, low, high) of one value a unit, 95 %; a single unit has no interval."""
+    return bootstrap_mean(values) if len(values) > 1 else (mean_of_measured(values), float("nan"), float("nan"))
 
 
 def window(stages: list, first: float, last: float) -> list[dict]:
@@ -139,11 +155,12 @@ def window(stages: list, first: float, last: float) -> list[dict]:
     kept = []
     for stage in stages:
         steps = len(stage.records["metrics"])
-        low, high = min(first * steps, steps - 1), max(last * steps, 1)
+        low, high = min(first * steps, steps - 1), max(last * steps, 1)  # a part holds at least one step
         kept += [r for r in stage.records["rollouts"] if low < r["step"] <= high]
     return kept
 
 
 def own_gain(record: dict) -> float | None:
+    """The introspection advantage of one rollout over all kinds of questions it was measured on; None without any."""
     known = [record[f"advantage_{kind}"] for kind in KINDS if record[f"advantage_{kind}"] is not None]
     return sum(known) / len(known) if known else None

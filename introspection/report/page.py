@@ -49,8 +49,11 @@ class Stage:
 # ---- reading -------------------------------------------------------------------------------------------------------
 def read_log(path: Path) -> list[dict]:
     """Records of a JSONL log; a last line that is still being written is left out."""
-    lines, records = path.read_text().split("\n") if path.exists() else [""], []
-    for number, line in enumerate(lines[:-1], start=1):
+    if not path.exists():
+        return []
+    *lines, _unfinished = path.read_text().split("\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
@@ -62,11 +65,9 @@ def read_stages(paths: list[Path]) -> list[Stage]:
     """The stages in run directories, in the order of the pipeline. Raises UserError where there is none."""
     stages = {}
     for path in (p.resolve() for p in paths):
-        folders = (
-            [path]
-            if (path / "config.yaml").is_file()
-            else [path / name for name in SCRIPTS if (path / name / "config.yaml").is_file()]
-        )
+        folders = [path]
+        if not (path / "config.yaml").is_file():
+            folders = [path / name for name in SCRIPTS if (path / name / "config.yaml").is_file()]
         if not folders or folders[0].name not in SCRIPTS:
             raise UserError(f"{path}: no run; expected a folder with {', '.join(STAGES)} or another stage in it")
         for folder in folders:
@@ -102,9 +103,10 @@ def draw(plt, stages: list[Stage], questions: dict[str, Question]) -> dict:
         for i, (name, arm) in enumerate(groups.items()):
             number = f"_{i + 1}" if len(groups) > 1 else ""
             weights = tuple(f"{s.name}/final" for s in arm)
-            tables = [
-                s.table for s in measured if any(w.strip().endswith(weights) for w in s.config["writers"].split(","))
-            ]
+            tables = []
+            for s in measured:  # what eval.py said of this arm's writers
+                if any(writer.strip().endswith(weights) for writer in s.config["writers"].split(",")):
+                    tables.append(s.table)
             drawn[f"advantage{number}"] = comparisons.advantage(plt, name, arm, tables)
             drawn[f"advantage_by_step{number}"] = curves.advantage_by_step(plt, name, arm)
             drawn[f"winners_and_losers{number}"] = curves.winners_and_losers(plt, name, arm)
@@ -127,54 +129,60 @@ def draw(plt, stages: list[Stage], questions: dict[str, Question]) -> dict:
 
 
 def transfers(stages: list[Stage], questions: dict[str, Question]) -> list[tuple[str, dict, dict]]:
-    """(whose, gains by (written on, read on), clusters) of each evaluation `transfer`, and of trainings on few questions."""
+    """(whose points, their gains by (question written on, read on), clusters of the questions): of each evaluation
+    `transfer`, and of trainings on few questions.
+    """
     found = []
     for s in stages:
-        records, pairs, clusters = s.records["rollouts"], {}, {}
-        if s.kind == "eval" and s.config["table"] == "transfer":
-            for u in (u for u in s.records["results"] if u["reader"] == "start"):
-                pairs, clusters = {}, {}
-                for r in u["questions"]:
-                    pairs.setdefault((r["question_id"], r["on"]), []).append(r["with"] - r["without"])
-                    clusters |= {r["question_id"]: r["cluster"], r["on"]: r["on_cluster"]}
-                found.append(
-                    (
-                        f"{s.name}: {'start' if u['writer'] == 'start' else 'trained'} writer, {u['split']}",
-                        pairs,
-                        clusters,
-                    )
-                )
-        elif records and all(v["question_id"] in questions for r in records for v in r["verified_on"]):
-            for r in (r for r in records if not r["leak"]):
-                for v in r["verified_on"]:
-                    pairs.setdefault((r["question_id"], v["question_id"]), []).append(v["acc_with"] - v["acc_without"])
-                    clusters |= {r["question_id"]: r["cluster"], v["question_id"]: questions[v["question_id"]].cluster}
-            if len(clusters) <= 40:
-                found.append((f"{s.name}, all steps", pairs, clusters))
+        units = s.records["results"] if s.kind == "eval" and s.config["table"] == "transfer" else []
+        for unit in units:
+            if unit["reader"] != "start":
+                continue
+            pairs, clusters = {}, {}
+            for r in unit["questions"]:
+                pairs.setdefault((r["question_id"], r["on"]), []).append(r["with"] - r["without"])
+                clusters |= {r["question_id"]: r["cluster"], r["on"]: r["on_cluster"]}
+            writer = "start" if unit["writer"] == "start" else "trained"
+            found.append((f"{s.name}: {writer} writer, {unit['split']}", pairs, clusters))
+        rollouts, pairs, clusters = s.records["rollouts"], {}, {}
+        if not rollouts or any(v["question_id"] not in questions for r in rollouts for v in r["verified_on"]):
+            continue
+        for r in rollouts:
+            if r["leak"]:
+                continue
+            for v in r["verified_on"]:
+                read_on = v["question_id"]
+                pairs.setdefault((r["question_id"], read_on), []).append(v["acc_with"] - v["acc_without"])
+                clusters |= {r["question_id"]: r["cluster"], read_on: questions[read_on].cluster}
+        if len(clusters) <= 40:
+            found.append((f"{s.name}, all steps", pairs, clusters))
     return found
+
+
+def method_label(method: str, arm: str, split: str) -> str:
+    """What a method is called beside the others; the only arm of a method has no name."""
+    return f"{method} {arm} on {split}" if arm else f"{method} on {split}"
 
 
 def methods(stages: list[Stage]) -> dict[str, list[tuple[dict, dict]]]:
     """(before, after) by question of each seed, by method and split; nothing without a rival."""
-    found: dict[str, list] = {}
+    found: dict[str, list[tuple[dict, dict]]] = {}
     rivals = [s for s in stages if s.kind not in STAGES]
+    if not rivals:
+        return found
     for kind in dict.fromkeys(s.kind for s in rivals):
         for name, arm in figures.arms([s for s in rivals if s.kind == kind]).items():
             for s in arm:
-                first, *_, last = [e for e in s.records["eval"] if "accuracy" in e] * 2 or [{"each": {}}] * 2
-                for split in first["each"]:
-                    found.setdefault(f"{kind} {name} on {split}".replace("  ", " "), []).append(
-                        (first["each"][split], last["each"][split])
-                    )
-    ours = (
-        figures.arms([s for s in stages if s.kind == "grpo_introspect" and len(s.records["eval"]) > 1])
-        if rivals
-        else {}
-    )
-    for name, arm in ours.items():
+                evaluations = [e for e in s.records["eval"] if "accuracy" in e]
+                for split in evaluations[0]["each"] if evaluations else ():
+                    before, after = evaluations[0]["each"][split], evaluations[-1]["each"][split]
+                    found.setdefault(method_label(kind, name, split), []).append((before, after))
+    ours = [s for s in stages if s.kind == "grpo_introspect" and len(s.records["eval"]) > 1]
+    for name, arm in figures.arms(ours).items():
         for s in arm:
-            ends = [{q: without for q, (_, without) in s.records["eval"][k]["per_question"].items()} for k in (0, -1)]
-            found.setdefault(f"stage 1 {name} on {s.config['eval_split']}".replace("  ", " "), []).append(tuple(ends))
+            before, after = (s.records["eval"][k]["per_question"] for k in (0, -1))
+            without = [{q: without for q, (_, without) in side.items()} for side in (before, after)]
+            found.setdefault(method_label("stage 1", name, s.config["eval_split"]), []).append(tuple(without))
     return found
 
 
@@ -184,7 +192,8 @@ def save(plt, drawn: dict, folder: Path) -> list[str]:
     Returns them for the page: transparent, in its text colour, with ids of their own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    inline, bare = [], dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    inline = []
+    bare = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # None leaves them out: the same bytes every time
     for number, (name, figure) in enumerate(drawn.items()):
         text = io.StringIO()
         figure.savefig(folder / f"{name}.svg", facecolor="white", metadata=bare)
@@ -192,47 +201,67 @@ def save(plt, drawn: dict, folder: Path) -> list[str]:
         figure.savefig(text, format="svg", transparent=True, metadata=bare)
         plt.close(figure)
         svg = text.getvalue().partition("<svg")[2].replace(figures.INK, "currentColor")
-        svg = re.sub(r'\b(id="|href="#)|url\(#', lambda m, n=number: f"{m[0]}f{n}-", svg)
+        svg = re.sub(r'\b(id="|href="#)|url\(#', rf"\g<0>f{number}-", svg)
         title = html.escape(" ".join(figure.get_suptitle().split()))
         inline.append(f'<figure id="{name}"><svg role="img" aria-label="{title}"{svg}</figure>')
     return inline
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------
-def browsable(stages: list[Stage], questions: dict[str, Question]) -> dict:
+def number_of(name: str | None, known: dict[str, int]) -> int:
+    """The number that stands for a name, -1 for None; a new name joins the known ones."""
+    return -1 if name is None else known.setdefault(name, len(known))
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def row_of(run: int, record: dict, in_library: bool, asked: dict[str, int], texts: dict[str, int]) -> list:
+    """A rollout in the columns of report.html; questions and texts are named by number, new ones are added."""
+    verified = []
+    for v in record["verified_on"]:
+        verified += [number_of(v["question_id"], asked), v["n"], rounded(v["acc_with"]), rounded(v["acc_without"])]
+    point = record["text"]
+    only_point = point is not None and record["completion"] == prompts.INTROSPECTION.format(point=point)
+    flags = ((1, record["leak"]), (2, record["meta_gaming"]), (4, point is None), (8, in_library))
+    return [
+        run,
+        record["step"],
+        int(record["source"] == "winner"),
+        number_of(record["question_id"], asked),
+        number_of(point, texts),
+        number_of(record["attempt"], texts),
+        -1 if only_point else number_of(record["completion"], texts),  # the whole turn, where it says more
+        rounded(figures.own_gain(record)),
+        rounded(record["advantage"]),
+        sum(bit for bit, is_set in flags if is_set),
+        verified,
+        [rounded(bound) for bound in record["ci95"] or []],
+        rounded(record["advantage_same"]),
+        rounded(record["advantage_transfer"]),
+        rounded(record["gain_twin"]),
+    ]
+
+
+def points_to_browse(stages: list[Stage], questions: dict[str, Question]) -> dict:
     """Every rollout in columns and numbers: texts and questions stand in lists of their own, once each."""
     texts: dict[str, int] = {}
     asked: dict[str, int] = {}
-    rows, runs = [], [s for s in stages if s.records["rollouts"]]
-
-    def place(known: dict[str, int], name: str | None) -> int:
-        return -1 if name is None else known.setdefault(name, len(known))
-
-    def short(value: float | None) -> float | None:
-        return None if value is None else round(value, 3)
-
-    clusters = {}
+    clusters, rows = {}, []
+    runs = [s for s in stages if s.records["rollouts"]]
     for k, s in enumerate(runs):
         kept = {r["id"] for r in s.records["library"]}
         for r in s.records["rollouts"]:
             clusters[r["question_id"]] = r["cluster"]
-            plain = r["text"] is not None and r["completion"] == prompts.INTROSPECTION.format(point=r["text"])
-            verified = [
-                x
-                for v in r["verified_on"]
-                for x in (place(asked, v["question_id"]), v["n"], short(v["acc_with"]), short(v["acc_without"]))
-            ]
-            rows.append([
-                k, r["step"], int(r["source"] == "winner"), place(asked, r["question_id"]), place(texts, r["text"]), place(texts, r["attempt"]),
-                -1 if plain else place(texts, r["completion"]), short(figures.own_gain(r)), short(r["advantage"]),
-                r["leak"] + 2 * r["meta_gaming"] + 4 * (r["text"] is None) + 8 * (r["id"] in kept), verified, [short(x) for x in r["ci95"] or []],
-                short(r["advantage_same"]), short(r["advantage_transfer"]), short(r["gain_twin"]),
-            ])  # fmt: skip
+            rows.append(row_of(k, r, r["id"] in kept, asked, texts))
     shown = []
     for name in asked:
         q = questions.get(name)
-        turn = q.turn + f"\nRight: {q.letter}" if q else "(not in the bank any more)"
-        shown.append([name, q.cluster if q else clusters.get(name, ""), turn])
+        if q:
+            shown.append([name, q.cluster, f"{q.turn}\nRight: {q.letter}"])
+        else:
+            shown.append([name, clusters.get(name, ""), "(not in the bank any more)"])
     return {"runs": [s.name for s in runs], "questions": shown, "texts": list(texts), "rows": rows}
 
 
@@ -240,12 +269,12 @@ def page(stages: list[Stage], inline: list[str], data: dict) -> str:
     """The template filled in, in one pass, so that nothing that was put in is read as a place to fill."""
     template = (Path(__file__).parent / "report.html").read_text()
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)[1]
+    no_figures = "<p>No figures: matplotlib is not installed (pip install -r requirements.txt).</p>"
     filled = {
         "title": html.escape(", ".join(dict.fromkeys(s.path.parent.name for s in stages))),
         "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "figures": "\n".join(inline)
-        or "<p>No figures: matplotlib is not installed (pip install -r requirements.txt).</p>",
-        "data": json.dumps(common.finite(data), separators=(",", ":")).replace("<", "\\u003c"),
+        "figures": "\n".join(inline) or no_figures,
+        "data": json.dumps(common.finite(data), separators=(",", ":")).replace("<", "\\u003c"),  # no tag can open
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], template)
 
@@ -253,11 +282,11 @@ def page(stages: list[Stage], inline: list[str], data: dict) -> str:
 def write(paths: list[Path], out: Path, words: int = 0) -> None:
     """Writes the report of run directories.
 
-    Words: how many points are shown token by token (loads the first run's weights).
+    words: how many points are shown token by token (loads the first run's weights).
     """
     stages = read_stages(paths)
     questions = read_bank(stages)
-    data = browsable(stages, questions) | {"words": []}
+    data = points_to_browse(stages, questions) | {"words": []}
     data["stages"] = [
         {
             "name": s.name,

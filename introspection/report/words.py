@@ -1,5 +1,6 @@
-"""Which words of a learning point were read from its exchange: log p(token | told what was right) - log p(token | told
-nothing).
+"""Which words of a learning point were read from its exchange.
+
+log p(token | told what was right) - log p(token | told nothing), for each token of a point.
 
 A token that the writer would say anyway has a ratio around 0: the blind writer of eval.py, word by word. Conversations
 are rebuilt from their logged texts, which is near enough for a picture; nothing is trained on them.
@@ -19,47 +20,46 @@ from introspection.sampling import Completion, Trajectory
 from tasks.mcq import Question
 
 
+def best_points(rollouts: list[dict], questions: dict[str, Question], n: int) -> list[dict]:
+    """The n best points by lower bound, each wording once, with the question on which it did best.
+
+    Leaks, points of collected conversations and those whose question is gone are left out.
+    """
+    sound = [r for r in rollouts if r["text"] and not r["leak"] and r["verified_on"] and r["question_id"] in questions]
+    written = [r for r in sound if r["exchange_id"] is None]
+    distinct: dict[str, dict] = {}
+    for record in sorted(library.merge(written), key=lambda r: -library.interval(r)[0]):
+        distinct.setdefault(library.essence(record["text"]), record)
+    return list(distinct.values())[:n]
+
+
 @torch.no_grad()
 def word_ratios(run: Path, config: dict, rollouts: list[dict], questions: dict[str, Question], n: int) -> list[dict]:
-    """The n best points of a run with the log-ratio of each token, by its final weights.
-
-    Points of collected conversations are left out.
-    """
+    """The n best points of a run with the log-ratio of each token, by its final weights."""
     if not (run / "final").is_dir():
         raise UserError(f"--words: {run} has no final/ weights yet")
     folder, cfg = str(run / "final"), SimpleNamespace(**config)
     chat = models.load_chat(folder, cfg.system)
     reader = Reader(models.load_policy(folder, cfg), chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 0))
-    sound = [r for r in rollouts if r["text"] and not r["leak"] and r["verified_on"] and r["question_id"] in questions]
-    best = sorted(library.merge([r for r in sound if r["exchange_id"] is None]), key=lambda r: -library.interval(r)[0])
-    distinct: dict[str, dict] = {}
-    for record in best:  # a wording once, with the question on which it did best
-        distinct.setdefault(library.essence(record["text"]), record)
     shown = []
-    for r in list(distinct.values())[:n]:
+    for r in best_points(rollouts, questions, n):
+        question = questions[r["question_id"]]
         said = chat.content_ids(r["attempt"]) + [chat.between[0]]
-        attempt, q = Attempt(Completion(said, [], True), r["source"] == "winner"), questions[r["question_id"]]
-        group, point = Group(0, q, reader.prompt(q), [attempt], [], []), chat.content_ids(prompts.plain(r["text"]))
+        attempt = Attempt(Completion(said, [], True), r["source"] == "winner")
+        group = Group(0, question, reader.prompt(question), [attempt], [], [])
+        point = chat.content_ids(prompts.plain(r["text"]))
         opening = chat.content_ids(prompts.INTROSPECTION.partition("{point}")[0])
-        ratios = []
+        logprobs = []  # of the point's T tokens: told what was right, told nothing
         for reveal in (cfg.reveal, "nothing"):
-            turn = chat.next(
-                said, feedback(reader, group, attempt, reveal, cfg.introspect == "optional", rng(cfg.seed))
-            )
-            trajectory = Trajectory(group.prompt_ids + said + turn + opening, [(point, True)])
-            batch = collate([trajectory], [[0]], reader.model.device)
-            ratios.append(token_logprobs(reader.model, batch, cfg.temperature).cpu())
-        pieces = [chat.text(point[: k + 1])[len(chat.text(point[:k])) :] for k in range(len(point))]
-        words = [
-            [piece, round(ratio, 3)] for piece, ratio in zip(pieces, (ratios[0] - ratios[1]).tolist(), strict=True)
-        ]
-        shown.append(
-            {
-                "words": words,
-                "cluster": r["cluster"],
-                "source": r["source"],
-                "gain": library.gain(r),
-                "count": r["count"],
-            }
-        )
+            asked = feedback(reader, group, attempt, reveal, cfg.introspect == "optional", rng(cfg.seed))
+            before = group.prompt_ids + said + chat.next(said, asked) + opening
+            batch = collate([Trajectory(before, [(point, True)])], [[0]], reader.model.device)
+            logprobs.append(token_logprobs(reader.model, batch, cfg.temperature).cpu())
+        told, untold = logprobs
+        words = []
+        for k, ratio in enumerate((told - untold).tolist()):
+            piece = chat.text(point[: k + 1])[len(chat.text(point[:k])) :]  # what this token adds to the text
+            words.append([piece, round(ratio, 3)])
+        about = {"cluster": r["cluster"], "source": r["source"], "gain": library.gain(r), "count": r["count"]}
+        shown.append({"words": words} | about)
     return shown

@@ -21,6 +21,8 @@ PLACES = ("again: asked again", "again: point in the failed conversation", "agai
 
 KINDS = {"same": "same", "transfer": "transfer", "again": "same"}  # condition: on which views points are tried
 
+HEADS = ("measured", "beside it", "difference")  # beside it: the ceiling, or a fresh conversation without the point
+
 
 def primary(cfg: Settings) -> tuple[str, str, str]:
     return "test_clusters", "agreement, same", "start"
@@ -32,7 +34,10 @@ def conditions(cfg: Settings, writer: str, trained: list[str]) -> list[Condition
 
 
 def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
-    """The records of one condition, a question each: 'same' or 'transfer' views (invariance), or 'again' (`ask_again`)."""
+    """The records of one condition, a question each.
+
+    'same' and 'transfer' name the views (invariance), 'again' is `ask_again`.
+    """
     writer, reader, questions = cast.writer, cast.reader, cast.questions
     if writer.chat.tokenizer.get_vocab() != reader.chat.tokenizer.get_vocab():
         read_by_ids = "table invariance reads the writer's conversations by token ids"
@@ -47,19 +52,20 @@ def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
 
 
 def compare_with_exchanges(reader: Reader, groups: list[Group], kind: str) -> list[dict]:
-    """Agreement, KL and distance between point and exchange, and (`..._ceiling`) between the exchange and another one."""
+    """Agreement, KL and distance between point and exchange.
+
+    `..._ceiling`: the same between the exchange and another one.
+    """
     cases = []
     for g in groups:
         told = [p for p in g.points if sound(g, p)]
         views = [view for view, k in zip(g.views_V, g.kinds_V, strict=True) if k == kind]
-        cases += [
-            (g, p, other, view)
-            for p, other in zip(told, told[1:] + told[:1], strict=True)
-            if p is not other
-            for view in views
-        ]
+        if len(told) > 1:  # each is held against the exchange of the next one, the last against the first's
+            following = told[1:] + told[:1]
+            cases += [(g, p, other, view) for p, other in zip(told, following, strict=True) for view in views]
     if not cases:
         return []
+    # What the same question is asked after: the point, its exchange, another exchange.
     contexts = [
         [reader.prompt(view, p.text) for _, p, _, view in cases],
         [after_exchange(reader, p, view) for _, p, _, view in cases],
@@ -69,15 +75,15 @@ def compare_with_exchanges(reader: Reader, groups: list[Group], kind: str) -> li
     letters = [[letter_of(reader, c, view) for c, (*_, view) in zip(part, cases, strict=True)] for part in completions]
     states = [last_states(reader, ids) for ids in contexts]
     columns = {}
-    for suffix, (a, b) in (("", (0, 1)), ("_ceiling", (1, 2))):
-        columns[f"agreement{suffix}"] = [
-            float(x is not None and x == y) for x, y in zip(letters[a], letters[b], strict=True)
-        ]
-        elsewhere = answer_logprobs(
-            reader, [Trajectory(ids, [(c.ids, True)]) for ids, c in zip(contexts[b], completions[a], strict=True)]
-        )
-        columns[f"kl{suffix}"] = [sum(c.logprobs) - there for c, there in zip(completions[a], elsewhere, strict=True)]
-        columns[f"distance{suffix}"] = (1 - torch.cosine_similarity(states[a], states[b], dim=-1).mean(-1)).tolist()
+    for suffix, a, b in (("", 0, 1), ("_ceiling", 1, 2)):
+        both = zip(letters[a], letters[b], strict=True)
+        columns[f"agreement{suffix}"] = [float(x is not None and x == y) for x, y in both]
+        # KL, one sample of it for each answer: log p(answer | where it was given) - log p(answer | the other context).
+        moved = [Trajectory(ids, [(c.ids, True)]) for ids, c in zip(contexts[b], completions[a], strict=True)]
+        pairs = zip(completions[a], answer_logprobs(reader, moved), strict=True)
+        columns[f"kl{suffix}"] = [sum(c.logprobs) - there for c, there in pairs]
+        similar = torch.cosine_similarity(states[a], states[b], dim=-1)  # (cases, layers)
+        columns[f"distance{suffix}"] = (1 - similar.mean(-1)).tolist()
     records = []
     for g in groups:
         mine = [i for i, case in enumerate(cases) if case[0] is g]

@@ -22,6 +22,9 @@ def best_of_label(n: int) -> str:
     return f"best of {n}"
 
 
+HEADS = ("with", "without", "advantage")
+
+
 def primary(cfg: Settings) -> tuple[str, str, str]:
     return ("test_clusters", "handshake", "own") if cfg.foreign else ("test_clusters", "points", "start")
 

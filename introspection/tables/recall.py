@@ -30,6 +30,8 @@ GIVEN = {  # label: which text the start model is given
     "one point a cluster": "one a cluster",
 }
 
+HEADS = ("with", "without", "advantage")
+
 
 def primary(cfg: Settings) -> tuple[str, str, str]:
     return "test", "recalled", "start"
@@ -48,6 +50,7 @@ def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
     `without` is always the start model without a point. `fired`: the share of turns that begin with a recalled point;
     `score`: the probability of the first token of one; `text`: the first point recalled.
     """
+    # Which questions have a text, and their orders of options: the same noise whatever other conditions leave out.
     texts = None
     if condition.kind != "recalled":
         texts = texts_of(condition.detail, cast.questions, cast.records, cast.sources)
@@ -56,15 +59,18 @@ def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
     views = []
     for i in places:
         views += same_views(cast.questions[i], n, rng(*start.key, RolloutPhase.VIEWS, i))
-    numbers = [(i, v) for i in places for v in range(n)]  # a question has the same noise whatever is left out
+    numbers = [(i, v) for i in places for v in range(n)]
+    # The start model without a point: what every condition is compared with.
     unaided = start.sample_kept([start.prompt(v) for v in views], TablePhase.UNAIDED, numbers)
     points = [texts[i] for i in places for _ in range(n)] if texts else []
-    asked, said = [], []
+    # What the recaller writes of its own accord, and the point that it recalls in it.
+    asked, turns, said = [], [], []
     if condition.kind != "given":
         asked = [recaller.prompt(v) for v in views]
         longest = cfg.max_new_tokens + cfg.max_point_tokens
         turns = recaller.sample(asked, TablePhase.RECALLING, max_new_tokens=longest, numbers=numbers)
         said = [prompts.parse_recall(recaller.chat.text(c.ids)) for c in turns]
+    # Who answers: the recaller, with its own point or with another in its place; or the start model, given one.
     if condition.reader == "own":
         answering, answers = recaller, turns
         if condition.kind == "replaced":
@@ -73,6 +79,7 @@ def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
         answering, read = start, said if condition.kind == "recalled" else points
         told = [start.prompt(view, point) for view, point in zip(views, read, strict=True)]
         answers = start.sample(told, TablePhase.ANSWERING, numbers=numbers)
+    # One record a question, over its orders.
     right = [grade(answering.chat.text(c.ids), v) for c, v in zip(answers, views, strict=True)]
     alone = [grade(start.chat.text(c.ids), v) for c, v in zip(unaided, views, strict=True)]
     records = []
@@ -208,16 +215,23 @@ def auroc(scores: list[float], needed: list[bool]) -> float | None:
 
 
 def needs(best: list[dict], gain: float = 0.2, enough: float = 0.9) -> dict[str, bool]:
-    """Questions that need a point (the best one gains `gain` over no point), and those that do not (right without one)."""
+    """Whether questions need a point: True where the best one gains `gain`, False where they are right without.
+
+    The middle is left out.
+    """
     kinds = {r["question_id"]: False for r in best if r["without"] >= enough}
     return kinds | {r["question_id"]: True for r in best if r["with"] - r["without"] >= gain}
 
 
 def remark(units: list[dict]) -> tuple[list[dict], str]:
-    """(summary, the same for people): how often recall fires where it should, and what share of the best point it keeps."""
+    """(summary, the same for people).
+
+    How often recall fires where it should, and what share of the best point's advantage it keeps.
+    """
     lines, summary = [], summarise(units)
     lines.append(
-        "| split | recall fires | where needed | where not needed | AUROC | share of the best point's advantage, start reader |"
+        "| split | recall fires | where needed | where not needed | AUROC "
+        "| share of the best point's advantage, start reader |"
     )
     lines.append("|" + "---|" * 6)
     for r in summary:
@@ -233,7 +247,10 @@ def shown(value: float | None) -> str:
 
 
 def summarise(units: list[dict]) -> list[dict]:
-    """Of each split: the share of the best point's advantage that recall keeps, and how often recall fires where it should."""
+    """One record a split.
+
+    The share of the best point's advantage that recall keeps, and how often recall fires where it should.
+    """
     best_of_split = {u["split"]: u["questions"] for u in units if u["condition"] == "best point"}
     lines = []
     for split in dict.fromkeys(u["split"] for u in units):

@@ -11,6 +11,8 @@ from tasks.mcq import same_views
 
 MATRIX = "matrix"  # the one condition
 
+HEADS = ("with", "without", "advantage")
+
 
 def primary(cfg: Settings) -> None:
     """No contrast was named beforehand: the test of this table permutes cluster labels."""
@@ -62,7 +64,10 @@ def expand(cfg: Settings, units: list[dict]) -> list[dict]:
 
 
 def label_test(records: list[dict], draws: int = 2000) -> tuple[float, float]:
-    """(advantage on other questions of the point's cluster minus that on other clusters, one-sided p from permuted labels)."""
+    """(contrast, one-sided p from permuted labels).
+
+    Contrast: advantage on other questions of the point's cluster minus that on other clusters.
+    """
     names = {r["question_id"]: r["cluster"] for r in records} | {r["on"]: r["on_cluster"] for r in records}
     order, labels = sorted(names), np.unique([names[q] for q in sorted(names)], return_inverse=True)[1]
     place = {q: i for i, q in enumerate(order)}

@@ -1,0 +1,91 @@
+"""Commands as a user types them behind `python`: in this process, in one of their own, and cut off in the middle.
+
+Importing torch and transformers is most of what a process of its own costs, so few tests start one.
+"""
+
+import io
+import os
+import runpy
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from common import ROOT
+from introspection.rundir import Run
+
+
+def settings(*changes: str) -> list[str]:
+    return [word for change in changes for word in ("--set", change)]
+
+
+def python(*words) -> subprocess.CompletedProcess:
+    """Runs `python <words>` in this process, from its first line to its exit status."""
+    out, err, status, argv = io.StringIO(), io.StringIO(), 0, sys.argv
+    script, *rest = map(str, words[1:] if words[0] == "-m" else words)
+    sys.argv = [script, *rest]
+    try:
+        with redirect_stdout(out), redirect_stderr(err), chdir(ROOT), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # runpy's, of a module that a test has imported before
+            if words[0] == "-m":
+                runpy.run_module(script, run_name="__main__")
+            else:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as stopped:
+        status = stopped.code or 0
+    finally:
+        sys.argv = argv
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+
+
+def process(*words, **environment: str) -> subprocess.CompletedProcess:
+    """Runs `python <words>` in a process of its own."""
+    command, surroundings = [sys.executable, *map(str, words)], os.environ | {"HF_HUB_OFFLINE": "1"} | environment
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, env=surroundings)
+
+
+def killed(log: Path, lines: int, *words) -> None:
+    """Runs `python <words>` in a process of its own and kills it (kill -9) once a log has so many lines."""
+    command, deadline = [sys.executable, *map(str, words)], time.time() + 120
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while (
+        not (log.exists() and log.read_text().count("\n") >= lines)
+        and running.poll() is None
+        and time.time() < deadline
+    ):
+        time.sleep(0.02)
+    assert running.poll() is None, "finished before it could be killed"
+    running.kill()
+    running.wait()
+
+
+class Dead(BaseException):
+    """Nothing catches it: a run that raises it leaves its directory as kill -9 would."""
+
+
+def broken_off(log: Path, lines: int, *words) -> None:
+    """Runs `python <words>` in this process and lets it die as soon as a log has so many lines."""
+
+    def dies() -> None:
+        raise Dead
+
+    with pytest.raises(Dead):
+        interrupted(log, lines, dies, *words)
+
+
+def interrupted(log: Path, lines: int, happens, *words) -> subprocess.CompletedProcess:
+    """Runs `python <words>` in this process; `happens()` is called as soon as a log has so many lines."""
+    original = Run.log
+
+    def logged(run: Run, name: str, record: dict) -> None:
+        original(run, name, record)
+        if run.path / name == log and log.read_text().count("\n") == lines:
+            happens()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "log", logged)
+        return python(*words)
