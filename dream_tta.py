@@ -100,6 +100,7 @@ def vary(cfg: Config, reader: Reader, questions: list[Question]) -> list[list[Qu
             texts = [" ".join(reader.chat.text(c.ids).split()) for c in completions if c.finished]
             new = [text for text in dict.fromkeys(texts) if text and text != question.question]
             sources = [replace(question, question=text) for text in new] or [question]
+        # The sources in turn, until there are as many variants as asked for.
         made.append([same_views(sources[k % len(sources)], 1, draw)[0] for k in range(cfg.variants)])
     return made
 
@@ -159,7 +160,10 @@ def answer_variants(cfg: Config, reader: Reader, targets: list[dict]) -> tuple[l
 def reward_answers(
     cfg: Config, reader: Reader, targets: list[dict], trajectories: list[Trajectory], completions: list[Completion]
 ) -> list[float]:
-    """Agreement with the label or the gold answer; or how much likelier the point makes an answer, a token."""
+    """Agreement with the label or the gold answer; or how much likelier the point makes an answer, a token.
+
+    With `log_ratio` the policy as it is now reads its own answers, with the point and without it.
+    """
     asked = [targets[k // cfg.group_size] for k in range(len(completions))]
     if cfg.reward != "log_ratio":
         right = "gold" if cfg.reward == "gold" else "label"
@@ -186,9 +190,11 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], lab
         parts = [(q, texts[i * cfg.n_eval : (i + 1) * cfg.n_eval]) for i, q in enumerate(questions)]
         each[name] = {q.id: sum(grade(t, q) for t in said) / cfg.n_eval for q, said in parts}
         if name == "target":
-            letters = {q.id: [letter_in(text, q.options) for text in said] for q, said in parts}
-            agreed = {q: [letter is not None and letter == labels[q] for letter in part] for q, part in letters.items()}
-            each["agreement"] = {q: sum(part) / cfg.n_eval for q, part in agreed.items()}
+            each["agreement"] = {}
+            for q, said in parts:
+                letters = [letter_in(text, q.options) for text in said]
+                agreed = [letter is not None and letter == labels[q.id] for letter in letters]
+                each["agreement"][q.id] = sum(agreed) / cfg.n_eval
     return {"step": step} | {name: mean(part.values()) for name, part in each.items()} | {"each": each}
 
 
@@ -199,6 +205,7 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Qu
     records = library.merge(library.load_library(common.ROOT / cfg.library))
     known = {r["question_id"] for r in records}
     fitting = [q for q in questions if q.split == cfg.dream_split and q.id in known]
+    # shared.cluster chooses what is dreamt; neighbours and canaries of the evaluation come from all clusters.
     fitting = [q for q in fitting if q.cluster.startswith(cfg.cluster)]
     if not fitting:
         raise UserError(
@@ -208,6 +215,7 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Qu
     chosen = common.draw_some(fitting, cfg.dream_questions, rng(cfg.seed))
     clusters, ids = {q.cluster for q in chosen}, {q.id for q in chosen}
     dreamt_of = clusters | {part for name in clusters for part in name.split("+")}  # a composite is of two clusters
+    # Target: other questions of the dreamt clusters; neighbour: questions of other clusters. Tuning stays on val.
     new = "test" if cfg.dream_split == "train" else cfg.dream_split
     beside = "val" if new == "val" else "test"
     groups = {
@@ -264,21 +272,22 @@ def main(cfg: Config, options: Options) -> None:
     steps = range(training.done + 1, cfg.steps + 1)
     bar = tqdm(steps, initial=training.done, total=cfg.steps, desc="stage 3", dynamic_ncols=True, disable=None)
     for step in bar:
-        # Stop when what the model knew before begins to go: the stopping canary is not the one that is reported.
+        # Stop when what the model knew before begins to go. The stopping canary is not the one that is reported; the
+        # weights that made it fall are kept, and without canary questions nothing stops a dream.
         last = run.read("eval.jsonl")[-1]
         if "canary_stop" in last and last["canary_stop"] < first["canary_stop"] - cfg.stop_drop:
             fall = f"from {first['canary_stop']:.3f} to {last['canary_stop']:.3f}"
             bar.write(f"stopped before step {step}: the stopping canary fell {fall}")
             break
 
-        # Answer the next variants, without the point in context.
+        # Answer the next variants, without the point in context (with it: consumption training).
         reader = replace(reader, key=(cfg.seed, step, ReaderNumber.DREAM))
         variants = common.walk(targets, step, cfg.variants_per_step, cfg.seed, DreamPhase.ORDER)
         with torch.no_grad():
             trajectories, completions = answer_variants(cfg, reader, variants)
             rewards = reward_answers(cfg, reader, variants, trajectories, completions)
 
-        # GRPO: each answer against its group's mean; below it nothing is pushed down (clamp at zero, as in stage 1).
+        # Advantage: each answer against its group's mean, clamped at zero as in stage 1: answers below it are dropped.
         rewards_QG = torch.tensor(rewards, dtype=torch.float64).split(cfg.group_size)
         valid_G = torch.ones(cfg.group_size, dtype=torch.bool)
         advantages = torch.cat([centred_advantages(group, valid_G).clamp(min=0) for group in rewards_QG]).tolist()
@@ -348,7 +357,7 @@ def start_dream(
 
 
 def gap_closed(first: dict, last: dict, name: str) -> float | None:
-    """(after - before) / (with the point before dreaming - before); None where the point makes no difference."""
+    """(after - before) / (with the point before dreaming - before); None where the gap is at most 0.02."""
     gap = first[f"{name}_with_point"] - first[name]
     return (last[name] - first[name]) / gap if abs(gap) > 0.02 else None
 

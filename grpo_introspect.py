@@ -1,18 +1,20 @@
 """Stage 1: reinforcement learning for writing learning points (paper, 'GRPO Training Procedure').
 
-One step, all sampling under no_grad:
+One step, all sampling under no_grad (the sampler sees to it wherever it is called, the step loop shows it):
   1. rollout 1: G attempts on each of Q questions; winners and losers
   2. rollout 2: the same conversation goes on; winners say what they got right, losers see the right answer and say what
      they were missing; each writes one <introspection> block, its learning point
-  3. rollout 3: each point is put into a fresh conversation, after the question, and graded
+  3. rollout 3: each point is put into a new conversation, after the question, and the answers are graded
   4. advantage: how much better a point does than its group (or than no point at all), clipped at zero
-  5. policy gradient over the tokens that the model wrote
-Departures from the paper are marked at their lines and listed in docs/method.md.
+  5. policy gradient over the tokens that `mask` names: by default the learning point's turn
+Defaults that differ from '(paper: ...)' are ours: docs/method.md lists the departures. 'Cause N': of the paper's six
+causes of collapse. A view: a question as rollout 3 asks it, options reshuffled. Fresh: the reader without a point on the
+same views. Twins: a question's counterfactual variants, which tell leaks from rules.
 
 Inputs:  a question bank (JSONL), a causal language model with a chat template
 Outputs: runs/<config>/grpo_introspect/ with metrics, every learning point, the library of validated points, weights
 Run:     python grpo_introspect.py --config configs/preeclampsia.yaml
-Dimension suffixes: _Q question, _G rollout in a group, _V verification view, _T token.
+Dimension suffixes: _Q question, _G point of a group, _V view.
 """
 
 import sys
@@ -42,8 +44,8 @@ from tasks.mcq import Question, in_company, load_exchanges, load_questions
 class Config(Shared):
     steps: int = 60  # optimiser steps (paper: 23 and 25)
     questions_per_step: int = 8  # Q, questions of one step (paper: value lost)
-    group_size: int = 16  # G, attempts on each question (paper: 32 rollouts a step)
-    contributors: Literal["both", "winners", "losers"] = "both"  # whose points are trained (paper: both)
+    group_size: int = 16  # G, attempts on each question (paper: 32 rollouts a step in all)
+    contributors: Literal["both", "winners", "losers"] = "both"  # who writes points: the group (paper: both)
     # what losers see: letter and text (paper), the explanation too, a winner's attempt too
     reveal: Literal["answer", "explanation", "peer"] = "answer"
     # optional: an empty block is a decision not to write (paper: when to introspect)
@@ -60,8 +62,8 @@ class Config(Shared):
     n_verify: int = 4  # V, verification views of a point, of each kind (paper: 1; ours: 4, one for each letter)
     transfer_weight: float = 1.0  # weight of transfer against same where verify_on is both (paper: lost)
     n_fresh: int = 4  # answers without a point on each view, for the baseline and the introspection advantage
-    # sampled: accuracy (paper); prob: of the right option; log_ratio: its log against no point (SDPO's Eq. 1);
-    # invariance: - KL to the exchange
+    # sampled: accuracy (paper); prob: p(right option); log_ratio: log p with the point - log p without (SDPO's Eq. 1);
+    # invariance: - KL(answer given the point || answer given the exchange)
     reward: Literal["sampled", "prob", "log_ratio", "invariance"] = "sampled"  # what a point is scored by
     baseline: Literal["group_mean", "fresh"] = "group_mean"  # what a point must beat: its group (paper), or no point
     # zero: max(A, 0) (paper); lcb: max(A - lcb_z SE, 0); none: signed (collapse cause 2); positive: 1 where A > 0
@@ -80,7 +82,7 @@ class Config(Shared):
     max_tokens_per_micro_batch: int = 16384  # padded tokens of one forward and backward
     save_every: int = 10  # steps between checkpoints
     eval_every: int = 20  # steps between evaluations on eval_split, 0: only before and after
-    eval_split: Literal["val", "test"] = "val"  # whose accuracy with and without points is compared before and after
+    eval_split: Literal["val", "test"] = "val"  # questions of the evaluations before and after
     eval_questions: int = 48  # questions of an evaluation, at most
     show_every: int = 5  # steps between three sample points on the screen, 0: never
     expect: str = ""  # one sentence for the closing summary: the outcome to expect of this config
@@ -101,8 +103,8 @@ class Config(Shared):
                 "expected baseline: group_mean, introspect: prompted"
             )
         if self.reward in ("log_ratio", "invariance") and self.clip == "lcb":
-            noise = "lcb knows the noise of scores between 0 and 1"
-            raise UserError(f"grpo_introspect.clip: {noise}, not of reward: {self.reward}")
+            known = "lcb knows the noise of scores between 0 and 1"
+            raise UserError(f"grpo_introspect.clip: {known}, not of reward: {self.reward}")
         if self.exchanges and (self.correction_turns or self.mask != "learning_point"):
             raise UserError(
                 "grpo_introspect.exchanges: collected attempts can be neither corrected nor trained; "
@@ -165,11 +167,11 @@ def training_batch(cfg: Config, groups: list[Group]) -> tuple[list[Trajectory], 
     """What the policy gradient sees: each point's conversation, and with `+verification` the answers that it led to."""
     trajectories, advantages = [], []
     for point in (point for group in groups for point in group.points):
-        # Departure from paper: by default a loser's wrong attempt is not reinforced when its point turns out to help.
+        # Departure from paper: where attempts are trained, a loser's wrong one is not, unless train_loser_attempt.
         train_attempt = cfg.mask != "learning_point" and (point.won or cfg.train_loser_attempt)
         train_errors = cfg.mask != "learning_point" and cfg.train_loser_attempt
         trained = [point.trajectory(train_attempt, train_errors)]
-        if cfg.mask == "conversation+verification":
+        if cfg.mask == "conversation+verification":  # right and wrong answers alike, with the point's advantage
             trained += point.verifications
         trajectories += trained
         advantages += [point.advantage for _ in trained]
@@ -184,23 +186,23 @@ def step_metrics(groups: list[Group], scores_QG: list[torch.Tensor]) -> dict:
     """
     pairs = [(group, point) for group in groups for point in group.points]
     counted = [(group, point) for group, point in pairs if point.valid]
-    spread = [scores[~scores.isnan()] for scores in scores_QG]
+    valid_scores = [scores[~scores.isnan()] for scores in scores_QG]
     turns = [a.completion for g in groups for a in g.attempts_G] + [p.completion for _, p in pairs]
     gains = {kind: [(g.gain(p, kind), p.won) for g, p in counted] for kind in ("same", "transfer")}
-    own = [(gain, won) for kind in gains for gain, won in gains[kind]]
+    all_gains = [(gain, won) for kind in gains for gain, won in gains[kind]]
     return {
-        "reward": mean(s for scores in spread for s in scores.tolist()),
-        "reward_std": mean(scores.std().item() for scores in spread if len(scores) > 1),
+        "reward": mean(s for scores in valid_scores for s in scores.tolist()),
+        "reward_std": mean(scores.std().item() for scores in valid_scores if len(scores) > 1),
         "frac_reward_zero_std": mean(
-            float(len(scores) < 2 or scores.max().item() == scores.min().item()) for scores in spread
+            float(len(scores) < 2 or scores.max().item() == scores.min().item()) for scores in valid_scores
         ),
         "accuracy/attempt": mean(float(a.won) for g in groups for a in g.attempts_G),
         "accuracy/verify": mean(p.accuracies_V[~g.on("twin")].mean().item() for g, p in counted),
         "accuracy/fresh": mean(g.fresh_accuracies_V[~g.on("twin")].mean().item() for g, _ in counted),
         "introspection_advantage/same": mean(gain for gain, _ in gains["same"]),
         "introspection_advantage/transfer": mean(gain for gain, _ in gains["transfer"]),
-        "introspection_advantage/winners": mean(gain for gain, won in own if won),
-        "introspection_advantage/losers": mean(gain for gain, won in own if not won),
+        "introspection_advantage/winners": mean(gain for gain, won in all_gains if won),
+        "introspection_advantage/losers": mean(gain for gain, won in all_gains if not won),
         "leak_rate": mean(float(p.leak) for _, p in pairs if p.text is not None),
         "meta_gaming_rate": mean(float(library.is_meta_gaming(p.text)) for _, p in pairs if p.text is not None),
         "parse_rate": mean(float(p.text is not None) for _, p in pairs),
@@ -260,7 +262,7 @@ def evaluate(cfg: Config, reader: Reader, questions: list[Question], canary: lis
     """Accuracy with and without the points that the policy writes now, on questions whose points were never rewarded.
 
     Each question: 4 attempts, their points, each tried on 2 other questions of its cluster. A point that does not parse
-    counts as no point. The noise is the same at every step, so that before and after are compared like with like.
+    or leaks counts as none. The noise is the same at every step, so that before and after are compared like with like.
     """
     reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.EVALUATION))
     part, numbers = common.share_of_rank(questions)
@@ -300,8 +302,7 @@ def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Questio
         train = paired
     unexplained = sum(q.explanation is None for q in train) if cfg.reveal == "explanation" else 0
     if unexplained and unexplained == len(train):
-        message = f"no train question of {cfg.questions} has an explanation; use reveal: answer"
-        raise UserError(f"grpo_introspect.reveal: {message}")
+        raise UserError(f"grpo_introspect.reveal: no train question of {cfg.questions} has an explanation; use answer")
     if unexplained:
         told = "have no explanation; their losers see the answer alone"
         print(f"{cfg.questions}: {unexplained} train questions {told}", file=sys.stderr)
@@ -352,7 +353,7 @@ def main(cfg: Config, options: Options) -> None:
     print(f"{cfg.model}: {sizes}, run in {run.path}")
     if done == 0:
         run.log("eval.jsonl", evaluate(cfg, reader, held_out, canary, 0))
-    hidden = None if common.is_first_rank() else True  # None: no bar in a log file
+    hidden = None if common.is_first_rank() else True  # None: tqdm decides, no bar in a log file
     steps = range(done + 1, cfg.steps + 1)
     bar = tqdm(steps, initial=done, total=cfg.steps, desc="stage 1", dynamic_ncols=True, disable=hidden)
     for step in bar:
@@ -382,7 +383,7 @@ def main(cfg: Config, options: Options) -> None:
         with torch.no_grad(), phase(bar, clock, "rollout3"):
             rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward=cfg.reward)
 
-        # Introspection advantage: how much better a point is than what it is compared with.
+        # Advantage: how much better a point scored than what it is compared with; it becomes the training weight.
         scores_QG = []
         for group in groups:
             scores_G, valid_G = scores_of(cfg, group)
@@ -404,9 +405,10 @@ def main(cfg: Config, options: Options) -> None:
                 point.advantage = advantage if point.valid else 0.0
             scores_QG.append(scores_G.masked_fill(~valid_G, float("nan")))
 
-        # Update: loss(log-probabilities, advantages) over the trained tokens, plus the k3 KL to the start policy; the
-        # gradient's norm is clipped (cause 3). Without any advantage, or with a non-finite gradient, the step is
-        # skipped (cause 6).
+        # Update: loss = -(1/N) sum_n A_n log pi(token_n) + kl_coef (1/N) sum_n k3_n over the trained tokens of points
+        # with A != 0; N counts those without too. One update a batch, so there is no ratio. `backward` leaves no
+        # gradient where no point has an advantage (cause 6) or it is not finite: `apply` then skips the step. `clip`
+        # bounds the gradient's norm (cause 3).
         with phase(bar, clock, "update"):
             trajectories, advantages = training_batch(cfg, groups)
             updater.backward(trajectories, advantages, loss=policy_gradient)
@@ -422,14 +424,14 @@ def main(cfg: Config, options: Options) -> None:
         if step == cfg.steps or (cfg.eval_every and step % cfg.eval_every == 0):
             evaluation = evaluate(cfg, reader, held_out, canary, step)
             run.log("eval.jsonl", evaluation)
-        metrics["accuracy/canary"] = evaluation and evaluation["accuracy/canary"]
+        metrics["accuracy/canary"] = evaluation["accuracy/canary"] if evaluation else None
         sampling = sum(clock[f"time/rollout{i}"] for i in (1, 2, 3))
         speed = common.sum_over_ranks(reader.generated) / sampling
         metrics |= {"tokens_per_second": speed, "peak_memory_gib": models.peak_memory_gib()}
         run.log("metrics.jsonl", metrics | clock)
         bar.write(screen.step_line(metrics, evaluation))
 
-        # Library: points that beat their baseline and gain on no point at all.
+        # Library: points that beat their baseline, and answering without a point too.
         records = log_points(cfg, run, chat, step, groups)
         if cfg.show_every and step % cfg.show_every == 0:
             bar.write(screen.sample_points(records))

@@ -92,7 +92,8 @@ class Target:
         if self.recall is not None:
             block = chat.content_ids(prompts.RECALL.format(point=prompts.plain(self.recall)))
         if self.said:
-            answer = chat.content_ids(relettered(self.said, self.question, view)) + chat.between[:1]
+            end = chat.between[:1]  # the turn's terminator
+            answer = chat.content_ids(relettered(self.said, self.question, view)) + end
         recalling = Trajectory(reader.prompt(view), [(block, True), (answer, True)])
         reading = Trajectory(reader.prompt(view, self.recall), [(answer, True)])
         return recalling, reading
@@ -139,6 +140,7 @@ def candidates_of(question: Question, records: list[dict], n: int) -> list[str]:
 
 def make_targets(cfg: Config, reader: Reader, questions: list[Question], records: list[dict]) -> list[dict]:
     """One record a question (targets.jsonl): its class, its best point, and how both were measured."""
+    # Without a point.
     base = measure(reader, [(q, None) for q in questions], RecallPhase.BASE, cfg.n_measure)
     # The best of the candidates is chosen on some answers and measured on others: choosing flatters.
     candidates = [(q, text) for q in questions for text in candidates_of(q, records, cfg.candidates)]
@@ -149,6 +151,7 @@ def make_targets(cfg: Config, reader: Reader, questions: list[Question], records
     again = [(q, chosen[q.id][1]) for q in questions if q.id in chosen]
     results = measure(reader, again, RecallPhase.AGAIN, cfg.n_measure)
     with_point = {question.id: result for (question, _), result in zip(again, results, strict=True)}
+    # Needed, not needed, or in between, which is left out of training.
     made = []
     for question, (without, said) in zip(questions, base, strict=True):
         accuracy, said_with = with_point.get(question.id, (None, None))
@@ -190,37 +193,50 @@ def epoch_of(
     return [pairs[i : i + cfg.batch_size] for i in range(0, len(pairs), cfg.batch_size)]
 
 
-def lesson(cfg: Config, start, pairs: list[tuple[Trajectory, Trajectory]]) -> Teacher:
-    """KL(what a token shall be || policy).
+def certain_rows(ids: list[int], k: int, vocabulary: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(token ids (T, k), log-probabilities (T, k)) of a teacher that is certain of each of the T tokens.
 
-    What it shall be: a token of the target where it is taught, what the start model says where it is held.
+    The k - 1 ids after a token only fill its row. Their log-probability is next to nothing: with minus infinity,
+    nothing times it would be NaN.
+    """
+    first = torch.tensor(ids, dtype=torch.long, device=device)[:, None]  # (T, 1)
+    logprobs = torch.full((len(ids), k), -1e4, device=device)
+    logprobs[:, 0] = 0.0
+    return (first + torch.arange(k, device=device)) % vocabulary, logprobs
+
+
+def make_teacher(cfg: Config, start, pairs: list[tuple[Trajectory, Trajectory]]) -> Teacher:
+    """What each token of a target shall be, for KL(teacher || policy).
+
+    The token itself where it is taught (the recalled point, with `recall+answer` the answer too), what the start model
+    says after the point in the question's turn where an answer is held.
     """
     # Departure from paper: with `loss_on: recall` answers are held, not trained.
-    reading, settings = [read for _, read in pairs], (1.0, cfg.max_tokens_per_micro_batch)
-    held_T = likeliest(start, reading, LIKELIEST, *settings)  # ids (answer tokens, k) of each pair
-    said_T = logprobs_at(start, reading, held_T, *settings)
+    budget = cfg.max_tokens_per_micro_batch
+    reading = [read for _, read in pairs]  # only their answers are scored
+    held_ids = likeliest(start, reading, LIKELIEST, 1.0, budget)  # (answer tokens, k) of each pair
+    held_logprobs = logprobs_at(start, reading, held_ids, 1.0, budget)
     vocabulary = start.get_output_embeddings().weight.shape[0]
-    ids_T, logprobs_T = [], []
-    for (trajectory, _), held, said in zip(pairs, held_T, said_T, strict=True):
+    ids, logprobs = [], []
+    for (trajectory, _), answer_ids, answer_logprobs in zip(pairs, held_ids, held_logprobs, strict=True):
         (block, _), (answer, _) = trajectory.segments
         taught = block + answer if cfg.loss_on == "recall+answer" else block
-        k, device = held.shape[1], held.device
-        # A taught token is certain, and the k - 1 ids after it fill its row. Their log-probability is next to nothing:
-        # with minus infinity, nothing times it would be NaN.
-        first = torch.tensor(taught, dtype=torch.long, device=device)[:, None]  # (taught, 1)
-        ids = (first + torch.arange(k, device=device)) % vocabulary
-        certain = torch.full((len(taught), k), -1e4, device=device)
-        certain[:, 0] = 0.0
-        kept = len(taught) - len(block)  # answer tokens that are taught, so not held
-        ids_T.append(torch.cat([ids, held[kept:]]))
-        logprobs_T.append(torch.cat([certain, said[kept:]]))
-    return Teacher(ids_T, logprobs_T, lambda student, teacher: divergence(with_tail(student), with_tail(teacher), 0.0))
+        taught_ids, taught_logprobs = certain_rows(taught, answer_ids.shape[1], vocabulary, answer_ids.device)
+        held_from = len(taught) - len(block)  # the place in the answer from which its tokens are held
+        ids.append(torch.cat([taught_ids, answer_ids[held_from:]]))
+        logprobs.append(torch.cat([taught_logprobs, answer_logprobs[held_from:]]))
+    return Teacher(ids, logprobs, forward_kl)
+
+
+def forward_kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """KL(teacher || student) (N,) over k tokens and all others as one more."""
+    return divergence(with_tail(student), with_tail(teacher), alpha=0.0)
 
 
 def held_out_loss(cfg: Config, reader: Reader, start, targets: list[Target]) -> float:
     """Mean over targets of the mean loss of their tokens, on the options as the bank has them."""
     pairs = [t.conversations(reader, t.question) for t in targets]
-    teacher = lesson(cfg, start, pairs)
+    teacher = make_teacher(cfg, start, pairs)
     said = logprobs_at(reader.model, [t for t, _ in pairs], teacher.ids, 1.0, cfg.max_tokens_per_micro_batch)
     losses = [teacher.divergence(*both).mean().item() for both in zip(said, teacher.logprobs, strict=True)]
     return sum(losses) / len(targets)
@@ -283,6 +299,7 @@ def split_targets(cfg: Config, run: Run, train: list[Question]) -> tuple[list[Ta
     if len(targets) < 2:
         raise UserError(f"{where}: one target cannot be both taught and held out; expected more questions or points")
     families = list(dict.fromkeys(t.family for t in targets))
+    # Epochs count from 1, so that 0 is free in the key.
     draws = [rng(cfg.seed, RecallPhase.ORDER, 0, i).random() for i in range(len(families))]
     drawn = {name for name, draw in zip(families, draws, strict=True) if draw < cfg.held_out} or {families[0]}
     held_out = [t for t in targets if t.family in drawn][: len(targets) - 1]  # something is left to teach
@@ -333,7 +350,7 @@ def main(cfg: Config, options: Options) -> None:
         # towards what the start model says where an answer is held.
         updates = []
         for batch in epoch_of(cfg, reader, taught, epoch):
-            updater.backward([t for t, _ in batch], [1.0 for _ in batch], teacher=lesson(cfg, start, batch))
+            updater.backward([t for t, _ in batch], [1.0 for _ in batch], teacher=make_teacher(cfg, start, batch))
             updater.clip(cfg.max_grad_norm)
             updates.append(updater.apply())
 
@@ -347,7 +364,7 @@ def main(cfg: Config, options: Options) -> None:
             "step": step + len(updates),
             "held_out_loss": loss,
             "grad_norm": max(norms, default=None),
-            "update_ratio": min(ratios, default=None),
+            "update_ratio": min(ratios, default=None),  # of the step that precision swallowed most of
             "skipped_steps": skipped + sum(u["skipped_steps"] for u in updates),
             "generated_tokens": reader.generated,  # to measure what needs a point; nothing is sampled later
         }

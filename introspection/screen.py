@@ -52,9 +52,8 @@ def plan(cfg: Settings, chat, train: list, held_out: list) -> str:
     copies = 3 if cfg.optimizer == "adamw" else 1  # gradient, and for AdamW two moments
     policies = 2 if cfg.kl_coef else 1  # a KL needs the start policy too
     state = count * weight * policies + trained * (masters + 4 * copies)
-    tensors = 20 * layers  # about as many of this width are kept for the backward pass
-    activations = cfg.max_tokens_per_micro_batch * width * tensors * 4
-    overhead = 2**29
+    # About 20 kept tensors of this width in a layer.
+    activations = cfg.max_tokens_per_micro_batch * width * layers * 4 * 20
     lines = [
         f"model        {cfg.model}: {count:,} parameters, {trained:,} trained, {cfg.dtype}",
         f"data         {len(train)} train questions ({prompt:.0f} tokens each), {len(held_out)} {cfg.eval_split} "
@@ -64,17 +63,13 @@ def plan(cfg: Settings, chat, train: list, held_out: list) -> str:
         f"             at most {generated:,} generated tokens",
         f"the run      {cfg.steps} steps, an evaluation every {cfg.eval_every or cfg.steps}, a checkpoint every "
         f"{cfg.save_every}",
-        f"peak memory  about {(state + activations + overhead) / 2**30:.1f} GiB",
+        f"peak memory  about {(state + activations + 2**29) / 2**30:.1f} GiB",
     ]
     return "\n".join(lines)
 
 
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2f}"
+def number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
 
 
 def step_line(metrics: dict, evaluation: dict | None) -> str:
@@ -85,7 +80,7 @@ def step_line(metrics: dict, evaluation: dict | None) -> str:
         f"attempt {number(metrics['accuracy/attempt'])}",
         f"with a point {number(metrics['accuracy/verify'])}",
         f"without {number(metrics['accuracy/fresh'])}",
-        f"advantage same {signed(same)} transfer {signed(transfer)}",
+        f"advantage same {number(same, '+.2f')} transfer {number(transfer, '+.2f')}",
         f"parsed {number(metrics['parse_rate'])}",
         f"leaks {number(metrics['leak_rate'])}",
         f"entropy {number(metrics['entropy'])}",
@@ -95,11 +90,11 @@ def step_line(metrics: dict, evaluation: dict | None) -> str:
 
 
 def evaluation_line(e: dict) -> str:
-    low, high = e["ci95"]
+    advantage, low, high = (number(value, "+.2f") for value in (e["introspection_advantage"], *e["ci95"]))
     line = (
         f"   {e['split']} at step {e['step']}: with the policy's points {number(e['accuracy_with'])}, "
         f"without {number(e['accuracy_without'])}, "
-        f"advantage {signed(e['introspection_advantage'])} [{signed(low)}, {signed(high)}]"
+        f"advantage {advantage} [{low}, {high}]"
     )
     return line if e["accuracy/canary"] is None else f"{line}, canary {number(e['accuracy/canary'])}"
 
@@ -116,12 +111,10 @@ def sample_points(records: list[dict]) -> str:
 def describe(record: dict) -> str:
     """One line on a learning point: its advantage, the accuracies behind it, flags, and its text."""
     with_point, without, n = library.accuracies(record)
-    line = f"{with_point - without:+.2f} (with {with_point:.2f}, without {without:.2f}, n {n})"
-    if record["leak"]:
-        line += " leak"
-    if record["meta_gaming"]:
-        line += " meta-gaming"
-    return f"{line}  {record['cluster']}, {record['source']}: {textwrap.shorten(record['text'], 110)}"
+    scores = f"{with_point - without:+.2f} (with {with_point:.2f}, without {without:.2f}, n {n})"
+    flags = [flag for flag, key in (("leak", "leak"), ("meta-gaming", "meta_gaming")) if record[key]]
+    text = textwrap.shorten(record["text"], 110)
+    return f"{' '.join([scores, *flags])}  {record['cluster']}, {record['source']}: {text}"
 
 
 def summary(run: Run) -> str:
@@ -173,7 +166,6 @@ def peak_memory() -> str:
 def change(name: str, before: dict[str, float], after: dict[str, float]) -> str:
     """One line on a paired difference per question, with its 95 % bootstrap interval."""
     difference, low, high = bootstrap_mean([after[key] - before[key] for key in before])
-    verdict = "up" if difference > 0 else "down"
-    if low <= 0 <= high:
-        verdict = "no measurable change"
+    direction = "up" if difference > 0 else "down"
+    verdict = "no measurable change" if low <= 0 <= high else direction
     return f"   change of {name}: {difference:+.3f} [{low:+.3f}, {high:+.3f}], {len(before)} questions: {verdict}"

@@ -19,7 +19,7 @@ from common import ROOT
 from introspection.rundir import Run
 
 
-def settings(*changes: str) -> list[str]:
+def overrides(*changes: str) -> list[str]:
     return [word for change in changes for word in ("--set", change)]
 
 

@@ -1,6 +1,7 @@
 """Small models that every test may use, and one step of stage 1 on the bundled one. Real code paths, no download."""
 
 import dataclasses
+import json
 import signal
 
 import pytest
@@ -67,6 +68,16 @@ def model64():
 def config(**changes) -> Config:
     overrides = [*SMALL, *(f"{k}={v}" for k, v in changes.items())]
     return load_config(Config, "grpo_introspect", ROOT / "configs/preeclampsia.yaml", overrides)
+
+
+@pytest.fixture(scope="session")
+def bank(tmp_path_factory) -> str:
+    """The pre-eclampsia bank with 4 of its 80 canary questions: an evaluation asks them all."""
+    lines = (ROOT / "data/preeclampsia.jsonl").read_text().splitlines(keepends=True)
+    canary = [line for line in lines if json.loads(line)["split"] == "canary"]
+    path = tmp_path_factory.mktemp("bank") / "bank.jsonl"
+    path.write_text("".join(line for line in lines if line not in canary[4:]))
+    return str(path)
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,18 @@
-"""The rivals: their equations against closed forms, float64 autograd and TRL.
-
-Their trained tokens; their command lines.
-"""
+"""The rivals: equations against closed forms, float64 autograd and TRL, what is trained, and the command lines."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from collections import defaultdict
 from unittest.mock import MagicMock
 
 import pytest
 import torch
+from commands import overrides, process, python
 
 from baselines import grpo, reflect_retry, resd, sdpo, sft, ssd
 from baselines.arena import Arena, in_loss, load_problems
 from baselines.grpo import penalties, rollouts, training_batch
-from common import ROOT, Options, UserError, load_config, rng
+from common import RIVALS, ROOT, Options, UserError, load_config, rng
 from introspection import prompts
 from introspection.losses import group_advantages, policy_gradient
 from introspection.reader import Reader
@@ -33,13 +29,6 @@ def configured(module, stage: str, *overrides: str):
 def arena_of(module, stage: str, tmp_path, *overrides: str) -> Arena:
     cfg = configured(module, stage, *overrides)
     return Arena(cfg, Options(tmp_path / stage), stage, reference=True)
-
-
-def script(stage: str, *arguments: str, config: str = "configs/bank.yaml"):
-    command = [sys.executable, "-m", f"baselines.{stage}", "--config", config, *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, text=True, capture_output=True, check=False, env=os.environ | {"HF_HUB_OFFLINE": "1"}
-    )
 
 
 # ---- equations -----------------------------------------------------------------------------------------------------
@@ -318,21 +307,18 @@ def test_views_of_questions_move_the_right_letter():
 
 # ---- command lines ---------------------------------------------------------------------------------------------------
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["grpo", "reflect_retry", "ssd", "sft", "sdpo", "resd"])
+@pytest.mark.parametrize("stage", RIVALS)
 def test_a_rival_runs_resumes_and_says_what_is_wrong(tmp_path, stage):
-    arguments = [
-        "--run-dir",
-        str(tmp_path / "run"),
-        *(part for s in (*SMALL, "shared.cluster=kidney-A") for part in ("--set", s)),
-    ]
-    done = script(stage, *arguments)
+    rival = ["-m", f"baselines.{stage}", "--config", "configs/bank.yaml"]
+    words = [*rival, "--run-dir", str(tmp_path / "run"), *overrides(*SMALL, "shared.cluster=kidney-A")]
+    done = process(*words)
     assert done.returncode == 0 and f"{stage} finished" in done.stdout, done.stderr
     folder = tmp_path / "run" / stage
     assert {"final", "metrics.jsonl", "eval.jsonl", "config.yaml", "checkpoint-2"} <= {p.name for p in folder.iterdir()}
     weights = (folder / "final/model.safetensors").read_bytes()
     for name in ("final", "checkpoint-2"):  # as if it had been killed after the first step
-        subprocess.run(["rm", "-r", str(folder / name)], check=True)
-    again = script(stage, *arguments, "--resume")
+        shutil.rmtree(folder / name)
+    again = python(*words, "--resume")
     assert again.returncode == 0 and (folder / "final/model.safetensors").read_bytes() == weights
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     steps = [r["step"] for r in map(json.loads, (folder / "eval.jsonl").read_text().splitlines()) if "accuracy" in r]
@@ -343,6 +329,7 @@ def test_a_rival_runs_resumes_and_says_what_is_wrong(tmp_path, stage):
         ("problems_per_step=100000", "problems_per_step"),
         ("task=chess", "task"),
     ):
-        wrong = script(stage, "--run-dir", str(tmp_path / "other"), "--set", bad)
+        wrong = python(*rival, "--run-dir", tmp_path / "other", *overrides(bad))
         assert wrong.returncode == 2 and said in wrong.stderr and wrong.stderr.count("\n") == 1, wrong.stderr
-    assert script(stage, "--dry-run").returncode == 0 and not (tmp_path / "other").exists()
+    assert python(*rival, "--run-dir", tmp_path / "other", "--dry-run").returncode == 0
+    assert not (tmp_path / "other").exists()

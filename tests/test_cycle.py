@@ -1,11 +1,10 @@
 """The continual cycle: collected exchanges, the banks of its rounds, transfer on a hand-made matrix."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from commands import python
 
 from common import ROOT
 from introspection.prompts import question_turn
@@ -35,17 +34,9 @@ def test_collected_exchanges_hold_the_wrong_answer_under_the_order_that_was_show
 
 
 def test_bad_input_to_collect_is_one_line(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "reproduce.collect",
-        "organism/weights",
-        "--questions",
-        str(tmp_path / "none.jsonl"),
-        "--out",
-        str(tmp_path / "e.jsonl"),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    out = str(tmp_path / "e.jsonl")
+    asked = ["-m", "reproduce.collect", "organism/weights", "--questions", str(tmp_path / "none.jsonl"), "--out", out]
+    done = python(*asked)
     assert done.returncode == 2 and done.stderr.startswith("collect: ") and done.stderr.count("\n") == 1
 
 

@@ -1,12 +1,10 @@
 """Stage 3: variants, labels, rewards, stopping, and the script as a user runs it."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
-from conftest import killed
+from commands import broken_off, overrides, process, python
 
 import dream_tta
 from common import ROOT, UserError, load_config
@@ -182,36 +180,22 @@ def test_agreement_is_measured_against_the_labels(reader):
 
 
 @pytest.mark.slow
-def test_the_script_dreams_stops_and_kill_minus_nine_changes_nothing(tmp_path):
+def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(tmp_path):
     def command(folder: str, *more: str) -> list[str]:
-        words = [
-            sys.executable,
-            "dream_tta.py",
-            "--config",
-            "configs/bank.yaml",
-            "--run-dir",
-            str(tmp_path / folder),
-            "--resume",
-        ]
-        return words + [word for change in (*SMALL, "steps=4", *more) for word in ("--set", change)]
+        words = ["dream_tta.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / folder), "--resume"]
+        return words + overrides(*SMALL, "steps=4", *more)
 
-    def run(*words: str):
-        return subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, check=False)
-
-    done = run("whole")
+    done = process(*command("whole"))
     assert done.returncode == 0 and "gap closed" in done.stdout, done.stderr
     whole, broken = tmp_path / "whole/dream_tta", tmp_path / "broken/dream_tta"
     assert [json.loads(line)["step"] for line in (whole / "eval.jsonl").read_text().splitlines()] == [0, 2, 4]
-    killed(command("broken"), broken / "metrics.jsonl", 3)
-    assert not (broken / "final").exists() and run("broken").returncode == 0
+    broken_off(broken / "metrics.jsonl", 3, *command("broken"))
+    assert not (broken / "final").exists() and python(*command("broken")).returncode == 0
     for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl", "final/model.safetensors"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
-    stopped = run("loud", "lr=0.05", "kl_coef=0")  # destroys the model, and the canary says so
-    assert (
-        stopped.returncode == 0
-        and "3 steps" not in stopped.stdout
-        and "the stopping canary fell" in stopped.stderr + stopped.stdout
-    )
+    stopped = python(*command("loud", "lr=0.05", "kl_coef=0"))  # destroys the model, and the canary says so
+    assert stopped.returncode == 0 and "3 steps" not in stopped.stdout
+    assert "the stopping canary fell" in stopped.stderr + stopped.stdout
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,12 @@
 import copy
 import itertools
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from commands import overrides, process, python
 from conftest import config
 
 import eval as evaluation
@@ -492,33 +491,21 @@ def test_asked_again_shows_no_answer_and_counts_the_same_letter(readers, monkeyp
     assert rows == set(invariance.PLACES)
 
 
-@pytest.mark.slow
+def command(run_dir, *changes: str) -> list[str]:
+    return ["eval.py", "--config", "configs/bank.yaml", "--run-dir", str(run_dir), *overrides(*SMALL, *changes)]
+
+
 @pytest.mark.parametrize(
     "table, words", [("transfer", "permuted labels"), ("invariance", "| trained | kl, same | own |")]
 )
 def test_the_other_tables_run(tmp_path, perturbed, table, words):
-    command = [
-        sys.executable,
-        "eval.py",
-        "--config",
-        "configs/bank.yaml",
-        "--run-dir",
-        str(tmp_path),
-        "--set",
-        f"table={table}",
-    ]
-    command += [word for change in (*SMALL, f"writers={perturbed}", "eval_questions=8") for word in ("--set", change)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python(*command(tmp_path, f"table={table}", f"writers={perturbed}", "eval_questions=8"))
     assert done.returncode == 0 and words in done.stdout, done.stderr
 
 
-@pytest.mark.slow
 def test_recallers_are_measured_and_resumed(tmp_path, perturbed):
-    command = [sys.executable, "eval.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path), "--resume"]
-    command += [
-        word for change in (*SMALL, *RECALL, f"writers={perturbed}", "eval_questions=4") for word in ("--set", change)
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    asked = command(tmp_path, *RECALL, f"writers={perturbed}", "eval_questions=4")
+    done = python(*asked, "--resume")
     assert done.returncode == 0, done.stderr
     for words in (
         "| composite | start | parent 2 | start |",
@@ -530,26 +517,13 @@ def test_recallers_are_measured_and_resumed(tmp_path, perturbed):
     results = tmp_path / "eval/results.jsonl"
     lines = results.read_text().splitlines()
     results.write_text("\n".join(lines[:-3]) + "\n")
-    assert (
-        subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
-        and results.read_text().splitlines() == lines
-    )
+    assert python(*asked, "--resume").returncode == 0 and results.read_text().splitlines() == lines
 
 
 @pytest.mark.slow
 def test_the_script_resumes_and_repeats_itself(tmp_path):
-    command = [
-        sys.executable,
-        "eval.py",
-        "--config",
-        "configs/bank.yaml",
-        "--run-dir",
-        str(tmp_path / "a"),
-        "--set",
-        "writers=organism/weights",
-    ]
-    command += [word for change in (*SMALL, "library=data/points_ideal.jsonl") for word in ("--set", change)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    asked = command(tmp_path / "a", "writers=organism/weights", "library=data/points_ideal.jsonl")
+    done = process(*asked)
     assert done.returncode == 0, done.stderr
     results = tmp_path / "a/eval/results.jsonl"
     lines = results.read_text().splitlines()
@@ -558,7 +532,7 @@ def test_the_script_resumes_and_repeats_itself(tmp_path):
     assert start == trained  # the same weights under the same noise
     rows = (tmp_path / "a/eval/table.json").read_text()
     results.write_text("\n".join(lines[:4]) + "\n" + lines[4][:1000])  # killed in the middle of a line
-    assert subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, check=False).returncode == 0
+    assert python(*asked, "--resume").returncode == 0
     assert results.read_text().splitlines() == lines and (tmp_path / "a/eval/table.json").read_text() == rows
 
 

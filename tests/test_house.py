@@ -60,7 +60,8 @@ def imports(path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 deeper = f"{node.module}.{alias.name}"
-                names.add(deeper if (ROOT / (deeper.replace(".", "/") + ".py")).exists() else node.module)
+                path = ROOT / deeper.replace(".", "/")
+                names.add(deeper if path.with_suffix(".py").exists() or path.is_dir() else node.module)
     return names
 
 

@@ -1,13 +1,12 @@
 """The playbook of Resd: what its parsers take, and Concise by hand: both strategies, both triggers (appendix D)."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from commands import python
 
 from baselines.playbook import SECTIONS, Entry, Playbook, load_playbook, shown
-from common import ROOT, UserError, rng
+from common import UserError, rng
 from introspection import prompts
 
 
@@ -150,13 +149,9 @@ def test_it_prints_by_section_the_best_first(tmp_path):
             load_playbook(tmp_path / "bad.jsonl")
 
 
-@pytest.mark.slow
 def test_the_command_reads_a_playbook(tmp_path):
     book(("a", 1, 0, 0)).write(tmp_path / "playbook.jsonl")
-    command = [sys.executable, "-m", "baselines.playbook", str(tmp_path / "playbook.jsonl")]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    done = python("-m", "baselines.playbook", tmp_path / "playbook.jsonl")
     assert done.returncode == 0 and "[oth-00001] helpful=1 harmful=0 :: a" in done.stdout
-    wrong = subprocess.run(
-        [*command[:-1], str(tmp_path / "none.jsonl")], cwd=ROOT, text=True, capture_output=True, check=False
-    )
+    wrong = python("-m", "baselines.playbook", tmp_path / "none.jsonl")
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1

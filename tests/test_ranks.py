@@ -1,43 +1,31 @@
 """Two processes are one: the same metrics, the same weights, resume included (gloo, on the CPU)."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
+from commands import overrides, process, python
 from conftest import SMALL
 from safetensors.torch import load_file
 
 from common import ROOT, gather_ranks, is_first_rank, max_over_ranks, share_of_rank, sum_over_ranks
 
 # SGD: AdamW turns a gradient that is zero but for rounding into a full step.
-SETTINGS = [*SMALL, "optimizer=sgd", "lr=0.5", "questions_per_step=3", "save_every=2"]
+SETTINGS = [*SMALL, "optimizer=sgd", "lr=0.5", "questions_per_step=3", "steps=2", "save_every=1"]
 
 
-def run(folder, processes: int, *more: str):
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    )
-    settings = [word for s in SETTINGS for word in ("--set", s)]
-    command = [
-        sys.executable,
-        *launcher,
-        "grpo_introspect.py",
-        "--config",
-        "configs/preeclampsia.yaml",
-        "--run-dir",
-        str(folder),
-        *settings,
-        *more,
-    ]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+def command(bank: str, folder) -> list[str]:
+    words = ["grpo_introspect.py", "--config", "configs/preeclampsia.yaml", "--run-dir", str(folder)]
+    return words + overrides(*SETTINGS, f"shared.questions={bank}")
+
+
+def two_processes(*words: str) -> str:
+    """What `torchrun --nproc-per-node 2 <words>` prints."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = process(*launcher, *words, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    return done
+    return done.stdout
 
 
 def logged(folder, name: str) -> list[dict]:
@@ -54,11 +42,10 @@ def same(a, b) -> bool:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_and_resume(tmp_path):
+def test_two_processes_equal_one_and_resume(bank, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    run(one, 1)
-    done = run(two, 2)
-    assert done.stdout.count("stage 1 finished") == 1
+    assert python(*command(bank, one)).returncode == 0
+    assert two_processes(*command(bank, two)).count("stage 1 finished") == 1
     for name in ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl"):
         assert same(logged(one, name), logged(two, name)), name
     weights = [load_file(folder / "grpo_introspect/final/model.safetensors") for folder in (one, two)]
@@ -67,9 +54,9 @@ def test_two_processes_equal_one_and_resume(tmp_path):
         assert torch.allclose(tensor, weights[1][name], atol=2e-6), name
     assert any((tensor - start[name]).abs().max() > 1e-3 for name, tensor in weights[0].items())  # and they did move
     before = logged(two, "metrics.jsonl")
-    for lost in ("final", "checkpoint-4"):
+    for lost in ("final", "checkpoint-2"):
         shutil.rmtree(two / "grpo_introspect" / lost)
-    run(two, 2, "--resume")
+    two_processes(*command(bank, two), "--resume")
     assert logged(two, "metrics.jsonl") == before
     again = load_file(two / "grpo_introspect/final/model.safetensors")
     assert all(torch.equal(tensor, again[name]) for name, tensor in weights[1].items())

@@ -2,19 +2,17 @@
 
 import copy
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import killed
+from commands import broken_off, overrides, process, python
 
 import sft_recall
 from common import ROOT, Options, RecallPhase, UserError, load_config, rng
 from introspection import prompts
 from introspection.reader import Reader
 from introspection.teacher import logprobs_at
-from sft_recall import Target, candidates_of, epoch_of, held_out_loss, lesson, make_targets, relettered
+from sft_recall import Target, candidates_of, epoch_of, held_out_loss, make_targets, make_teacher, relettered
 from tasks.mcq import grade, load_questions, same_views
 
 QUESTIONS = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
@@ -72,7 +70,7 @@ def test_taught_tokens_follow_the_target_and_held_ones_the_start_model(reader):
     block = len(pair[0].segments[0][0])
 
     def losses(cfg, pair, model=reader.model):
-        teacher = lesson(cfg, reader.model, [pair])
+        teacher = make_teacher(cfg, reader.model, [pair])
         return teacher.divergence(logprobs_at(model, [pair[0]], teacher.ids, 1.0, 4096)[0], teacher.logprobs[0])
 
     both, recall = losses(settings("loss_on=recall+answer"), pair), losses(settings(), pair)
@@ -156,7 +154,7 @@ def test_classes_follow_the_measured_gain_and_the_point_is_measured_where_it_was
     }
     monkeypatch.setattr(
         sft_recall,
-        "answers",
+        "measure",
         lambda reader, asked, phase, n: [(s, "said") for s, _ in zip(scores[phase], asked, strict=True)],
     )
     records = [
@@ -216,25 +214,17 @@ def test_questions_are_held_out_with_their_twins():
 
 
 @pytest.mark.slow
-def test_the_script_teaches_and_kill_minus_nine_changes_nothing(tmp_path):
+def test_the_script_teaches_and_a_sudden_end_changes_nothing(tmp_path):
     def command(folder: str) -> list[str]:
-        words = [
-            sys.executable,
-            "sft_recall.py",
-            "--config",
-            "configs/bank.yaml",
-            "--run-dir",
-            str(tmp_path / folder),
-            "--resume",
-        ]
-        return words + [word for change in (*SMALL, "epochs=4", "lr=2e-3") for word in ("--set", change)]
+        words = ["sft_recall.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / folder), "--resume"]
+        return words + overrides(*SMALL, "epochs=4", "lr=2e-3")
 
-    done = subprocess.run(command("whole"), cwd=ROOT, capture_output=True, text=True, check=False)
+    done = process(*command("whole"))
     assert done.returncode == 0 and "stage 2 finished" in done.stdout, done.stderr
-    killed(command("broken"), tmp_path / "broken/sft_recall/metrics.jsonl", 2)
-    assert not (tmp_path / "broken/sft_recall/final").exists()
-    assert subprocess.run(command("broken"), cwd=ROOT, capture_output=True, check=False).returncode == 0
     whole, broken = tmp_path / "whole/sft_recall", tmp_path / "broken/sft_recall"
+    broken_off(broken / "metrics.jsonl", 2, *command("broken"))
+    assert not (broken / "final").exists()
+    assert python(*command("broken")).returncode == 0
     for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl", "final/model.safetensors"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
     losses = [json.loads(line)["held_out_loss"] for line in (whole / "metrics.jsonl").read_text().splitlines()]

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import yaml
+from commands import python
 
 from common import ROOT, UserError
 from introspection.report import figures, page
@@ -322,13 +322,7 @@ def test_an_unfinished_run_is_reported_and_a_broken_one_named(tmp_path):
 
 def test_bad_input_is_one_line(tmp_path):
     for words in (["nowhere"], [str(tmp_path)], [str(ROOT / "data")]):
-        done = subprocess.run(
-            [sys.executable, "-m", "introspection.report", *words],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = python("-m", "introspection.report", *words)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no run" in done.stderr
 
 

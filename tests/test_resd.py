@@ -4,13 +4,11 @@ playbook, resume after kill -9.
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import killed
+from commands import killed, overrides, python
 from test_baselines import arena_of, configured
 from test_distillation import logprobs_of, pair
 
@@ -18,7 +16,7 @@ from baselines import resd
 from baselines.playbook import Playbook
 from baselines.resd import Answer, bounded, lesson, show, training_batch, update_context
 from benchmarks.common import take_step
-from common import ROOT, Options, RivalPhase, UserError
+from common import Options, RivalPhase, UserError
 from introspection import prompts
 from introspection.reader import Reader
 from introspection.rundir import Run
@@ -383,15 +381,16 @@ def test_impossible_settings_are_refused(settings, said):
 @pytest.mark.slow
 def test_killed_and_resumed_it_ends_bit_identically(tmp_path):
     """kill -9 in the middle: weights, teacher, playbook, solutions and logs end as without it."""
-    settings = "steps=6 problems_per_step=4 eval_problems=4 n_eval=1 save_every=2 inner_updates=3 concise_every=2 max_entries=5 ema=0.1 reveal=explanation"
+    changes = "steps=6 problems_per_step=4 eval_problems=4 n_eval=1 save_every=2 inner_updates=3"
+    changes += " concise_every=2 max_entries=5 ema=0.1 reveal=explanation"
 
     def command(name: str) -> list[str]:
         run = f"-m baselines.resd --config configs/bank.yaml --run-dir {tmp_path / name}"
-        return [sys.executable, *run.split(), *(part for s in settings.split() for part in ("--set", s))]
+        return run.split() + overrides(*changes.split())
 
-    subprocess.run(command("whole"), cwd=ROOT, check=True, capture_output=True)
-    killed(command("cut"), tmp_path / "cut/resd/metrics.jsonl", 3)
-    subprocess.run([*command("cut"), "--resume"], cwd=ROOT, check=True, capture_output=True)
+    assert python(*command("whole")).returncode == 0
+    killed(tmp_path / "cut/resd/metrics.jsonl", 3, *command("cut"))
+    assert python(*command("cut"), "--resume").returncode == 0
     whole, cut = (tmp_path / name / "resd" for name in ("whole", "cut"))
     for name in (
         "final/model.safetensors",

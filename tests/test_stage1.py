@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from commands import interrupted, killed, process, python, settings
+from commands import interrupted, killed, overrides, process, python
 from conftest import SMALL, config, give_advantages, made_step, one_step, tiny_llama
 
 from benchmarks.common import take_step
@@ -30,8 +30,8 @@ TIMES = ("time/", "tokens_per_second", "peak_memory_gib")
 STAGE_1 = ("grpo_introspect.py", "--config", "configs/preeclampsia.yaml")
 
 
-def small(run_dir, *more: str) -> list[str]:
-    return [*STAGE_1, "--run-dir", str(run_dir), *settings(*SMALL, *more)]
+def small(bank: str, run_dir, *more: str) -> list[str]:
+    return [*STAGE_1, "--run-dir", str(run_dir), *overrides(*SMALL, f"shared.questions={bank}", *more)]
 
 
 def metrics(run_dir) -> list[dict]:
@@ -44,9 +44,9 @@ def weights(run_dir) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(bank, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("finished")
-    done = process(*small(run_dir))
+    done = process(*small(bank, run_dir))
     assert done.returncode == 0, done.stderr
     return run_dir, done
 
@@ -81,11 +81,11 @@ def test_run_directory_and_summary(finished):
 
 
 @pytest.mark.slow
-def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, tmp_path):
+def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, bank, tmp_path):
     """Killed without warning once the third step is logged, resumed: same metrics, same weights as the unbroken run."""
-    killed(tmp_path / "grpo_introspect/metrics.jsonl", 3, *small(tmp_path))
+    killed(tmp_path / "grpo_introspect/metrics.jsonl", 3, *small(bank, tmp_path))
     assert not (tmp_path / "grpo_introspect/final").exists()
-    done = python(*small(tmp_path), "--resume")
+    done = python(*small(bank, tmp_path), "--resume")
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path) == metrics(finished[0])
     for name in ("rollouts.jsonl", "library.jsonl", "eval.jsonl"):
@@ -95,8 +95,8 @@ def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, tmp_pat
     assert weights(tmp_path) == weights(finished[0])
 
 
-def test_sigterm_checkpoints_and_says_how_to_go_on(tmp_path):
-    words = small(tmp_path, "steps=50", "eval_every=0", "save_every=1000", "eval_questions=1")
+def test_sigterm_checkpoints_and_says_how_to_go_on(bank, tmp_path):
+    words = small(bank, tmp_path, "steps=50", "eval_every=0", "save_every=1000")
     log = tmp_path / "grpo_introspect/metrics.jsonl"
     done = interrupted(log, 1, lambda: os.kill(os.getpid(), signal.SIGTERM), *words)
     assert done.returncode == 128 + signal.SIGTERM and "--resume" in done.stderr
@@ -104,14 +104,14 @@ def test_sigterm_checkpoints_and_says_how_to_go_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_used_directory_resume_of_finished_run_and_changed_config(finished):
+def test_used_directory_resume_of_finished_run_and_changed_config(finished, bank):
     run_dir, _ = finished
-    used = python(*small(run_dir))
+    used = python(*small(bank, run_dir))
     assert used.returncode == 2 and all(word in used.stderr for word in ("--resume", "--run-dir", "delete"))
-    again = python(*small(run_dir, "expect=other words"), "--resume")  # a sentence for the reader, not a setting
+    again = python(*small(bank, run_dir, "expect=other words"), "--resume")  # a sentence for the reader, not a setting
     assert again.returncode == 0 and "stage 1 finished" in again.stdout
     # Of a finished run too: its summary would be that of other settings.
-    changed = python(*small(run_dir, "lr=0.5"), "--resume")
+    changed = python(*small(bank, run_dir, "lr=0.5"), "--resume")
     assert changed.returncode == 2 and "lr" in changed.stderr and "Traceback" not in changed.stderr
 
 
@@ -132,7 +132,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
 @pytest.mark.dev
 def test_the_plan_counts_adapters(tmp_path):
     pytest.importorskip("peft", reason="needs requirements-dev.txt")
-    lora = python(*STAGE_1, "--dry-run", "--run-dir", tmp_path / "run", *settings("shared.lora_rank=4"))
+    lora = python(*STAGE_1, "--dry-run", "--run-dir", tmp_path / "run", *overrides("shared.lora_rank=4"))
     count, adapters = parameters_of(lora.stdout)
     assert 0 < adapters < count / 10
 
@@ -273,7 +273,7 @@ def test_an_unconditional_answer_earns_nothing_on_twins_and_a_rule_does(organism
     assert accuracy([ideal[q.id] for q, _ in views]) - alone >= 0.2
 
 
-def test_advantage_options(organism, tmp_path):
+def test_advantage_options(organism, bank, tmp_path):
     for settings in (
         {"baseline": "fresh"},
         {"clip": "none"},
@@ -284,9 +284,8 @@ def test_advantage_options(organism, tmp_path):
         cfg = config(group_size=8, **settings)
         groups, scores, _ = made_step(organism, cfg)
         run_dir = tmp_path / str(len(list(tmp_path.iterdir())))
-        main(
-            config(group_size=8, steps=1, eval_questions=2, **settings), Options(run_dir)
-        )  # the same noise, so the same points
+        once = config(**{"shared.questions": bank, "group_size": 8, "steps": 1, "eval_questions": 2} | settings)
+        main(once, Options(run_dir))  # the same noise, so the same points
         logged = [json.loads(line)["advantage"] for line in (run_dir / "rollouts.jsonl").read_text().splitlines()]
         assert logged == [p.advantage for g in groups for p in g.points]
         for group, scores_G in zip(groups, scores, strict=True):

@@ -25,6 +25,7 @@ HEADS = ("measured", "beside it", "difference")  # beside it: the ceiling, or a 
 
 
 def primary(cfg: Settings) -> tuple[str, str, str]:
+    """(split, condition, reader) of the contrast that was named beforehand."""
     return "test_clusters", "agreement, same", "start"
 
 

@@ -26,6 +26,7 @@ HEADS = ("with", "without", "advantage")
 
 
 def primary(cfg: Settings) -> tuple[str, str, str]:
+    """(split, condition, reader) of the contrast that was named beforehand."""
     return ("test_clusters", "handshake", "own") if cfg.foreign else ("test_clusters", "points", "start")
 
 

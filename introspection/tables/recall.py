@@ -34,6 +34,7 @@ HEADS = ("with", "without", "advantage")
 
 
 def primary(cfg: Settings) -> tuple[str, str, str]:
+    """(split, condition, reader) of the contrast that was named beforehand."""
     return "test", "recalled", "start"
 
 
@@ -193,15 +194,15 @@ def texts_of(
 def expand(cfg: Settings, units: list[dict]) -> list[dict]:
     """The units and what is compared within them, question by question.
 
-    recalled - emptied: what a recaller's own words are worth to it. interaction: what a text recalled for a composite
-    is worth beyond its parents, acc(recalled) - acc(i1) - acc(i2) + acc(none).
+    recalled - emptied: what a recaller's own words are worth to it. interaction: what a text recalled for a composite is
+    worth beyond its parents: R - P1 - P2 + N, the accuracies with that text, with each parent's point, and with none.
     """
     at, added = units_by_place(units), []
     for u in (u for u in units if u["condition"] == "recalled"):
         writer, split, own = u["writer"], u["split"], u["questions"]
         if u["reader"] == "own":
             added.append(difference(u, "recalled - emptied", [own], [at[writer, split, "recall: emptied", "own"]]))
-        elif split == "composite":  # each gain is against no point: acc(none) comes out once
+        elif split == "composite":  # of gains over N: (R - N) - (P1 - N) - (P2 - N)
             both = [at["start", split, label, "start"] for label in ("parent 1", "parent 2")]
             added.append(difference(u, "interaction", [own], both))
     return units + added
@@ -247,35 +248,36 @@ def shown(value: float | None) -> str:
 
 
 def summarise(units: list[dict]) -> list[dict]:
-    """One record a split.
-
-    The share of the best point's advantage that recall keeps, and how often recall fires where it should.
-    """
+    """One record a split: how often recall fires, where it should and where not; the share of the best point kept."""
     best_of_split = {u["split"]: u["questions"] for u in units if u["condition"] == "best point"}
     lines = []
     for split in dict.fromkeys(u["split"] for u in units):
         recalled = [u for u in units if u["split"] == split and u["condition"] == "recalled" and u["reader"] == "start"]
-        seeds = [u["questions"] for u in recalled]
-        best = best_of_split.get(split, [])
-        kinds = needs(best or seeds[0])  # without a best point nothing needs one
-        judged = [[r for r in records if r["question_id"] in kinds] for records in seeds]
-        fired = {True: [], False: []}
-        for r in (r for records in judged for r in records):
-            fired[kinds[r["question_id"]]].append(r["fired"])
-        *kept, top = in_every_unit([*seeds, best])
-        gap = cluster_means([by_cluster(top)]).mean() if top else 0.0
-        closed = float(cluster_means([by_cluster(s) for s in kept]).mean() / gap) if gap > 0.02 else None
-        areas = [auroc([r["score"] for r in part], [kinds[r["question_id"]] for r in part]) for part in judged]
-        lines.append(
-            {
-                "split": split,
-                "needed": sum(kinds.values()),
-                "fires_needed": mean(fired[True]),
-                "not_needed": len(kinds) - sum(kinds.values()),
-                "fires_not_needed": mean(fired[False]),
-                "fires": mean(r["fired"] for records in seeds for r in records),
-                "auroc": mean(areas),
-                "gap_closed": closed,
-            }
-        )
+        seeds, best = [u["questions"] for u in recalled], best_of_split.get(split, [])
+        needed = needs(best or seeds[0])  # without a best point the first recaller's own gains say what needs one
+        lines.append({"split": split} | firing(seeds, needed) | {"gap_closed": gap_closed(seeds, best)})
     return lines
+
+
+def firing(seeds: list[list[dict]], needed: dict[str, bool]) -> dict:
+    """How often recall fires; seeds: the records of each recaller; needed: of the questions that are judged."""
+    judged = [[r for r in records if r["question_id"] in needed] for records in seeds]
+    fired = {True: [], False: []}
+    for r in (r for records in judged for r in records):
+        fired[needed[r["question_id"]]].append(r["fired"])
+    areas = [auroc([r["score"] for r in part], [needed[r["question_id"]] for r in part]) for part in judged]
+    return {
+        "needed": sum(needed.values()),
+        "fires_needed": mean(fired[True]),
+        "not_needed": len(needed) - sum(needed.values()),
+        "fires_not_needed": mean(fired[False]),
+        "fires": mean(r["fired"] for records in seeds for r in records),
+        "auroc": mean(areas),
+    }
+
+
+def gap_closed(seeds: list[list[dict]], best: list[dict]) -> float | None:
+    """Advantage of what was recalled / advantage of the best point, on the same questions; None without a gap."""
+    *kept, top = in_every_unit([*seeds, best])
+    gap = cluster_means([by_cluster(top)]).mean() if top else 0.0
+    return float(cluster_means([by_cluster(s) for s in kept]).mean() / gap) if gap > 0.02 else None
