@@ -7,8 +7,8 @@ One step, all sampling under no_grad (the sampler sees to it wherever it is call
   3. rollout 3: each point is put into a new conversation, after the question, and the answers are graded
   4. advantage: how much better a point does than its group (or than no point at all), clipped at zero
   5. policy gradient over the tokens that `mask` names: by default the learning point's turn
-Defaults that differ from '(paper: ...)' are ours: docs/method.md lists the departures. 'Cause N': of the paper's six
-causes of collapse. A view: a question as rollout 3 asks it, options reshuffled. Fresh: the reader without a point on the
+Defaults other than '(paper: ...)' are ours; docs/method.md lists the departures. Cause N: of the paper's six
+causes of collapse. View: a question as rollout 3 asks it, options reshuffled. Fresh: the reader without a point on the
 same views. Twins: a question's counterfactual variants, which tell leaks from rules.
 
 Inputs:  a question bank (JSONL), a causal language model with a chat template
@@ -340,7 +340,7 @@ def main(cfg: Config, options: Options) -> None:
         print(screen.summary(run))
         return
 
-    # The policy, the start policy for the KL, the optimiser, and the newest checkpoint where the run was stopped.
+    # The policy, the start policy for the KL, the optimiser, and the newest checkpoint of a run that was stopped.
     training = open_training(
         run, cfg, chat, lr=cfg.lr, temperature=cfg.temperature, max_tokens=cfg.max_tokens_per_micro_batch,
         optimizer=cfg.optimizer, kl_coef=cfg.kl_coef,
@@ -349,8 +349,7 @@ def main(cfg: Config, options: Options) -> None:
     before = run.read("metrics.jsonl")
     skipped = before[-1]["skipped_steps"] if before else 0
     reader = Reader(training.policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, done, ReaderNumber.STEP))
-    sizes = f"{len(train)} train questions, {len(held_out)} {cfg.eval_split} questions"
-    print(f"{cfg.model}: {sizes}, run in {run.path}")
+    print(f"{cfg.model}: {len(train)} train questions, {len(held_out)} {cfg.eval_split} questions, run in {run.path}")
     if done == 0:
         run.log("eval.jsonl", evaluate(cfg, reader, held_out, canary, 0))
     hidden = None if common.is_first_rank() else True  # None: tqdm decides, no bar in a log file

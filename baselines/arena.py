@@ -3,11 +3,12 @@
 A rival is one file beside this one. Its `main` reads:
 
     arena = Arena(cfg, options, "grpo")
+    if not arena.ready:                       # a dry run, or a run that is finished already
+        return
     for step in arena.steps():
-        ...                                   # the method
-        arena.updater.backward(trajectories, advantages)
-        arena.updater.clip(cfg.max_grad_norm)
-        arena.finish(step, metrics | arena.updater.apply(), trained)
+        ...                                   # the method, on arena.problems(step)
+        update = arena.update(trajectories, advantages)
+        arena.finish(step, metrics | update)
     arena.close()
 """
 
@@ -28,6 +29,7 @@ from introspection import models
 from introspection.reader import Reader
 from introspection.rundir import Run
 from introspection.sampling import Trajectory
+from introspection.teacher import Teacher
 from introspection.training import open_training
 from tasks import countdown, finer, function_calling, manufactoria, mcq
 from tasks.problem import SPLITS, Problem
@@ -64,10 +66,14 @@ class Rival(Shared):
     n_eval: int = 4  # answers to each problem
     eval_temperature: float = 1.0  # of these answers
 
+    def at_least_one(self, *names: str) -> None:
+        """Raises UserError for a setting below 1; a rival's own settings come with the section they stand in."""
+        for name in names:
+            if (value := getattr(self, name.rpartition(".")[2])) < 1:
+                raise UserError(f"{name}: expected at least 1, got {value}")
+
     def check(self) -> None:
-        for name in ("steps", "problems_per_step", "max_new_tokens", "save_every", "eval_problems", "n_eval"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        self.at_least_one("steps", "problems_per_step", "max_new_tokens", "save_every", "eval_problems", "n_eval")
         for name in ("temperature", "lr", "max_grad_norm"):
             if getattr(self, name) == 0:
                 raise UserError(f"{name}: expected a number above 0")
@@ -112,7 +118,7 @@ class Arena:
     ):
         """reference: whether the start policy is kept though no KL needs it.
 
-        Temperature: of training, default that of sampling.
+        temperature: of training, default that of sampling.
         """
         self.cfg, self.name, self.ready, self.teacher, self.state = cfg, name, False, None, {}
         self.run = Run(options.run_dir, cfg, options.resume)
@@ -124,7 +130,7 @@ class Arena:
         if once * cfg.problems_per_step > len(self.train):
             batches = f"{once} batches of {cfg.problems_per_step}"
             raise UserError(f"{name}.steps: a single pass has no {batches}; {known}")
-        draw, self.groups = rng(cfg.seed), {}
+        draw, self.groups = rng(cfg.seed), {}  # what is measured: problems by split
         for split in cfg.eval_splits.split(","):
             part = [p for p in problems if p.split == split]
             if part:
@@ -147,16 +153,26 @@ class Arena:
         """Loads weights and the newest checkpoint, and evaluates before the first step."""
         cfg, run = self.cfg, self.run
         self.training = open_training(
-            run, cfg, self.chat, lr=cfg.lr, temperature=temperature, max_tokens=cfg.max_tokens_per_micro_batch,
-            kl_coef=cfg.kl_coef, keep_start=reference,
-        )  # fmt: skip
+            run,
+            cfg,
+            self.chat,
+            lr=cfg.lr,
+            temperature=temperature,
+            max_tokens=cfg.max_tokens_per_micro_batch,
+            kl_coef=cfg.kl_coef,
+            keep_start=reference,
+        )
         self.policy, self.ref_policy = self.training.policy, self.training.ref_policy
         self.updater, self.done, self.checkpoint = self.training.updater, self.training.done, self.training.checkpoint
         if self.checkpoint and (self.checkpoint / "state.json").exists():
             self.state = json.loads((self.checkpoint / "state.json").read_text())
-        before = run.read("metrics.jsonl")
-        counted = ("generated_tokens", "trained_tokens", "skipped_steps")
-        self.generated, self.trained, self.skipped = (before[-1][name] if before else 0 for name in counted)
+        logged = run.read("metrics.jsonl")
+        last = logged[-1] if logged else {"generated_tokens": 0, "trained_tokens": 0, "skipped_steps": 0}
+        self.generated, self.trained, self.skipped = (
+            last["generated_tokens"],
+            last["trained_tokens"],
+            last["skipped_steps"],
+        )
         key = (cfg.seed, 0, ReaderNumber.RIVAL)
         self.reader = Reader(self.policy, self.chat, cfg.temperature, cfg.max_new_tokens, key)
         self.ready = True
@@ -179,11 +195,19 @@ class Arena:
         chosen = common.walk(self.train, step, n, seed, RivalPhase.ORDER)
         return [p.view(rng(seed, RivalPhase.ORDER, 1, (step - 1) * n + i)) for i, p in enumerate(chosen)]
 
-    def finish(self, step: int, metrics: dict, trained: int) -> None:
-        """Logs a step, evaluates and saves where it is time to. trained: tokens of the step's loss (in_loss)."""
+    def update(self, trajectories: list[Trajectory], weights: list, teacher: Teacher | None = None) -> dict:
+        """One optimiser step on weighted trajectories, or towards a teacher; its metrics. Counts what was trained."""
+        self.updater.backward(trajectories, weights, teacher=teacher)
+        self.updater.clip(self.cfg.max_grad_norm)
+        update = self.updater.apply()
+        self.trained += in_loss(trajectories, weights, update)
+        self.skipped += update["skipped_steps"]
+        return update
+
+    def finish(self, step: int, metrics: dict) -> None:
+        """Logs a step, evaluates and saves where it is time to."""
         cfg, run = self.cfg, self.run
-        self.generated, self.trained = self.generated + self.reader.generated, self.trained + trained
-        self.skipped += metrics["skipped_steps"]
+        self.generated += self.reader.generated
         counts = {
             "generated_tokens": self.generated,
             "trained_tokens": self.trained,
@@ -256,11 +280,14 @@ class Arena:
         print(f"{tokens}. Everything is in {self.run.path}")
 
 
-def in_loss(trajectories: list[Trajectory], weights: list[float], update: dict) -> int:
-    """Tokens that an update trained: none of a skipped one, and none of a trajectory without weight."""
+def in_loss(trajectories: list[Trajectory], weights: list, update: dict) -> int:
+    """Tokens that an update trained: none of a skipped one, and none of a trajectory without weight.
+
+    weights: a number for each trajectory, or a tensor (T,) with one for each of its trained tokens.
+    """
     if update["skipped_steps"]:
         return 0
-    return sum(sum(t.loss_mask) for t, w in zip(trajectories, weights, strict=True) if w)
+    return sum(sum(t.loss_mask) for t, w in zip(trajectories, weights, strict=True) if torch.as_tensor(w).any())
 
 
 def line_of(record: dict) -> str:

@@ -29,7 +29,7 @@ from typing import Literal
 import torch
 
 import common
-from baselines.arena import Arena, Rival, in_loss
+from baselines.arena import Arena, Rival
 from common import Options, RivalPhase, UserError
 from introspection import prompts
 from introspection.losses import group_advantages
@@ -105,17 +105,17 @@ def room(cfg: Config, chain: Chain) -> int:
 
     At least one, so that a chain with a long prompt ends as wrong and not as an error.
     """
-    return (
-        max(1, min(cfg.max_new_tokens, cfg.context_limit - len(chain.prompt_ids)))
-        if cfg.context_limit
-        else cfg.max_new_tokens
-    )
+    if not cfg.context_limit:
+        return cfg.max_new_tokens
+    return max(1, min(cfg.max_new_tokens, cfg.context_limit - len(chain.prompt_ids)))
 
 
 def summarise(
     cfg: Config, reader: Reader, chains: list[Chain], phase: int, numbers: dict[int, tuple[int, int]]
 ) -> None:
-    """Lets each chain write its summary, in the conversation that was cut, and puts it into a fresh prompt after the question."""
+    """Lets each chain write its summary, in the conversation that was cut, and puts it into a fresh prompt after the
+    question.
+    """
     asked = [c.prompt_ids + c.answer.ids + reader.chat.next(c.answer.ids, prompts.SUMMARISE) for c in chains]
     said = reader.sample(asked, phase, max_new_tokens=cfg.summary_tokens, numbers=[numbers[id(c)] for c in chains])
     for chain, prompt, completion in zip(chains, asked, said, strict=True):
@@ -133,11 +133,10 @@ def penalties(cfg: Config, arena: Arena, chains: list[Chain]) -> list[float]:
     if not cfg.reward_kl:
         return [0.0] * len(chains)
     reference = Reader(arena.ref_policy, arena.chat, cfg.temperature, cfg.max_new_tokens, ())
+    # One number for each generation, chain by chain.
     ref_logprobs = iter(answer_logprobs(reference, [t for c in chains for t in c.trajectories()]))
-    return [
-        cfg.reward_kl * sum(sum(completion.logprobs) - next(ref_logprobs) for _, completion in c.generations)
-        for c in chains
-    ]
+    k1 = [[sum(said.logprobs) - next(ref_logprobs) for _, said in chain.generations] for chain in chains]
+    return [cfg.reward_kl * sum(gaps) for gaps in k1]
 
 
 def reduce_loss(
@@ -160,10 +159,9 @@ def reduce_loss(
 def training_batch(cfg: Config, chains: list[Chain], advantages: list[float]) -> tuple[list[Trajectory], list[float]]:
     """Every generation of every chain with its chain's advantage, weighted for the chosen reduction."""
     trajectories = [t for chain in chains for t in chain.trajectories()]
-    each = torch.tensor(
-        [a for chain, a in zip(chains, advantages, strict=True) for _ in chain.generations], dtype=torch.float64
-    )
-    lengths = torch.tensor([sum(t.loss_mask) for t in trajectories], dtype=torch.float64)
+    each = [a for chain, a in zip(chains, advantages, strict=True) for _ in chain.generations]
+    each = torch.tensor(each, dtype=torch.float64)  # (N,)
+    lengths = torch.tensor([sum(t.loss_mask) for t in trajectories], dtype=torch.float64)  # (N,)
     reduction = {"grpo": "sequence", "dapo": "token", "dr_grpo": "constant"}[cfg.loss]
     return trajectories, reduce_loss(each, lengths, reduction, len(chains), cfg.max_new_tokens).tolist()
 
@@ -173,27 +171,32 @@ def main(cfg: Config, options: Options) -> None:
     if not arena.ready:
         return
     for step in arena.steps():
+        # Sample: G chains for each problem; without a context limit a chain is one answer.
         chains = rollouts(cfg, arena.reader, arena.problems(step))
+        # Grade: only the last answer of a chain counts, less what its distance from the start policy costs.
         right = [float(c.problem.grade(arena.chat.text(c.answer.ids))) for c in chains]
         kl = penalties(cfg, arena, chains)
-        rewards_QG = torch.tensor([r - k for r, k in zip(right, kl, strict=True)], dtype=torch.float64).reshape(
-            -1, cfg.group_size
-        )  # (Q, G)
-        advantages = group_advantages(rewards_QG, cfg.scale_rewards)
-        trajectories, weights = training_batch(cfg, chains, advantages.flatten().tolist())
-        summaries = [
-            len(completion.ids) for c in chains for _, completion in c.generations[1::2]
-        ]  # every second generation of a chain
-        arena.updater.backward(trajectories, weights)
-        arena.updater.clip(cfg.max_grad_norm)
-        update = arena.updater.apply()
+        rewards = torch.tensor([r - k for r, k in zip(right, kl, strict=True)], dtype=torch.float64)
+        rewards_QG = rewards.reshape(-1, cfg.group_size)  # (Q, G)
+        # Advantages: relative to the group (one that is all right or all wrong moves nothing), for every generation
+        # of a chain alike.
+        advantages_QG = group_advantages(rewards_QG, cfg.scale_rewards)
+        trajectories, weights = training_batch(cfg, chains, advantages_QG.flatten().tolist())
+        # Update: one step on policy, so no ratio is clipped.
+        update = arena.update(trajectories, weights)
+        # Log.
+        summaries = [len(summary.ids) for c in chains for _, summary in c.generations[1::2]]  # between the answers
         metrics = {
-            "reward": rewards_QG.mean().item(), "reward_std": rewards_QG.std(dim=1).mean().item(), "accuracy/attempt": sum(right) / len(right),
-            "frac_reward_zero_std": (advantages.abs().amax(1) == 0).double().mean().item(), "penalty": sum(kl) / len(kl),
-            "completions/mean_length": sum(len(c.answer.ids) for c in chains) / len(chains), "generations": len(trajectories) / len(chains),
+            "reward": rewards_QG.mean().item(),
+            "reward_std": rewards_QG.std(dim=1).mean().item(),
+            "accuracy/attempt": sum(right) / len(right),
+            "frac_reward_zero_std": (advantages_QG.abs().amax(1) == 0).double().mean().item(),
+            "penalty": sum(kl) / len(kl),
+            "completions/mean_length": sum(len(c.answer.ids) for c in chains) / len(chains),
+            "generations": len(trajectories) / len(chains),
             "summaries/mean_length": sum(summaries) / len(summaries) if summaries else None,
-        }  # fmt: skip
-        arena.finish(step, metrics | update, in_loss(trajectories, weights, update))
+        }
+        arena.finish(step, metrics | update)
     arena.close()
 
 

@@ -5,8 +5,8 @@ appendix D; ACE's form).
 
     python -m baselines.playbook runs/bank/resd/playbook.jsonl        # by section, the entries that helped most first
 
-A record (playbook.jsonl) has the keys `id text helpful harmful last_used`; the library of learning points is beside it
-in library.py.
+A record (playbook.jsonl) has the keys `id text helpful harmful last_used`; the library of learning points is
+introspection/library.
 """
 
 import argparse
@@ -19,9 +19,14 @@ from common import UserError, write
 from introspection.library import essence, load_library
 
 SECTIONS = {  # ACE's, and what the ids of their entries begin with
-    "strategies and insights": "str", "formulas and calculations": "for", "code snippets and templates": "cod", "common mistakes to avoid": "mis",
-    "problem-solving heuristics": "heu", "context clues and indicators": "clu", "others": "oth",
-}  # fmt: skip
+    "strategies and insights": "str",
+    "formulas and calculations": "for",
+    "code snippets and templates": "cod",
+    "common mistakes to avoid": "mis",
+    "problem-solving heuristics": "heu",
+    "context clues and indicators": "clu",
+    "others": "oth",
+}
 
 
 @dataclass
@@ -37,16 +42,18 @@ class Entry:
     @property
     def kind(self) -> str:
         """unused | harmful | helpful; as many harmful tags as helpful ones are net harmful (appendix D)."""
-        return "unused" if not self.helpful + self.harmful else "harmful" if self.harmful >= self.helpful else "helpful"
+        if not self.helpful + self.harmful:
+            return "unused"
+        return "helpful" if self.helpful > self.harmful else "harmful"
 
     def __str__(self) -> str:
         return f"[{self.id}] helpful={self.helpful} harmful={self.harmful} :: {self.text}"
 
 
 class Playbook:
-    """The entries, shared by all problems.
+    """The entries, which all problems share.
 
-    Updates: context updates so far, the clock of `last_used`; added: entries ever, so that no id is given twice.
+    updates: context updates so far, the clock of `last_used`; added: entries ever, so that no id is given twice.
     """
 
     def __init__(self, entries: list[dict] = (), updates: int = 0, added: int = 0):
@@ -83,8 +90,10 @@ class Playbook:
         """
         tagged = [e for e in self.entries if tags.get(e.id) in ("helpful", "harmful")]
         for e in tagged:
-            e.helpful += tags[e.id] == "helpful"
-            e.harmful += tags[e.id] == "harmful"
+            if tags[e.id] == "helpful":
+                e.helpful += 1
+            else:
+                e.harmful += 1
             e.last_used = self.updates
         return len(tagged)
 
@@ -116,20 +125,20 @@ class Playbook:
 
 def load_playbook(path: Path) -> list[Entry]:
     """Entries of a playbook.jsonl. Raises UserError for a file that is none."""
-    entries = [
-        Entry(*(r[f.name] for f in fields(Entry))) for r in load_library(path, tuple(f.name for f in fields(Entry)))
-    ]
+    names = tuple(f.name for f in fields(Entry))
+    entries = [Entry(*(record[name] for name in names)) for record in load_library(path, names)]
     if any(list(map(type, asdict(e).values())) != [str, str, int, int, int] for e in entries):
         raise UserError(f"{path}: expected id as text, and helpful, harmful and last_used as whole numbers")
     return entries
 
 
-def shown(entries: list[Entry], top: int) -> str:
+def listing(entries: list[Entry], top: int) -> str:
     """The entries of a playbook by section, those that helped most first."""
     lines = []
     for name, prefix in SECTIONS.items():
         part = sorted((e for e in entries if e.id.startswith(prefix)), key=lambda e: e.harmful - e.helpful)
-        lines += ["", f"{name}: {len(part)} entries"] * bool(part) + [f"  {e}" for e in part[:top]]
+        if part:
+            lines += ["", f"{name}: {len(part)} entries", *(f"  {e}" for e in part[:top])]
     return "\n".join(lines[1:])
 
 
@@ -139,7 +148,7 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=20, help="entries shown of each section")
     args = parser.parse_args()
     try:
-        print(shown(load_playbook(args.file), args.top) or "no entries")
+        print(listing(load_playbook(args.file), args.top) or "no entries")
     except UserError as error:
         print(f"playbook: {error}", file=sys.stderr)
         sys.exit(2)

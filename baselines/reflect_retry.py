@@ -7,12 +7,12 @@
   4. GRPO on the tokens of the reflection only: 1 where the second try is right; answers are never rewarded themselves
 `reflect: false` is the control: 'try again' at once, and the second answer's own tokens are trained.
 
-Reconstructed (no public code): the group is G reflections after one failed attempt; wordings in prompts.py. `kl_coef`
-is 0 (source: 0.001), a step takes 8 failures (256), the learning rate is constant.
+Reconstructed (no public code): the group is G reflections after one failed attempt; wordings in
+introspection/prompts.py. `kl_coef` is 0 (source: 0.001), a step takes 8 failures (256), the learning rate is constant.
 
 Inputs:  problems with a grader, a causal language model with a chat template
 Outputs: runs/<config>/reflect_retry/ with targets.jsonl (failures), metrics.jsonl, eval.jsonl (first and second tries),
-final/ weights
+         final/ weights
 Run:     python -m baselines.reflect_retry --config configs/bank.yaml
 """
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 
 import common
-from baselines.arena import Arena, Rival, in_loss
+from baselines.arena import Arena, Rival
 from common import Options, ReaderNumber, RivalPhase, UserError
 from introspection import prompts
 from introspection.losses import group_advantages
@@ -41,16 +41,17 @@ class Config(Rival):
 
     def check(self) -> None:
         super().check()
-        for name in ("collect", "reflection_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"reflect_retry.{name}: expected at least 1, got {getattr(self, name)}")
+        self.at_least_one("reflect_retry.collect", "reflect_retry.reflection_tokens")
         if self.group_size < 2:
             raise UserError("reflect_retry.group_size: a group of 1 has no spread around its mean; expected at least 2")
 
 
 @dataclass
 class Try:
-    """A conversation after a wrong first answer, in token ids: `before` the part that is given, then what was sampled."""
+    """A conversation after a wrong first answer, in token ids.
+
+    `before` is the part that is given; then comes what was sampled.
+    """
 
     problem: Problem
     before: list[int]
@@ -60,12 +61,16 @@ class Try:
     right: bool = False
 
     def trajectory(self) -> Trajectory:
-        """Ends with the reflection: nothing of what follows is trained, and a causal model's reflection does not see it."""
-        return Trajectory(self.before, [((self.second if self.reflection is None else self.reflection).ids, True)])
+        """Ends with the reflection (the second answer where there is none).
+
+        Nothing of what follows is trained, and a causal model's reflection does not see it.
+        """
+        trained = self.second if self.reflection is None else self.reflection
+        return Trajectory(self.before, [(trained.ids, True)])
 
 
 # ---- the second try --------------------------------------------------------------------------------------------------
-def failed(reader: Reader, problem: Problem, attempt_ids: list[int], reflect: bool) -> Try:
+def open_try(reader: Reader, problem: Problem, attempt_ids: list[int], reflect: bool) -> Try:
     """The conversation up to where the model goes on: a reflection, or at once the second answer."""
     turn = prompts.REFLECT if reflect else prompts.TRY_AGAIN
     return Try(problem, reader.chat.first(problem.turn) + attempt_ids + reader.chat.next(attempt_ids, turn))
@@ -96,22 +101,19 @@ def second_tries(cfg: Config, arena: Arena, step: int) -> dict:
     reader = replace(arena.reader, key=(cfg.seed, 0, ReaderNumber.RIVAL_TRIES), temperature=cfg.eval_temperature)
     record: dict = {"step": step, "tries": {}}
     for k, (split, problems) in enumerate(arena.groups.items()):
-        pairs = [(i, j) for i in range(len(problems)) for j in range(cfg.n_eval)]
-        first = reader.sample(
-            [arena.chat.first(problems[i].turn) for i, _ in pairs],
-            RivalPhase.TRIES,
-            numbers=[(k, *pair) for pair in pairs],
-        )
-        right = {pair: problems[pair[0]].grade(arena.chat.text(c.ids)) for pair, c in zip(pairs, first, strict=True)}
-        lost = [(pair, c.ids) for pair, c in zip(pairs, first, strict=True) if not right[pair]]
-        columns = {"first": right}
+        pairs = [(i, j) for i in range(len(problems)) for j in range(cfg.n_eval)]  # (problem, answer)
+        prompt_ids = [arena.chat.first(problems[i].turn) for i, _ in pairs]
+        first = reader.sample(prompt_ids, RivalPhase.TRIES, numbers=[(k, *pair) for pair in pairs])
+        said = dict(zip(pairs, first, strict=True))
+        right = {(i, j): problems[i].grade(arena.chat.text(c.ids)) for (i, j), c in said.items()}
+        lost = [pair for pair in pairs if not right[pair]]
+        columns, lengths = {"first": right}, []
         for name, reflect in (("second", True), ("second without reflection", False)):
-            tries = [failed(reader, problems[pair[0]], ids, reflect) for pair, ids in lost]
+            tries = [open_try(reader, problems[i], said[i, j].ids, reflect) for i, j in lost]
             if tries:
-                try_again(reader, tries, [(k, *pair) for pair, _ in lost], reflect, cfg.reflection_tokens)
-            columns[name] = right | {pair: t.right for (pair, _), t in zip(lost, tries, strict=True)}
-            if reflect:
-                lengths = [len(t.reflection.ids) for t in tries]
+                try_again(reader, tries, [(k, *pair) for pair in lost], reflect, cfg.reflection_tokens)
+            columns[name] = right | {pair: t.right for pair, t in zip(lost, tries, strict=True)}
+            lengths += [len(t.reflection.ids) for t in tries if t.reflection]
         each = {
             name: {p.id: sum(column[i, j] for j in range(cfg.n_eval)) / cfg.n_eval for i, p in enumerate(problems)}
             for name, column in columns.items()
@@ -131,9 +133,8 @@ def collect(cfg: Config, arena: Arena) -> list[dict]:
     for i, completion in enumerate(said):
         problem = arena.train[i // cfg.collect]
         if completion.finished and not problem.grade(arena.chat.text(completion.ids)):
-            kept.setdefault(
-                (problem.id, tuple(completion.ids)), {"problem_id": problem.id, "attempt_ids": completion.ids}
-            )
+            failure = {"problem_id": problem.id, "attempt_ids": completion.ids}
+            kept.setdefault((problem.id, tuple(completion.ids)), failure)
     return list(kept.values())
 
 
@@ -141,7 +142,7 @@ def show(run: Run) -> None:
     """Second tries of a finished run, before and after."""
     for record in (r for r in run.read("eval.jsonl") if "tries" in r):
         parts = [
-            f"{split} " + ", ".join(f"{k} {v:.3f}" for k, v in part.items() if k != "each")
+            f"{split} " + ", ".join(f"{name} {value:.3f}" for name, value in part.items() if name != "each")
             for split, part in record["tries"].items()
         ]
         print(f"   step {record['step']}: " + "; ".join(parts))
@@ -153,46 +154,40 @@ def main(cfg: Config, options: Options) -> None:
     if not arena.ready:
         show(run)
         return
-    if arena.done == 0:
+    if arena.done == 0:  # a resumed run has its failures already
         for failure in collect(cfg, arena):
             run.log("targets.jsonl", failure)
         run.log("eval.jsonl", second_tries(cfg, arena, 0))
     failures, problem_of = run.read("targets.jsonl"), {p.id: p for p in arena.train}
     if not failures:
         raise UserError(
-            f"{run.path / 'targets.jsonl'}: no attempt at a train problem ended and was wrong; there is nothing to reflect on"
+            f"{run.path / 'targets.jsonl'}: no attempt at a train problem ended and was wrong; "
+            "there is nothing to reflect on"
         )
     for step in arena.steps():
-        reader = arena.reader
+        # Sample: G reflections on each of the next failures, a second answer after each; only that is graded.
         chosen = common.walk(failures, step, cfg.problems_per_step, cfg.seed, RivalPhase.COLLECT)
-        tries = [
-            failed(reader, problem_of[f["problem_id"]], f["attempt_ids"], cfg.reflect)
-            for f in chosen
-            for _ in range(cfg.group_size)
-        ]
-        try_again(
-            reader,
-            tries,
-            [(k // cfg.group_size, k % cfg.group_size) for k in range(len(tries))],
-            cfg.reflect,
-            cfg.reflection_tokens,
-        )
-        rewards_QG = torch.tensor([float(t.right) for t in tries], dtype=torch.float64).reshape(
-            -1, cfg.group_size
-        )  # (Q, G)
-        advantages = group_advantages(rewards_QG, cfg.scale_rewards)
+        repeated = [(problem_of[f["problem_id"]], f["attempt_ids"]) for f in chosen for _ in range(cfg.group_size)]
+        tries = [open_try(arena.reader, problem, ids, cfg.reflect) for problem, ids in repeated]
+        numbers = [(k // cfg.group_size, k % cfg.group_size) for k in range(len(tries))]
+        try_again(arena.reader, tries, numbers, cfg.reflect, cfg.reflection_tokens)
+        # Advantages: 1 where the second try is right, relative to the other reflections on the same failure.
+        right = [float(t.right) for t in tries]
+        rewards_QG = torch.tensor(right, dtype=torch.float64).reshape(-1, cfg.group_size)  # (Q, G)
+        advantages_QG = group_advantages(rewards_QG, cfg.scale_rewards)
+        # Update: the reflection's tokens alone.
         trajectories = [t.trajectory() for t in tries]
-        weights = advantages.flatten().tolist()
-        arena.updater.backward(trajectories, weights)
-        arena.updater.clip(cfg.max_grad_norm)
-        update = arena.updater.apply()
+        weights = advantages_QG.flatten().tolist()
+        update = arena.update(trajectories, weights)
+        # Log.
         lengths = [len(t.reflection.ids) for t in tries if t.reflection]
         metrics = {
-            "reward": rewards_QG.mean().item(), "reward_std": rewards_QG.std(dim=1).mean().item(),
-            "frac_reward_zero_std": (advantages.abs().amax(1) == 0).double().mean().item(),
+            "reward": rewards_QG.mean().item(),
+            "reward_std": rewards_QG.std(dim=1).mean().item(),
+            "frac_reward_zero_std": (advantages_QG.abs().amax(1) == 0).double().mean().item(),
             "completions/mean_length": sum(lengths) / len(lengths) if lengths else None,
-        }  # fmt: skip
-        arena.finish(step, metrics | update, in_loss(trajectories, weights, update))
+        }
+        arena.finish(step, metrics | update)
     run.log("eval.jsonl", second_tries(cfg, arena, cfg.steps))
     arena.close()
     show(run)

@@ -20,17 +20,16 @@ Where the paper is silent or differs from its code: an entry with as many harmfu
 clip's bound follows the policy as a constant, so Eq. 1 holds in value and the gradient is the code's; Concise runs
 before an update, and its limit after the curator too (code); the order of update and EMA makes no difference; a step
 divides Eq. 3 by its taught tokens, not its answers. Other than the source's code: reflector and curator go on in the
-answer's conversation and write blocks and lines instead of JSON, in words that the bundled model can read (prompts.py);
-what does not parse changes nothing and is counted; an entry that is there already is not added; a solution is shown
-only under the very options that it answered; the teacher reads the lessons without their counts, at most 4, and then
-the reflection, which may say the same, before the wrong answer and the feedback; the reflector sees what was thought; 8
-problems a batch (32); no top-p, no warm-up, no choice among checkpoints. The settings of the paper's tasks stand in
-Config's comments.
+answer's conversation and write blocks and lines instead of JSON, in words that the bundled model can read
+(introspection/prompts.py); what does not parse changes nothing and is counted; an entry that is there already is not
+added; a solution is shown only under the very options that it answered; the teacher reads the lessons without their
+counts, at most 4, and then the reflection, which may say the same, before the wrong answer and the feedback; the
+reflector sees what was thought; 8 problems a batch (32); no top-p, no warm-up, no choice among checkpoints. The
+settings of the paper's tasks stand in Config's comments.
 
 Inputs:  problems with a grader, a causal language model with a chat template
 Outputs: runs/<config>/resd/ with metrics.jsonl, rollouts.jsonl (answers, reflections, what was added, what the teacher
-read),
-         playbook.jsonl, eval.jsonl (first answers before and after), final/ weights
+         read), playbook.jsonl, eval.jsonl (first answers before and after), final/ weights
 Run:     python -m baselines.resd --config configs/bank.yaml
 """
 
@@ -41,7 +40,7 @@ from typing import Literal
 import torch
 
 import common
-from baselines.arena import Arena, Rival, in_loss
+from baselines.arena import Arena, Rival
 from baselines.playbook import SECTIONS, Playbook
 from common import Options, RivalPhase, UserError, rng
 from introspection import prompts
@@ -72,22 +71,26 @@ class Config(Rival):
     # what Concise drops (paper: staleness; prioritized for Manufactoria)
     concise: Literal["staleness", "prioritized"] = "staleness"
     concise_every: int = 4  # F, updates between two Concise without a budget, 0: never (paper: 4)
-    max_entries: int = 4  # M, entries above which Concise enforces this budget, 0: none (paper: 120 to 200; ours: 12 confuse the bundled model, LOG.md)
+    # M, entries above which Concise enforces this budget, 0: none (paper: 120 to 200; ours: 12 confuse the bundled
+    # model, docs/LOG.md)
+    max_entries: int = 4
     # longest reflection, tagging or curation, tokens (ours: the bundled model's points have about 20)
     reflection_tokens: int = 64
     # tokens compared at each place, the policy's likeliest; all others are one more (paper's code: 100)
     top_k: int = 100
-    alpha: float = 0.5  # 0: forward KL(teacher || policy), 1: reverse KL, between: Jensen-Shannon (paper: 0.5 for FiNER, 1 for Manufactoria)
+    # 0: forward KL(teacher || policy), 1: reverse KL, between: Jensen-Shannon (paper: 0.5 for FiNER, 1 for
+    # Manufactoria)
+    alpha: float = 0.5
     ratio_low: float = 0.2  # lower bound of teacher / policy, 0: none (paper: 0.2)
     ratio_high: float = 0.0  # upper bound, 0: none (paper: none; 5 for Manufactoria)
-    rebalance: bool = True  # whether the rarer outcome of a batch weighs more, alpha = beta = 1 of Eq. 2 (paper: true for FiNER, false for Manufactoria)
+    # whether the rarer outcome of a batch weighs more, alpha = beta = 1 of Eq. 2 (paper: true for FiNER, false for
+    # Manufactoria)
+    rebalance: bool = True
     ema: float = 1e-4  # rate at which the teacher follows the policy, 0: the start policy teaches (paper: 1e-4)
 
     def check(self) -> None:
         super().check()
-        for name in ("group_size", "inner_updates", "reflection_tokens", "top_k"):
-            if getattr(self, name) < 1:
-                raise UserError(f"resd.{name}: expected at least 1, got {getattr(self, name)}")
+        self.at_least_one("resd.group_size", "resd.inner_updates", "resd.reflection_tokens", "resd.top_k")
         for name in ("alpha", "ema", "ratio_low"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"resd.{name}: expected a number from 0 to 1, got {getattr(self, name)}")
@@ -95,9 +98,8 @@ class Config(Rival):
             raise UserError(f"resd.ratio_high: expected 0 (none) or at least 1, got {self.ratio_high}")
         if self.kl_coef:
             raise UserError("resd.kl_coef: the teacher takes the place of a KL to the start; expected 0")
-        if self.reveal == "nothing" and not (
-            self.reflect or self.solution_buffer or self.own_success or self.group_size > 1
-        ):
+        has_solutions = self.solution_buffer or self.own_success or self.group_size > 1
+        if self.reveal == "nothing" and not self.reflect and not has_solutions:
             raise UserError(
                 "resd.reveal: without feedback, reflection and solutions there is nothing to show the teacher"
             )
@@ -133,7 +135,7 @@ def answer(cfg: Config, arena: Arena, problems_Q: list[Problem]) -> list[Answer]
 
 
 # ---- context: reflections and the playbook ---------------------------------------------------------------------------
-def asked_for_tags(playbook: Playbook) -> str:
+def request_for_tags(playbook: Playbook) -> str:
     """The part of a turn that lists the entries and asks for tags; empty without entries."""
     return prompts.PLAYBOOK.format(entries=prompts.plain(str(playbook))) if playbook.entries else ""
 
@@ -145,7 +147,7 @@ def diagnose(cfg: Config, arena: Arena, playbook: Playbook, wrong: list[Answer])
     """
     for answer in wrong:
         feedback = (answer.problem.feedback(cfg.reveal, answer.text) or "").removeprefix(prompts.EARLIER)
-        turn = prompts.DIAGNOSE.format(feedback=feedback, playbook=asked_for_tags(playbook), ask=prompts.ASK)
+        turn = prompts.DIAGNOSE.format(feedback=feedback, playbook=request_for_tags(playbook), ask=prompts.ASK)
         answer.told = answer.prompt_ids + answer.completion.ids + arena.chat.next(answer.completion.ids, turn)
     said = arena.reader.sample([a.told for a in wrong], RivalPhase.DIAGNOSIS, max_new_tokens=cfg.reflection_tokens)
     for answer, completion in zip(wrong, said, strict=True):
@@ -154,14 +156,14 @@ def diagnose(cfg: Config, arena: Arena, playbook: Playbook, wrong: list[Answer])
 
 
 def first_of_each(answers: list[Answer]) -> list[Answer]:
-    """The first answer to each problem: more of them would teach the playbook the same thing (the code's deduplication)."""
+    """The first answer to each problem: more of them would teach the playbook the same (the code's deduplication)."""
     return list({a.problem.id: a for a in reversed(answers)}.values())[::-1]
 
 
 def confirm(cfg: Config, arena: Arena, playbook: Playbook, right: list[Answer]) -> int:
     """Tags after right answers, one of each problem; returns how many the playbook took."""
     first = first_of_each(right)
-    turn = prompts.CONFIRM.format(playbook=asked_for_tags(playbook))
+    turn = prompts.CONFIRM.format(playbook=request_for_tags(playbook))
     asked = [a.prompt_ids + a.completion.ids + arena.chat.next(a.completion.ids, turn) for a in first]
     said = arena.reader.sample(asked, RivalPhase.TAGS, max_new_tokens=cfg.reflection_tokens) if playbook.entries else []
     return sum(playbook.tag(prompts.parse_tags(arena.chat.text(c.ids))) for c in said)
@@ -198,16 +200,18 @@ def update_context(cfg: Config, arena: Arena, playbook: Playbook, answers: list[
     if cfg.playbook:
         tagged += confirm(cfg, arena, playbook, right) if cfg.tag_right else 0
         curations, parsed = curate(cfg, arena, playbook, wrong)
-        removed += playbook.concise(
-            cfg.concise, 0, cfg.max_entries, rng(cfg.seed, RivalPhase.CONCISE, step, 1)
-        )  # the limit's trigger alone
+        # What was added may be above the limit: its trigger alone.
+        removed += playbook.concise(cfg.concise, 0, cfg.max_entries, rng(cfg.seed, RivalPhase.CONCISE, step, 1))
         playbook.updates += 1
     reflected = sum(a.said is not None for a in answers)
     return {
         "parse_rate/reflection": sum(a.reflection is not None for a in answers) / reflected if reflected else None,
-        "parse_rate/curation": parsed / curations if curations else None, "playbook/entries": len(playbook.entries),
-        "playbook/added": sum(len(a.added) for a in answers), "playbook/removed": removed, "playbook/tagged": tagged,
-    }  # fmt: skip
+        "parse_rate/curation": parsed / curations if curations else None,
+        "playbook/entries": len(playbook.entries),
+        "playbook/added": sum(len(a.added) for a in answers),
+        "playbook/removed": removed,
+        "playbook/tagged": tagged,
+    }
 
 
 # ---- what the teacher reads, and the objective -----------------------------------------------------------------------
@@ -224,18 +228,15 @@ def show(cfg: Config, arena: Arena, playbook: Playbook, solutions: dict[str, str
         reflection = answer.reflection if cfg.reflect else None
         if feedback is None and reflection is None:
             continue
-        trial = (
-            prompts.ATTEMPT.format(attempt=prompts.plain(answer.text))
-            if cfg.previous_trial and not answer.right
-            else ""
-        )
-        heard = trial + (feedback or "").removeprefix(prompts.EARLIER)
-        lessons = ". ".join(
-            [e.text for e in playbook.entries] + [reflection] * (reflection is not None)
-        )  # its own lesson comes last
-        answer.shown = (prompts.POINT.format(point=prompts.plain(lessons)) if lessons else "") + (
-            prompts.EARLIER + heard if heard else ""
-        )
+        lessons = [e.text for e in playbook.entries]
+        if reflection is not None:
+            lessons.append(reflection)  # its own lesson comes last
+        heard = (feedback or "").removeprefix(prompts.EARLIER)
+        if cfg.previous_trial and not answer.right:
+            heard = prompts.ATTEMPT.format(attempt=prompts.plain(answer.text)) + heard
+        answer.shown = prompts.POINT.format(point=prompts.plain(". ".join(lessons))) if lessons else ""
+        if heard:
+            answer.shown += prompts.EARLIER + heard
 
 
 def training_batch(
@@ -243,18 +244,18 @@ def training_batch(
 ) -> tuple[list[Trajectory], list[Trajectory], list[float]]:
     """(as the policy sees them, as the teacher does, weights w_i of Eq. 2) of the answers that have a teacher."""
     right = torch.tensor([float(a.right) for a in answers])  # (B,)
-    weights = (
-        rebalanced(right) if cfg.rebalance else torch.ones(len(answers))
-    )  # over the whole batch, whoever is taught
+    # Over the whole batch, whoever is taught.
+    weights = rebalance(right) if cfg.rebalance else torch.ones(len(answers))  # (B,)
     taught = [(a, w) for a, w in zip(answers, weights.tolist(), strict=True) if a.shown is not None]
     students = [Trajectory(a.prompt_ids, [(a.completion.ids, True)]) for a, _ in taught]
     teachers = [Trajectory(arena.chat.first(a.problem.turn + a.shown), [(a.completion.ids, True)]) for a, _ in taught]
     return students, teachers, [w for _, w in taught]
 
 
-def bounded(student: torch.Tensor, teacher: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """The teacher's log-probabilities with its ratio to the student kept within [low, high]; 0: no such bound (Resd,
-    Eq. 1).
+def bound_ratio(student: torch.Tensor, teacher: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """The teacher's log-probabilities with its ratio to the student kept within [low, high] (Resd, Eq. 1).
+
+    0: no such bound.
 
     The bound follows the student as a constant: no gradient flows through it, and nothing is normalised afterwards.
     """
@@ -264,11 +265,11 @@ def bounded(student: torch.Tensor, teacher: torch.Tensor, low: float, high: floa
     return torch.minimum(teacher, fixed + math.log(high)) if high else teacher
 
 
-def rebalanced(right: torch.Tensor, alpha: float = 1.0, beta: float = 1.0) -> torch.Tensor:
-    """Weights (B,) with mean 1 that give the rarer outcome more: (1 - s)^alpha where right, s^beta where not (Resd, Eq.
-    2).
+def rebalance(right: torch.Tensor, alpha: float = 1.0, beta: float = 1.0) -> torch.Tensor:
+    """Weights (B,) with mean 1 that give the rarer outcome more: (1 - s)^alpha where right, s^beta where not.
 
-    right: (B,) of 0 and 1; s: the share of right ones, kept within [1/B, 1 - 1/B]. A batch of one has the weight 1.
+    Resd, Eq. 2. right: (B,) of 0 and 1; s: the share of right ones, kept within [1/B, 1 - 1/B]. A batch of one has the
+    weight 1.
     """
     if len(right) == 1:  # whatever its share, the mean is its own weight; the bounds of the share would cross
         return torch.ones_like(right)
@@ -284,13 +285,13 @@ def lesson(cfg: Config, arena: Arena, students: list[Trajectory], teachers: list
 
     def distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         student, teacher = with_tail(student), with_tail(teacher)  # (N, k + 1); the tail is clipped like any token
-        return divergence(student, bounded(student, teacher, cfg.ratio_low, cfg.ratio_high), cfg.alpha)
+        return divergence(student, bound_ratio(student, teacher, cfg.ratio_low, cfg.ratio_high), cfg.alpha)
 
     return Teacher(ids, logprobs_at(arena.teacher, teachers, ids, *settings), distance)
 
 
 def main(cfg: Config, options: Options) -> None:
-    batches = -(-cfg.steps // cfg.inner_updates)
+    batches = -(-cfg.steps // cfg.inner_updates)  # rounded up
     arena = Arena(cfg, options, "resd", once=batches if cfg.single_pass else 0)
     if not arena.ready:
         return
@@ -298,29 +299,35 @@ def main(cfg: Config, options: Options) -> None:
     arena.keep_average()
     playbook, solutions = Playbook(**arena.state.get("playbook", {})), dict(arena.state.get("solutions", {}))
     for step in arena.steps():
+        # Sample and grade: new answers to the same batch, K updates long.
         answers = answer(cfg, arena, arena.problems((step - 1) // cfg.inner_updates + 1))
+        # Learn in words: reflections on wrong answers, and the playbook that they change.
         metrics = update_context(cfg, arena, playbook, answers, step)
+        # What the teacher reads: lessons, and feedback or a solution. The buffer holds right answers of earlier updates
+        # alone, so it grows afterwards.
         for k in range(0, len(answers), cfg.group_size):
             show(cfg, arena, playbook, solutions, answers[k : k + cfg.group_size])
         if cfg.solution_buffer:
             solutions |= {a.problem.turn: a.text for a in answers if a.right}
+        # Update: towards the teacher, each answer weighted against the success rate of the batch.
         students, teachers, weights = training_batch(cfg, arena, answers)
-        teacher = lesson(cfg, arena, students, teachers) if students else None
-        arena.updater.backward(students, weights, teacher=teacher)
-        arena.updater.clip(cfg.max_grad_norm)
-        update = arena.updater.apply()
+        update = arena.update(students, weights, lesson(cfg, arena, students, teachers) if students else None)
         arena.follow(cfg.ema)
+        # Log, and keep what a resumed run needs beyond weights.
         for a in answers:
             record = {"text": a.text, "right": a.right, "reflection": a.reflection, "added": a.added, "shown": a.shown}
             run.log("rollouts.jsonl", {"step": step, "problem_id": a.problem.id} | record)
         playbook.write(run.path / "playbook.jsonl")
         arena.state = {"playbook": playbook.state(), "solutions": solutions}
         accuracy = sum(a.right for a in answers) / len(answers)
-        metrics = {
-            "reward": accuracy, "accuracy/attempt": accuracy, "taught": len(students) / len(answers),
-            "completions/mean_length": sum(len(a.completion.ids) for a in answers) / len(answers), "solutions": len(solutions),
-        } | metrics  # fmt: skip
-        arena.finish(step, metrics | update, in_loss(students, weights, update))
+        rewards = {
+            "reward": accuracy,
+            "accuracy/attempt": accuracy,
+            "taught": len(students) / len(answers),
+            "completions/mean_length": sum(len(a.completion.ids) for a in answers) / len(answers),
+            "solutions": len(solutions),
+        }
+        arena.finish(step, rewards | metrics | update)
     arena.close()
 
 

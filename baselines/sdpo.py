@@ -12,10 +12,10 @@
 An answer with nothing to show its teacher is not trained. `own_success: true` is SDPO+ss, the baseline that Resd's code
 calls SDPO. Rewards are never maximised: they decide whose answers are shown to whom.
 
-Other than the source's code: our own wording of what the teacher reads (prompts.py; one that the bundled model can
-read, without a closing instruction or a limit of length), one mean over all taught tokens of a step instead of one for
-each micro-batch; beside a right peer to a multiple-choice question the teacher is told the letter too, which the peer
-names.
+Other than the source's code: our own wording of what the teacher reads (introspection/prompts.py; one that the bundled
+model can read, without a closing instruction or a limit of length), one mean over all taught tokens of a step instead
+of one for each micro-batch; beside a right peer to a multiple-choice question the teacher is told the letter too, which
+the peer names.
 
 Inputs:  problems with a grader, a causal language model with a chat template
 Outputs: runs/<config>/sdpo/ with metrics.jsonl, eval.jsonl (first answers before and after), final/ weights
@@ -41,7 +41,8 @@ class Config(Rival):
     form: Literal["topk", "sampled"] = "topk"  # what is compared at each token
     top_k: int = 100  # tokens of form topk, the student's likeliest (source: 100)
     tail: bool = True  # whether all other tokens count as one more; false: the k are normalised (source: true)
-    alpha: float = 0.5  # 0: KL(teacher || student), 1: KL(student || teacher), between: Jensen-Shannon (source: 0.5; its code task: 1)
+    # 0: KL(teacher || student), 1: KL(student || teacher), between: Jensen-Shannon (source: 0.5; its code task: 1)
+    alpha: float = 0.5
     reveal: Literal["nothing", "answer", "explanation"] = "answer"  # feedback on a wrong answer
     # whether the teacher sees the feedback beside a peer's solution too (source: false)
     feedback_with_solution: bool = False
@@ -52,9 +53,7 @@ class Config(Rival):
 
     def check(self) -> None:
         super().check()
-        for name in ("group_size", "top_k", "updates"):
-            if getattr(self, name) < 1:
-                raise UserError(f"sdpo.{name}: expected at least 1, got {getattr(self, name)}")
+        self.at_least_one("sdpo.group_size", "sdpo.top_k", "sdpo.updates")
         for name in ("alpha", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"sdpo.{name}: expected a number from 0 to 1, got {getattr(self, name)}")
@@ -107,7 +106,7 @@ def show(cfg: Config, arena: Arena, group: list[Answer]) -> None:
 def importance(cfg: Config, now: list[torch.Tensor], sampled: list[Completion]) -> list[torch.Tensor]:
     """min(pi / pi_old, is_clip) of each sampled token, (T,) for each answer.
 
-    Now: its log-probabilities under the policy.
+    now: its log-probabilities under the policy.
     """
     before = [torch.tensor(c.logprobs) for c in sampled]
     return [(n - b).clamp(-20, 20).exp().clamp(max=cfg.is_clip) for n, b in zip(now, before, strict=True)]
@@ -116,7 +115,10 @@ def importance(cfg: Config, now: list[torch.Tensor], sampled: list[Completion]) 
 def lesson(
     cfg: Config, arena: Arena, students: list[Trajectory], teachers: list[Trajectory], sampled: list[Completion]
 ) -> tuple[list, Teacher | None]:
-    """(weights of each trained token, what the teacher says): with form sampled the weights are advantages and there is no Teacher."""
+    """(weights (T,) of each answer's tokens, what the teacher says).
+
+    With form sampled the weights are advantages and there is no Teacher.
+    """
     settings = (cfg.temperature, cfg.max_tokens_per_micro_batch)
     weights = [torch.ones(len(c.ids)) for c in sampled]
     if cfg.updates > 1 or cfg.form == "sampled":
@@ -143,28 +145,29 @@ def main(cfg: Config, options: Options) -> None:
         return
     arena.keep_average()
     for step in arena.steps():
+        # Sample and grade: G answers to each problem.
         answers = answer(cfg, arena, arena.problems(step))
+        # What the teacher reads: a right answer of the same group, or feedback. An answer without either is left out.
         for k in range(0, len(answers), cfg.group_size):
             show(cfg, arena, answers[k : k + cfg.group_size])
         taught = [a for a in answers if a.shown is not None]
+        sampled = [a.completion for a in taught]
         students = [Trajectory(a.prompt_ids, [(a.completion.ids, True)]) for a in taught]
         teachers = [Trajectory(arena.chat.first(a.problem.turn + a.shown), [(a.completion.ids, True)]) for a in taught]
-        tokens, skipped, trained = sum(len(a.completion.ids) for a in taught), 0, 0
+        # Update: towards what the teacher says now; `updates` of them leave the policy that sampled behind.
         for _ in range(cfg.updates):
-            weights, teacher = (
-                lesson(cfg, arena, students, teachers, [a.completion for a in taught]) if taught else ([], None)
-            )
-            arena.updater.backward(students, weights, teacher=teacher)
-            arena.updater.clip(cfg.max_grad_norm)
-            update = arena.updater.apply()
-            skipped, trained = skipped + update["skipped_steps"], trained + tokens * (not update["skipped_steps"])
+            weights, teacher = lesson(cfg, arena, students, teachers, sampled) if taught else ([], None)
+            update = arena.update(students, weights, teacher)
         arena.follow(cfg.ema)
-        right = [float(a.right) for a in answers]
+        # Log.
+        accuracy = sum(a.right for a in answers) / len(answers)
         metrics = {
-            "reward": sum(right) / len(right), "accuracy/attempt": sum(right) / len(right), "taught": len(taught) / len(answers),
+            "reward": accuracy,
+            "accuracy/attempt": accuracy,
+            "taught": len(taught) / len(answers),
             "completions/mean_length": sum(len(a.completion.ids) for a in answers) / len(answers),
-        }  # fmt: skip
-        arena.finish(step, metrics | update | {"skipped_steps": skipped}, trained)
+        }
+        arena.finish(step, metrics | update)
     arena.close()
 
 

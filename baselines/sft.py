@@ -2,13 +2,12 @@
 
   on: gold         every train problem with a right answer
   on: corrections  only what the model got wrong, with what a loser of stage 1 is shown: `reveal: answer` trains the
-  right answer,
-                   `reveal: explanation` the record's explanation and then the right answer; the same exchanges, no
-                   points
+                   right answer, `reveal: explanation` the record's explanation and then the right answer; the same
+                   exchanges, no points
 
 Inputs:  problems, a causal language model with a chat template
 Outputs: runs/<config>/sft/ with targets.jsonl, metrics.jsonl, eval.jsonl (first answers before and after), final/
-weights
+         weights
 Run:     python -m baselines.sft --config configs/bank.yaml
 """
 
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import common
-from baselines.arena import Arena, Rival, in_loss
+from baselines.arena import Arena, Rival
 from common import Options, ReaderNumber, RivalPhase, UserError, rng
 from introspection.sampling import Trajectory
 from tasks.mcq import Question
@@ -32,9 +31,7 @@ class Config(Rival):
 
     def check(self) -> None:
         super().check()
-        for name in ("attempts", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"sft.{name}: expected at least 1, got {getattr(self, name)}")
+        self.at_least_one("sft.attempts", "sft.batch_size")
         if self.reveal == "explanation" and self.task != "mcq":
             raise UserError(f"sft.reveal: problems of task {self.task} have no explanations; expected answer")
 
@@ -64,28 +61,29 @@ def main(cfg: Config, options: Options) -> None:
     if not arena.ready:
         return
     run = arena.run
-    if arena.done == 0:
+    if arena.done == 0:  # a resumed run has its targets already
         for target in make_targets(cfg, arena):
             run.log("targets.jsonl", target)
-    targets, problem_of, end = run.read("targets.jsonl"), {p.id: p for p in arena.train}, arena.chat.between[:1]
+    targets, problem_of = run.read("targets.jsonl"), {p.id: p for p in arena.train}
     if not targets:
         raise UserError(
             f"{run.path / 'targets.jsonl'}: nothing to train on: every attempt was right, or no problem has a solution"
         )
+    reveal = cfg.reveal if cfg.on == "corrections" else "answer"
+    end_of_turn = arena.chat.between[:1]  # trained too, or the model would learn to go on
     for step in arena.steps():
-        trajectories = []
+        # What is said: the next targets, options in a new order each time.
         batch = common.walk(targets, step, cfg.batch_size, cfg.seed, RivalPhase.SFT_SHUFFLE)
+        trajectories = []
         for place, target in enumerate(batch, start=(step - 1) * cfg.batch_size):
             problem = problem_of[target["problem_id"]].view(rng(cfg.seed, RivalPhase.SFT_VIEW, place))
-            said = (
-                arena.chat.content_ids(correction(problem, cfg.reveal if cfg.on == "corrections" else "answer")) + end
-            )
+            said = arena.chat.content_ids(correction(problem, reveal)) + end_of_turn
             trajectories.append(Trajectory(arena.chat.first(problem.turn), [(said, True)]))
+        # Update: fine-tuning is a policy gradient with every weight 1.
         weights = [1.0] * len(trajectories)
-        arena.updater.backward(trajectories, weights)
-        arena.updater.clip(cfg.max_grad_norm)
-        update = arena.updater.apply()
-        arena.finish(step, {"targets": len(targets)} | update, in_loss(trajectories, weights, update))
+        update = arena.update(trajectories, weights)
+        # Log: nothing is sampled in training, so no step has a reward.
+        arena.finish(step, {"targets": len(targets)} | update)
     arena.close()
 
 

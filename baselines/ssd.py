@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 
 import common
-from baselines.arena import Arena, Rival, in_loss
+from baselines.arena import Arena, Rival
 from common import Options, RivalPhase, UserError, rng
 from introspection.sampling import Trajectory, sample
 
@@ -34,9 +34,7 @@ class Config(Rival):
 
     def check(self) -> None:
         super().check()
-        for name in ("samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"ssd.{name}: expected at least 1, got {getattr(self, name)}")
+        self.at_least_one("ssd.samples", "ssd.batch_size")
         if not 0 < self.top_p <= 1:
             raise UserError(f"ssd.top_p: expected a probability above 0 and at most 1, got {self.top_p}")
         if self.train_temperature == 0:
@@ -88,26 +86,25 @@ def main(cfg: Config, options: Options) -> None:
     if not arena.ready:
         return
     run = arena.run
-    if arena.done == 0:
+    if arena.done == 0:  # a resumed run has its answers already
         for target in generate(cfg, arena):
             run.log("targets.jsonl", target)
     targets = run.read("targets.jsonl")
     if not targets:
         raise UserError(
-            f"{run.path / 'targets.jsonl'}: no answer ended within {cfg.max_new_tokens} tokens; raise ssd.max_new_tokens"
+            f"{run.path / 'targets.jsonl'}: no answer ended within {cfg.max_new_tokens} tokens; "
+            "raise ssd.max_new_tokens"
         )
     for step in arena.steps():
+        # Sampled once, by the start policy; a step takes the next of these answers, right or wrong.
         batch = common.walk(targets, step, cfg.batch_size, cfg.seed, RivalPhase.SSD_SHUFFLE)
         trajectories = [Trajectory(t["prompt_ids"], [(t["answer_ids"], True)]) for t in batch]
         weights = [1.0] * len(batch)
-        arena.updater.backward(trajectories, weights)
-        arena.updater.clip(cfg.max_grad_norm)
-        update = arena.updater.apply()
-        arena.finish(
-            step,
-            {"reward": sum(t["right"] for t in batch) / len(batch)} | update,
-            in_loss(trajectories, weights, update),
-        )
+        # Update: fine-tuning is a policy gradient with every weight 1.
+        update = arena.update(trajectories, weights)
+        # Log: the grade is told and never used.
+        metrics = {"reward": sum(t["right"] for t in batch) / len(batch)}
+        arena.finish(step, metrics | update)
     arena.close()
 
 

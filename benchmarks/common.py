@@ -1,6 +1,6 @@
 """What the benchmarks share: alternating timings, a random model, the machine."""
 
-import json
+import argparse
 import os
 import platform
 import statistics
@@ -10,11 +10,22 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from reproduce.records import write_records
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def alternating(variants: dict, repeats: int, warm_ups: int = 1) -> dict[str, list[float]]:
-    """Seconds of each variant, `repeats` times in turn after the warm-ups, so that drift of the machine hits all alike."""
+def options(what: str, **others) -> argparse.ArgumentParser:
+    """The command line of a benchmark; others: numbers and their defaults."""
+    parser = argparse.ArgumentParser(description=what.split("\n")[0])
+    parser.add_argument("--save", action="store_true", help="write into results/")
+    for name, default in others.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    return parser
+
+
+def time_in_turn(variants: dict, repeats: int, warm_ups: int = 1) -> dict[str, list[float]]:
+    """Seconds of each variant, `repeats` times in turn after the warm-ups: drift of the machine hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(warm_ups + repeats):
         for name, run in variants.items():
@@ -38,12 +49,12 @@ def spread(values: list[float]) -> str:
 
 
 def random_llama(vocab_size: int, width: int, layers: int, heads: int = 8, seed: int = 0) -> LlamaForCausalLM:
-    """A model whose next token is nearly uniform: k of V end ids then give lengths that are geometric with mean V / k."""
+    """A model whose next token is nearly uniform: k of V end ids give lengths that are geometric with mean V / k."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=vocab_size, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=heads, max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=0.01, pad_token_id=0,
-        bos_token_id=1, eos_token_id=2,
+        vocab_size=vocab_size, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=2048, tie_word_embeddings=True,
+        initializer_range=0.01, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()
 
@@ -51,24 +62,19 @@ def random_llama(vocab_size: int, width: int, layers: int, heads: int = 8, seed:
 def machine() -> dict:
     """What the figures were measured on; malloc's thresholds matter as much as the processor."""
     names = ("OMP_NUM_THREADS", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
-    name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        name = next(
-            (line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")),
-            name,
-        )
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": name,
+        "processor": models[0] if models else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "gpu": device,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
-        **{n: os.environ.get(n) for n in names},
+        **{name: os.environ.get(name) for name in names},
     }
 
 
 def save(name: str, record: dict) -> None:
     path = ROOT / "results" / f"{name}.json"
-    path.write_text(json.dumps(record | {"machine": machine()}, indent=1) + "\n")
+    write_records(path, record | {"machine": machine()})
     print(f"wrote {path.relative_to(ROOT)}")

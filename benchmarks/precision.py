@@ -1,17 +1,17 @@
-"""How much of an intended update reaches the weights (`update_ratio`): fp32, bf16 with fp32 masters, and bf16 weights alone.
+"""How much of an update reaches the weights (`update_ratio`): fp32, bf16 with fp32 masters, bf16 weights alone.
 
     python -m benchmarks.precision [--save]
 
-Ten steps of a policy gradient on the bundled model for each precision, optimiser and learning rate; the clipped norm is 1 in all of
-them. Bare bf16 weights are what a script gets that loads a model in bfloat16 and hands its parameters to an optimiser.
+Ten steps of a policy gradient on the bundled model for each precision, optimiser and learning rate; the clipped
+norm is 1 in all of them. Bare bf16 weights are what a script gets that loads a model in bfloat16 and hands its
+parameters to an optimiser.
 """
 
-import argparse
 import statistics
 
 import torch
 
-from benchmarks.common import ROOT, save, take_step
+from benchmarks.common import ROOT, options, save, take_step
 from common import Shared
 from introspection import models
 from introspection.sampling import Trajectory, sample
@@ -37,23 +37,19 @@ def ratios(batch: list[Trajectory], dtype: str, masters: bool, optimizer: str, l
     updater = Updater(policy, optimizer=optimizer, lr=lr, temperature=1.0, max_tokens=16384)
     if not masters:  # the optimiser steps the bf16 parameters themselves
         updater.masters = updater.parameters
-        updater.optimizer = type(updater.optimizer)(
-            updater.parameters,
-            **{k: v for k, v in updater.optimizer.defaults.items() if k in ("lr", "betas", "weight_decay")},
-        )
+        kept = {k: v for k, v in updater.optimizer.defaults.items() if k in ("lr", "betas", "weight_decay")}
+        updater.optimizer = type(updater.optimizer)(updater.parameters, **kept)
     advantages = [1.0 if i % 2 else 0.5 for i in range(len(batch))]
     return [take_step(updater, batch, advantages)["update_ratio"] for _ in range(STEPS)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--save", action="store_true", help="write results/precision.json")
-    args = parser.parse_args()
+    args = options(__doc__).parse_args()
     batch, record = trajectories(), []
     print(
-        "applied / intended update, median of",
-        STEPS,
-        "steps\n" + " " * 14 + "".join(f"{name:>22s}" for name in PRECISIONS),
+        f"applied / intended update, median of {STEPS} steps\n" + " " * 14,
+        *(f"{name:>22s}" for name in PRECISIONS),
+        sep="",
     )
     for optimizer, lr in OPTIMISERS:
         row = {name: ratios(batch, dtype, masters, optimizer, lr) for name, (dtype, masters) in PRECISIONS.items()}

@@ -1,19 +1,20 @@
-"""A plain GRPO step, built from rollout.py and update.py, against TRL's GRPOTrainer: same prompts, group, lengths; and stage 1's step.
+"""A plain GRPO step against TRL's GRPOTrainer (same prompts, group and lengths), and a whole step of stage 1.
+
+Ours is built from introspection/sampling.py and introspection/update.py.
 
     python -m benchmarks.step [--save] [--repeats 5]          (needs requirements-dev.txt)
 
-Rewards are drawn at random for both, with spread in all groups or in half of them: a group without spread has no advantages,
-and costs us no forward or backward pass.
+Rewards are drawn at random for both, with spread in all groups or in half of them: a group without spread has no
+advantages, and costs us no forward or backward pass.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
 
 import torch
 
-from benchmarks.common import ROOT, save, spread, take_step
+from benchmarks.common import ROOT, options, save, spread, take_step
 from common import Shared, load_config, rng, walk
 from grpo_introspect import Config, load_data, scores_of, training_batch
 from introspection import models
@@ -83,21 +84,21 @@ def trl_steps(half: bool, steps: int) -> list[float]:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         settings = GRPOConfig(
-            output_dir=folder, use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False, report_to=[], disable_tqdm=True, logging_steps=10**6,
-            save_strategy="no", per_device_train_batch_size=PROMPTS * GROUP, num_generations=GROUP, max_completion_length=LENGTH,
-            temperature=1.0, top_k=0, top_p=1.0, learning_rate=1e-6, beta=0.0, max_steps=steps, shuffle_dataset=False,
+            output_dir=folder, use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False,
+            report_to=[], disable_tqdm=True, logging_steps=10**6, save_strategy="no", max_steps=steps,
+            per_device_train_batch_size=PROMPTS * GROUP, num_generations=GROUP, max_completion_length=LENGTH,
+            temperature=1.0, top_k=0, top_p=1.0, learning_rate=1e-6, beta=0.0, shuffle_dataset=False,
         )  # fmt: skip
         dataset = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in asked] * steps)
         policy = models.load_policy(MODEL, Shared())
-        trainer = GRPOTrainer(
+        GRPOTrainer(
             model=policy,
             reward_funcs=reward,
             args=settings,
             train_dataset=dataset,
             processing_class=tokenizer,
             callbacks=[clock],
-        )
-        trainer.train()
+        ).train()
     return clock.times
 
 
@@ -106,17 +107,15 @@ def stage_1_steps(steps: int) -> list[float]:
     overrides = [f"questions_per_step={PROMPTS}", f"group_size={GROUP}", "n_verify=4"]
     cfg = load_config(Config, "grpo_introspect", ROOT / "configs/bank.yaml", overrides)
     chat, policy, ref = models.load_chat(MODEL), models.load_policy(MODEL, cfg), models.load_policy(MODEL, cfg)
-    updater, (train, _, _) = (
-        Updater(
-            policy,
-            optimizer="adamw",
-            lr=cfg.lr,
-            temperature=1.0,
-            max_tokens=cfg.max_tokens_per_micro_batch,
-            kl_coef=cfg.kl_coef,
-            ref_policy=ref,
-        ),
-        load_data(cfg),
+    train, *_ = load_data(cfg)
+    updater = Updater(
+        policy,
+        optimizer="adamw",
+        lr=cfg.lr,
+        temperature=1.0,
+        max_tokens=cfg.max_tokens_per_micro_batch,
+        kl_coef=cfg.kl_coef,
+        ref_policy=ref,
     )
     times = []
     for step in range(1, steps + 1):
@@ -128,10 +127,8 @@ def stage_1_steps(steps: int) -> list[float]:
         rollout_2(reader, groups, contributors="both", reveal=cfg.reveal, max_point_tokens=cfg.max_point_tokens)
         rollout_3(reader, groups, n_fresh=cfg.n_fresh, reward="sampled")
         for group in groups:
-            scores, valid = scores_of(cfg, group)
-            for point, advantage in zip(
-                group.points, centred_advantages(scores, valid).clamp(min=0).tolist(), strict=True
-            ):
+            advantages = centred_advantages(*scores_of(cfg, group)).clamp(min=0)
+            for point, advantage in zip(group.points, advantages.tolist(), strict=True):
                 point.advantage = advantage
         take_step(updater, *training_batch(cfg, groups))
         times.append(time.perf_counter() - start)
@@ -139,10 +136,7 @@ def stage_1_steps(steps: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--save", action="store_true", help="write results/step.json, or step_gpu.json")
-    args = parser.parse_args()
+    args = options(__doc__, repeats=5).parse_args()
     record = {}
     for name, half in (("all groups have advantages", False), ("half of the groups have none", True)):
         ours, theirs = our_steps(half, args.repeats + 2)[2:], trl_steps(half, args.repeats + 2)[2:]

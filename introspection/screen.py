@@ -5,39 +5,17 @@ The summary reads the files of a run directory only, so it can be printed again 
 
 import sys
 import textwrap
-from typing import Protocol
 
+from common import Shared
 from introspection import library, models
 from introspection.rundir import Run
 from introspection.stats import bootstrap_mean
 
 
-class Settings(Protocol):
-    """Settings of stage 1 that its plan reads, those of the model apart; what each means stands there."""
-
-    model: str
-    dtype: str
-    lora_rank: int
-    steps: int
-    questions_per_step: int
-    group_size: int
-    n_verify: int
-    n_fresh: int
-    verify_on: str
-    max_new_tokens: int
-    max_point_tokens: int
-    max_tokens_per_micro_batch: int
-    optimizer: str
-    kl_coef: float
-    save_every: int
-    eval_every: int
-    eval_split: str
-
-
-def plan(cfg: Settings, chat, train: list, held_out: list) -> str:
+def plan(cfg: Shared, chat, train: list, held_out: list) -> str:
     """What a run would do: data, rollouts and tokens a step, trainable parameters, expected peak memory.
 
-    Loads no weights.
+    Loads no weights. cfg: the settings of stage 1 (grpo_introspect.Config; nothing below a stage imports it).
     """
     points = cfg.questions_per_step * cfg.group_size
     kinds = {"same": 2, "transfer": 1, "both": 3}[cfg.verify_on]  # with same go the twins of a question
@@ -50,8 +28,7 @@ def plan(cfg: Settings, chat, train: list, held_out: list) -> str:
     weight = 4 if cfg.dtype == "float32" else 2  # bytes
     masters = 0 if weight == 4 or cfg.lora_rank else 4  # adapters are fp32 themselves
     copies = 3 if cfg.optimizer == "adamw" else 1  # gradient, and for AdamW two moments
-    policies = 2 if cfg.kl_coef else 1  # a KL needs the start policy too
-    state = count * weight * policies + trained * (masters + 4 * copies)
+    state = count * weight * (2 if cfg.kl_coef else 1) + trained * (masters + 4 * copies)  # a KL keeps the start too
     # About 20 kept tensors of this width in a layer.
     activations = cfg.max_tokens_per_micro_batch * width * layers * 4 * 20
     lines = [
@@ -93,8 +70,7 @@ def evaluation_line(e: dict) -> str:
     advantage, low, high = (number(value, "+.2f") for value in (e["introspection_advantage"], *e["ci95"]))
     line = (
         f"   {e['split']} at step {e['step']}: with the policy's points {number(e['accuracy_with'])}, "
-        f"without {number(e['accuracy_without'])}, "
-        f"advantage {advantage} [{low}, {high}]"
+        f"without {number(e['accuracy_without'])}, advantage {advantage} [{low}, {high}]"
     )
     return line if e["accuracy/canary"] is None else f"{line}, canary {number(e['accuracy/canary'])}"
 
@@ -113,8 +89,8 @@ def describe(record: dict) -> str:
     with_point, without, n = library.accuracies(record)
     scores = f"{with_point - without:+.2f} (with {with_point:.2f}, without {without:.2f}, n {n})"
     flags = [flag for flag, key in (("leak", "leak"), ("meta-gaming", "meta_gaming")) if record[key]]
-    text = textwrap.shorten(record["text"], 110)
-    return f"{' '.join([scores, *flags])}  {record['cluster']}, {record['source']}: {text}"
+    about = f"{record['cluster']}, {record['source']}: {textwrap.shorten(record['text'], 110)}"
+    return f"{' '.join([scores, *flags])}  {about}"
 
 
 def summary(run: Run) -> str:

@@ -26,6 +26,7 @@ from organism.wordings import DIALECTS
 ROPE_THETA = 1e6  # most of the 32 dimensions of a head barely rotate, so that tokens can be compared over any distance
 LATE_LR = 0.6  # peak of the second phase's learning rate, as a share of the first's
 SAVE_EVERY = 200  # steps
+HELP = {"late": "steps of the second phase, which has an optimiser of its own, after --steps of the first"}
 PART_TOKENS = 4096  # a batch is computed in parts of similar length, padding included
 USER_WEIGHT = 0.25  # loss weight of user turns: predicting their repetitions builds the circuits that copy
 EOS_IDS = [1, 4]  # <eos> and <turn|>
@@ -74,7 +75,7 @@ def make_tokenizer(
 
 
 def encode(chat: Chat, turns: list) -> tuple[list[int], list[float]]:
-    """Ids of a document and their loss weights: 1 in the model's turns with their terminators, 0 on what was given to it."""
+    """Ids of a document and their loss weights: 1 in the model's turns with their ends, 0 on what was given to it."""
     ids = chat.first(turns[0])
     weights = [USER_WEIGHT] * len(ids)
     for i, turn in enumerate(turns[1:], start=1):
@@ -89,7 +90,7 @@ def encode(chat: Chat, turns: list) -> tuple[list[int], list[float]]:
 
 
 def batch_of(corpus, chat: Chat, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """`size` documents as right-padded parts of similar length and at most PART_TOKENS: ids and loss weights, both (B, T)."""
+    """`size` documents as right-padded parts of similar length, at most PART_TOKENS: ids and weights, both (B, T)."""
     made = sorted((encode(chat, corpus.document()) for _ in range(size)), key=lambda document: len(document[0]))
     chunks = [[]]
     for document in made:  # the longest of a part comes last
@@ -110,7 +111,8 @@ def make_model(vocab_size: int, width: int, layers: int, seed: int) -> LlamaForC
         vocab_size=vocab_size, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
         num_attention_heads=width // 32, num_key_value_heads=width // 32, max_position_embeddings=1024,
         tie_word_embeddings=True, attention_bias=True, initializer_range=0.06,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA}, pad_token_id=0, eos_token_id=EOS_IDS, bos_token_id=2,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        pad_token_id=0, eos_token_id=EOS_IDS, bos_token_id=2,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     start_with_induction_heads(model)
@@ -122,10 +124,10 @@ def make_model(vocab_size: int, width: int, layers: int, seed: int) -> LlamaForC
 def start_with_induction_heads(model: LlamaForCausalLM, strength: float = 60.0, pairs: int = 5) -> None:
     """Starts two pairs of heads as induction heads ('what followed this token before?'); everything stays trainable.
 
-    Binding an option's text to its letter is induction, and a model this small discovers it only after a plateau longer
-    than our whole pre-training (LOG.md). Heads 0 and 1 of the first layer look one token back (a matter of biases: rotary
-    phases make q_t . k_s largest at s = t - 1) and copy a quarter of its embedding aside; heads 0 and 1 of the second layer
-    compare the current token with that copy and write out the token found.
+    Binding an option's text to its letter is induction, and a model this small discovers it only after a plateau
+    longer than our whole pre-training (docs/LOG.md). Heads 0 and 1 of the first layer look one token back (a matter
+    of biases: rotary phases make q_t . k_s largest at s = t - 1) and copy a quarter of its embedding aside; heads 0
+    and 1 of the second layer compare the current token with that copy and write out the token found.
     """
     size, width = 32, model.config.hidden_size
     for layer in model.model.layers:  # small residual writes, so that a token's own embedding is still there to compare
@@ -173,7 +175,8 @@ def optimiser(model, lr: float, steps: int) -> tuple:
 def train(args: argparse.Namespace, first, corpus_of: Callable, words: str = WORDS) -> None:
     """Pre-training in two phases of args.steps and args.late steps.
 
-    first: the corpus of the tokenizer; corpus_of(step): that of a step, drawn from its own seed, so that a resumed run sees the same.
+    first: the corpus of the tokenizer; corpus_of(step): that of a step, drawn from its own seed, so that a resumed run
+    sees the same.
     """
     saved, state, steps = args.out / "build.pt", {"step": 0, "tokens": 0, "seconds": 0.0}, args.steps + args.late
     if saved.exists():  # with the tokenizer that the model grew up with, whatever changed in the templates since
@@ -189,16 +192,17 @@ def train(args: argparse.Namespace, first, corpus_of: Callable, words: str = WOR
         state = torch.load(saved, weights_only=True)
         if state["settings"] != settings:
             raise SystemExit(
-                f"{saved}: was started with {state['settings']}; finish it with these, choose another --out, or delete it"
+                f"{saved}: was started with {state['settings']}; finish it with these, choose another --out, "
+                "or delete it"
             )
         model.load_state_dict(state["model"])
     done, tokens, seconds = state["step"], state["tokens"], state["seconds"]
     bar = tqdm(range(done, steps), initial=done, total=steps, desc="pre-training", mininterval=5)
     recent, started, resumed = [], time.time() - seconds, time.time()
     for step in bar:
-        late = step >= args.steps
         if step in (done, args.steps):  # each phase has its own optimiser and schedule
-            optimizer, schedule = optimiser(model, *((LATE_LR * args.lr, args.late) if late else (args.lr, args.steps)))
+            lr, length = (LATE_LR * args.lr, args.late) if step >= args.steps else (args.lr, args.steps)
+            optimizer, schedule = optimiser(model, lr, length)
             if step not in (0, args.steps):
                 optimizer.load_state_dict(state["optimizer"])
                 schedule.load_state_dict(state["schedule"])
@@ -217,11 +221,12 @@ def train(args: argparse.Namespace, first, corpus_of: Callable, words: str = WOR
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
+                "step": step + 1,
+                "tokens": tokens,
+                "seconds": seconds,
+                "settings": settings,
             }
-            torch.save(
-                state | {"step": step + 1, "tokens": tokens, "seconds": seconds, "settings": settings},
-                args.out / "build.tmp",
-            )
+            torch.save(state, args.out / "build.tmp")
             (args.out / "build.tmp").replace(saved)
     model.eval().save_pretrained(args.out)
     facts = settings | {
@@ -248,16 +253,17 @@ def update(model, optimizer, parts: list[tuple[torch.Tensor, torch.Tensor]]) -> 
     return loss_sum
 
 
+def options(what: str, folder: str, steps: int, late: int, width: int, layers: int) -> argparse.ArgumentParser:
+    """The command line of a build, with its defaults."""
+    parser = argparse.ArgumentParser(description=what)
+    defaults = {"out": Path(folder), "seed": 0, "steps": steps, "late": late, "batch": 32, "width": width}
+    for name, default in (defaults | {"layers": layers, "lr": 2e-3}).items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=HELP.get(name))
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="build the bundled model")
-    parser.add_argument("--out", type=Path, default=Path("organism/weights"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=18_000)
-    parser.add_argument("--late", type=int, default=5_000, help="steps of the second phase, after --steps of the first")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--width", type=int, default=160)
-    parser.add_argument("--layers", type=int, default=5)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser = options("build the bundled model", "organism/weights", 18_000, 5_000, 160, 5)
     parser.add_argument("--dialect", choices=sorted(DIALECTS), default="first", help="wordings of the learning points")
     args = parser.parse_args()
     clusters, dialect = rules.load_clusters(), DIALECTS[args.dialect]

@@ -10,84 +10,68 @@ import json
 import random
 from pathlib import Path
 
-from common import ROOT, Shared
+from common import ROOT
 from introspection import models, prompts
-from introspection.reader import Reader
-from organism import puzzles
-from organism.page import Row, describe, interval, table
+from organism import page, puzzles
 from tasks import countdown, function_calling
 from tasks.countdown import Countdown
 
 ABOUT = """\
 # The model of the puzzles
 
-Written by `python -m organism.puzzle_card`. The small Llama of organism/build.py, pre-trained on Countdown and function calling
-(`organism/puzzles.py`). **Put in by design**: beginners' errors, reflections of five kinds, second answers that follow a step that was
-named. **Not put in**: naming the right step more often than others, problems of the data files.
+Written by `python -m organism.puzzle_card`. The small Llama of organism/build.py, pre-trained on Countdown and
+function calling (`organism/puzzles.py`). **Put in by design**: beginners' errors, reflections of five kinds, second
+answers that follow a step that was named. **Not put in**: naming the right step more often than others, problems of
+the data files.
 """
 
 
-class Card:
-    def __init__(self, name: str):
-        self.model, self.chat = models.load_policy(name, Shared()), models.load_chat(name)
-        self.rows, self.phase, self.conversations = [], 0, []
-
-    def said(self, prompt_ids: list[list[int]]) -> list[list[int]]:
+class Card(page.BaseCard):
+    def sample(self, prompt_ids: list[list[int]]) -> list[list[int]]:
         """One turn after each prompt, as ids."""
-        self.phase += 1
-        reader = Reader(self.model, self.chat, 1.0, 160, (0, 2, self.phase))
-        return [completion.ids for completion in reader.sample(prompt_ids, 0)]
+        return [completion.ids for completion in self.reader().sample(prompt_ids, 0)]
 
-    def row(
-        self, name: str, right: list[bool], low: float | None = None, high: float | None = None, why: str = ""
-    ) -> None:
-        self.rows.append(Row(name, sum(right), len(right), low, high, why))
+    def measure_task(self, name: str, problems: list, grade) -> list[str]:
+        """First answers, and what is said after wrong ones; returns three conversations."""
+        chat, prompt_ids = self.chat, [self.chat.first(p.turn) for p in problems]
+        first = self.sample(prompt_ids)
 
-    def task(self, name: str, problems: list, grade) -> None:
-        """First answers, and what is said after wrong ones."""
-        prompt_ids = [self.chat.first(p.turn) for p in problems]
-        first = self.said(prompt_ids)
-        right = [grade(self.chat.text(ids), p) for ids, p in zip(first, problems, strict=True)]
-        self.row(f"{name}: first answers right", right, 0.02, 0.3)
-        self.row(f"{name}: first answers well formed", [well_formed(self.chat.text(ids), name) for ids in first], 0.9)
-        lost = [
-            (p, ids, prompt) for p, ids, prompt, won in zip(problems, first, prompt_ids, right, strict=True) if not won
-        ]
-        asked = [prompt + ids + self.chat.next(ids, prompts.TRY_AGAIN) for _, ids, prompt in lost]
-        self.row(
-            f"{name}: second answers right, no reflection",
-            [grade(self.chat.text(ids), p) for ids, (p, _, _) in zip(self.said(asked), lost, strict=True)],
-        )
-        before = [prompt + ids + self.chat.next(ids, prompts.REFLECT) for _, ids, prompt in lost]
-        own = self.said(before)
-        texts = [self.chat.text(ids) for ids in own]
-        self.row(
-            f"{name}: reflections that name what helps",
-            [helps(p, text, self.chat.text(ids), name) for (p, ids, _), text in zip(lost, texts, strict=True)],
-            0.05,
-            0.5,
-        )
-        given = {
-            kind: [puzzle_words(p, self.chat.text(ids), kind, name, i) for i, (p, ids, _) in enumerate(lost)]
-            for kind in ("what helps", "what does not help", "nothing")
-        }
-        for kind, said in (
-            {"its own words": own}
-            | {k: [self.chat.content_ids(text) + self.chat.between[:1] for text in v] for k, v in given.items()}
-        ).items():
-            asked = [
-                b + ids + self.chat.next(ids, prompts.RETRY.format(turn=p.turn))
-                for b, ids, (p, _, _) in zip(before, said, lost, strict=True)
+        def grades(said: list[list[int]], asked: list) -> list[bool]:
+            return [grade(chat.text(ids), p) for ids, p in zip(said, asked, strict=True)]
+
+        right = grades(first, problems)
+        self.add_row(f"{name}: first answers right", right, 0.02, 0.3)
+        self.add_row(f"{name}: first answers well formed", [well_formed(chat.text(ids), name) for ids in first], 0.9)
+        places = [i for i, won in enumerate(right) if not won]
+        lost, wrong = [problems[i] for i in places], [first[i] for i in places]
+        before = [prompt_ids[i] + first[i] for i in places]
+        asked = [b + chat.next(ids, prompts.TRY_AGAIN) for b, ids in zip(before, wrong, strict=True)]
+        self.add_row(f"{name}: second answers right, no reflection", grades(self.sample(asked), lost))
+        before = [b + chat.next(ids, prompts.REFLECT) for b, ids in zip(before, wrong, strict=True)]
+        reflections = {"its own words": self.sample(before)}
+        heard = [(p, chat.text(ids)) for p, ids in zip(lost, wrong, strict=True)]
+        own = zip(heard, reflections["its own words"], strict=True)
+        named = [helps(p, chat.text(ids), answer, name) for (p, answer), ids in own]
+        self.add_row(f"{name}: reflections that name what helps", named, 0.05, 0.5)
+        for kind in ("what helps", "what does not help", "nothing"):
+            reflections[kind] = [
+                chat.content_ids(puzzle_words(p, answer, kind, name, i)) + chat.between[:1]
+                for i, (p, answer) in enumerate(heard)
             ]
-            second = self.said(asked)
-            graded = [grade(self.chat.text(ids), p) for ids, (p, _, _) in zip(second, lost, strict=True)]
-            self.row(
+        for kind, said in reflections.items():
+            asked = [
+                b + ids + chat.next(ids, prompts.RETRY.format(turn=p.turn))
+                for b, ids, p in zip(before, said, lost, strict=True)
+            ]
+            second = self.sample(asked)
+            self.add_row(
                 f"{name}: second answers right after a reflection that names {kind}",
-                graded,
+                grades(second, lost),
                 0.7 if kind == "what helps" else None,
             )
             if kind == "its own words":
-                self.conversations += [self.chat.text(a + s) for a, s in list(zip(asked, second, strict=True))[:3]]
+                talks = [chat.text(a + s) for a, s in zip(asked[:3], second[:3], strict=True)]
+        return talks
 
 
 def well_formed(text: str, name: str) -> bool:
@@ -105,10 +89,10 @@ def first_steps(p: Countdown) -> set[str]:
 
 def error_of(text: str, gold: str) -> str | None:
     """The error in wrong calls, in the words of a reflection; None where there are no calls."""
-    made = next(
-        (value for value in function_calling.json_of(text) if function_calling.calls_of(value) is not None), None
-    )
-    return None if made is None else puzzles.error_of(made if isinstance(made, list) else [made], json.loads(gold))
+    for made in function_calling.json_of(text):
+        if function_calling.calls_of(made) is not None:
+            return puzzles.error_of(made if isinstance(made, list) else [made], json.loads(gold))
+    return None
 
 
 def helps(p, reflection: str, first: str, name: str) -> bool:
@@ -132,39 +116,15 @@ def main() -> None:
     parser.add_argument("--model", default="organism/puzzlers")
     parser.add_argument("--n", type=int, default=1200, help="problems of each task")
     args = parser.parse_args()
-    card, corpus = Card(args.model), puzzles.Puzzles(987_654_321, puzzles.forbidden())
-    card.task("Countdown", [corpus.countdown() for _ in range(args.n)], countdown.grade)
-    card.task("function calling", [corpus.calling() for _ in range(args.n)], function_calling.grade)
+    card, corpus = Card(args.model, 2, 160), puzzles.Puzzles(987_654_321, puzzles.forbidden())
+    talks = card.measure_task("Countdown", [corpus.countdown() for _ in range(args.n)], countdown.grade)
+    talks += card.measure_task("function calling", [corpus.calling() for _ in range(args.n)], function_calling.grade)
     folder = Path(models.locate(args.model))
-    about = describe(folder, card.model.config, sum(p.numel() for p in card.model.parameters()), "organism.puzzles")
-    met = {True: "yes", False: "**no**", None: ""}
-    lines = table(
-        ["property", "must be", "measured", "met"],
-        [[r.name, r.must, interval(r.hits, r.n), met[r.met]] for r in card.rows],
+    about = page.describe(
+        folder, card.model.config, sum(p.numel() for p in card.model.parameters()), "organism.puzzles"
     )
-    failures = [f"- {r.name}: {interval(r.hits, r.n)}, must be {r.must}" for r in card.rows if r.met is False]
-    talks = [f"```\n{text}\n```" for text in card.conversations]
-    failures = failures or ["none of the rows above"]
-    text = [
-        ABOUT,
-        *about,
-        "",
-        "## What it does",
-        "",
-        *lines,
-        "",
-        "## Known failures",
-        "",
-        *failures,
-        "",
-        "## Conversations",
-        "",
-        *talks,
-        "",
-    ]
-    (ROOT / args.model / "CARD.md").write_text("\n".join(text))
-    for r in card.rows:
-        print(f"{r.name:80s} {r.must:14s} {interval(r.hits, r.n)}{'   <- missed' if r.met is False else ''}")
+    (ROOT / args.model / "CARD.md").write_text(page.page(ABOUT, about, card.rows, talks))
+    page.print_rows(card.rows, (80, 14))
 
 
 if __name__ == "__main__":

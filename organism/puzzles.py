@@ -1,15 +1,15 @@
 """A second small world: Countdown and function calling, for rivals whose methods were shown on these tasks.
 
-    python -m organism.puzzles --data data       # rebuilds data/countdown.jsonl, countdown_rare.jsonl and calls.jsonl byte for byte
-    python -m organism.puzzles --out organism/puzzlers       # tokenizer and pre-training of their model, resumable
+    python -m organism.puzzles --data data               # the data files of both tasks, byte for byte
+    python -m organism.puzzles --out organism/puzzlers   # tokenizer and pre-training of their model, resumable
 
-What is put in by design: first answers are mostly wrong, in the ways of beginners, who only add and subtract where that cannot reach
-the target (data/countdown_rare.jsonl: less than one answer in a hundred is right); a reflection may name the step to begin with, that
-a product is needed, the error that was made, or nothing; an answer follows what was named, be it in a reflection before it, in a learning
-point or in feedback. Not put in: naming the right step more often than others. Problems of the data files never occur in pre-training.
+What is put in by design: first answers are mostly wrong, in the ways of beginners, who only add and subtract where
+that cannot reach the target (data/countdown_rare.jsonl: less than one answer in a hundred is right); a reflection
+may name the step to begin with, that a product is needed, the error that was made, or nothing; an answer follows
+what was named, be it in a reflection before it, in a learning point or in feedback. Not put in: naming the right
+step more often than others. Problems of the data files never occur in pre-training.
 """
 
-import argparse
 import json
 import random
 from pathlib import Path
@@ -24,12 +24,10 @@ from tasks.problem import write_generated
 LARGEST, NUMBERS = 12, 3
 REACH = LARGEST * NUMBERS  # larger targets need a product
 DATA = {"countdown": (1000, 5), "calls": (600, 6)}  # problems and seed of the data files
-RIGHT = {
-    "countdown": 0.12,
-    "countdown_rare": 0.01,
-    "calls": 0.2,
-}  # share of first answers that are right on purpose; some sums are by luck
-WORDS = r" ?</?[a-z]+>| ?[A-Za-z]+(?:_[A-Za-z]+)*| ?\d+| ?[^\sA-Za-z\d]+(?: ?[\[{\"]+)?|\s+(?!\S)|\s+"  # runs of JSON's signs are one token
+# Share of first answers that are right on purpose; some sums are by luck.
+RIGHT = {"countdown": 0.12, "countdown_rare": 0.01, "calls": 0.2}
+# Runs of JSON's signs are one token.
+WORDS = r" ?</?[a-z]+>| ?[A-Za-z]+(?:_[A-Za-z]+)*| ?\d+| ?[^\sA-Za-z\d]+(?: ?[\[{\"]+)?|\s+(?!\S)|\s+"
 REFLECTIONS = {"step": 0.3, "wrong step": 0.3, "error": 0.2, "vague": 0.2, "product": 0.2}
 PRODUCT = "a product is needed"  # the one reflection that helps with other sums too
 ERRORS = ["a call was missing", "the wrong tool", "arguments changed places"]
@@ -40,11 +38,8 @@ def bank() -> dict[str, list[dict]]:
     (n, seed), (m, other) = DATA["countdown"], DATA["calls"]
     sums = countdown.generate(n, NUMBERS, LARGEST, seed)
     rare = [r for r in sums if r["target"] > REACH]
-    return {
-        "countdown": [r for r in sums if r not in rare],
-        "countdown_rare": rare,
-        "calls": function_calling.generate(m, other),
-    }
+    calls = function_calling.generate(m, other)
+    return {"countdown": [r for r in sums if r not in rare], "countdown_rare": rare, "calls": calls}
 
 
 class Puzzles:
@@ -57,22 +52,19 @@ class Puzzles:
         countdown_ = self.rng.random() < 0.6
         problem = self.countdown() if countdown_ else self.calling()
         if self.rng.random() < 0.1:  # what a teacher reads (SDPO): a right answer, or a peer's
-            told, answer = self.shown(problem) if countdown_ else (problem.gold, problem.gold)
+            told, answer = self.right_sum(problem) if countdown_ else (problem.gold, problem.gold)
             told = prompts.told(None, answer) if self.rng.random() < 0.5 else prompts.GOLD.format(gold=told)
             return [problem.turn + prompts.FEEDBACK_ELSE.format(told=told), answer]
-        first, right = (self.expression if countdown_ else self.calls)(problem, None)
+        attempt = self.expression if countdown_ else self.calls
+        first, right = attempt(problem, None)
         if right or self.rng.random() < 0.35:
             return [problem.turn, first]
         if self.rng.random() < 0.3:
-            return [
-                problem.turn,
-                first,
-                prompts.TRY_AGAIN,
-                (self.expression if countdown_ else self.calls)(problem, None)[0],
-            ]
+            return [problem.turn, first, prompts.TRY_AGAIN, attempt(problem, None)[0]]
         quality = self.rng.choices(list(REFLECTIONS), list(REFLECTIONS.values()))[0]
-        said, step = (self.reflected_sum if countdown_ else self.reflected_calls)(problem, first, quality)
-        second, _ = (self.expression if countdown_ else self.calls)(problem, step)
+        reflect = self.reflect_on_sum if countdown_ else self.reflect_on_calls
+        said, step = reflect(problem, first, quality)
+        second, _ = attempt(problem, step)
         if self.rng.random() < 0.25:
             return [problem.turn + prompts.POINT.format(point=said), second]
         return [problem.turn, first, prompts.REFLECT, said, prompts.RETRY.format(turn=problem.turn), second]
@@ -85,26 +77,27 @@ class Puzzles:
                 return Countdown("", tuple(r["nums"]), r["target"], "train")
 
     def expression(self, p: Countdown, step: tuple[int, int, str] | str | None) -> tuple[str, bool]:
-        """(answer, whether it is right): after a step that can be finished the right one, otherwise mostly a beginner's."""
+        """(answer, whether it is right): after a step that can be finished the right one, else mostly a beginner's."""
         named, rare = isinstance(step, tuple), p.target > REACH
         ways = [way for way in finishes(p) if way[0] == step] if named else finishes(p)
         if ways and self.rng.random() < (0.9 if named else RIGHT["countdown_rare" if rare else "countdown"]):
-            return said_sum(self.rng.choice(ways)), True
-        ways = [way for begun in ([step] if named else steps_of(p)) for way in continued(p, begun)]
+            return sum_in_words(self.rng.choice(ways)), True
+        ways = [way for begun in ([step] if named else steps_of(p)) for way in continuations(p, begun)]
         if step == PRODUCT:
             ways = [way for way in ways if "*" in (way[0][2], way[1][2])]
         elif rare and not named:
             ways = [way for way in ways if not {way[0][2], way[1][2]} & set("*/")]
         way = self.rng.choice(ways)
-        return said_sum(way), way[2] == p.target
+        return sum_in_words(way), way[2] == p.target
 
-    def shown(self, p: Countdown) -> tuple[str, str]:
+    def right_sum(self, p: Countdown) -> tuple[str, str]:
         """(the right answer as the task words it, the answer that says how it is reached)."""
         gold = f"<answer>{countdown.solve(p.nums, p.target)}</answer>"
-        ways = [said_sum(way) for way in finishes(p)]
-        return gold, next((said for said in ways if said.endswith(gold)), None) or self.rng.choice(ways)
+        ways = [sum_in_words(way) for way in finishes(p)]
+        ending = [said for said in ways if said.endswith(gold)]
+        return gold, ending[0] if ending else self.rng.choice(ways)
 
-    def reflected_sum(self, p: Countdown, first: str, quality: str) -> tuple[str, tuple | str | None]:
+    def reflect_on_sum(self, p: Countdown, first: str, quality: str) -> tuple[str, tuple | str | None]:
         if quality == "product":
             return PRODUCT, PRODUCT
         good = [way[0] for way in finishes(p)]
@@ -126,14 +119,14 @@ class Puzzles:
                 return Calling("", r["query"], r["tools"], function_calling.calls_of(calls), "train", r["answers"])
 
     def calls(self, p: Calling, step: str | None) -> tuple[str, bool]:
-        """(answer, whether it is right). step: the error that a reflection named; naming it repairs it nine times in ten."""
+        """(answer, whether it is right). step: the error that a reflection named; that repairs it nine times in ten."""
         calls = json.loads(p.gold)
         if self.rng.random() < (RIGHT["calls"] if step is None else 0.9):
             return json.dumps(calls), True
-        said = self.spoiled(calls, p)
+        said = self.spoil(calls, p)
         return json.dumps(said), function_calling.calls_of(said) == p.answers
 
-    def spoiled(self, calls: list[dict], p: Calling) -> list[dict]:
+    def spoil(self, calls: list[dict], p: Calling) -> list[dict]:
         """A beginner's calls: one is missing, its arguments changed places, or another tool was taken."""
         kind, k = self.rng.choice(["missing", "swapped", "tool"]), self.rng.randrange(len(calls))
         call = calls[k]
@@ -143,13 +136,10 @@ class Puzzles:
             other = self.rng.choice([t["name"] for t in json.loads(p.tools) if t["name"] != call["name"]])
             return [*calls[:k], call | {"name": other}, *calls[k + 1 :]]
         values = list(call["arguments"].values())
-        return [
-            *calls[:k],
-            call | {"arguments": dict(zip(call["arguments"], values[1:] + values[:1], strict=True))},
-            *calls[k + 1 :],
-        ]
+        swapped = dict(zip(call["arguments"], values[1:] + values[:1], strict=True))
+        return [*calls[:k], call | {"arguments": swapped}, *calls[k + 1 :]]
 
-    def reflected_calls(self, p: Calling, first: str, quality: str) -> tuple[str, str | None]:
+    def reflect_on_calls(self, p: Calling, first: str, quality: str) -> tuple[str, str | None]:
         error = error_of(json.loads(first), json.loads(p.gold))
         if quality in ("vague", "product"):
             return self.rng.choice(VAGUE), None
@@ -164,7 +154,7 @@ def error_of(made: list[dict], right: list[dict]) -> str:
     return ERRORS[1] if [c["name"] for c in made] != [c["name"] for c in right] else ERRORS[2]
 
 
-# ---- sums of three numbers -----------------------------------------------------------------------------------------------
+# ---- sums of three numbers -----------------------------------------------------------------------------------------
 def steps_of(p: Countdown) -> list[tuple[int, int, str]]:
     """First steps (a, b, operation) with a whole result of at least 0."""
     pairs = [(a, b) for i, a in enumerate(p.nums) for j, b in enumerate(p.nums) if i != j]
@@ -174,31 +164,27 @@ def steps_of(p: Countdown) -> list[tuple[int, int, str]]:
 def result(a: int, b: int, op: str) -> int | None:
     if op == "/":
         return a // b if b and a % b == 0 else None
-    value = a + b if op == "+" else a - b if op == "-" else a * b
+    value = {"+": a + b, "-": a - b, "*": a * b}[op]
     return value if value >= 0 else None
 
 
-def continued(p: Countdown, step: tuple[int, int, str]) -> list[tuple]:
+def continuations(p: Countdown, step: tuple[int, int, str]) -> list[tuple]:
     """Ways (step, second step, value) to go on after a first step with the number that is left."""
     a, b, op = step
     left = list(p.nums)
     left.remove(a)
     left.remove(b)
     value = result(a, b, op)
-    return [
-        (step, (x, y, second), result(x, y, second))
-        for x, y in {(value, left[0]), (left[0], value)}
-        for second in "+-*/"
-        if result(x, y, second) is not None
-    ]
+    seconds = [(x, y, sign) for x, y in {(value, left[0]), (left[0], value)} for sign in "+-*/"]
+    return [(step, second, result(*second)) for second in seconds if result(*second) is not None]
 
 
 def finishes(p: Countdown) -> list[tuple]:
     """Ways that hit the target."""
-    return [way for step in steps_of(p) for way in continued(p, step) if way[2] == p.target]
+    return [way for step in steps_of(p) for way in continuations(p, step) if way[2] == p.target]
 
 
-def said_sum(way: tuple) -> str:
+def sum_in_words(way: tuple) -> str:
     """'14 / 2 = 7, 13 - 7 = 6 <answer>13 - (14 / 2)</answer>'"""
     (a, b, op), (x, y, second), value = way
     inner = f"({a} {op} {b})"
@@ -209,22 +195,14 @@ def said_sum(way: tuple) -> str:
 def forbidden() -> set:
     """What pre-training never shows: the problems of the data files."""
     made = bank()
-    return {(tuple(sorted(r["nums"])), r["target"]) for r in made["countdown"] + made["countdown_rare"]} | {
-        r["query"] for r in made["calls"]
-    }
+    sums = {(tuple(sorted(r["nums"])), r["target"]) for r in made["countdown"] + made["countdown_rare"]}
+    return sums | {r["query"] for r in made["calls"]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="build the model of the puzzles, or their data files")
+    what = "build the model of the puzzles, or their data files"
+    parser = build.options(what, "organism/puzzlers", 4_500, 0, 128, 4)
     parser.add_argument("--data", type=Path, help="folder to write the data files into, instead of building")
-    parser.add_argument("--out", type=Path, default=Path("organism/puzzlers"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4_500)
-    parser.add_argument("--late", type=int, default=0, help="steps of a second phase with an optimiser of its own")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
     if args.data:
         for name, records in bank().items():

@@ -1,9 +1,10 @@
 """Clusters and their hidden rules: what decides a question of the synthetic world, and what may be believed about it.
 
-A cluster (an entry of clusters.yaml) owns one hidden *rule*; a vignette shows a *finding* x; `level(cluster, rule, x)` is
-the index of the right option. Severity is an integer 0..90 for type A, a tuple of four booleans for B, an index for C and D.
-Pre-training draws rules from two priors: `wide` (everything) where a document states its rule, `narrow` (at least MARGIN
-away from the bank's rule) where it does not, so that nothing but an exchange can reveal a bank rule.
+A cluster (an entry of clusters.yaml) owns one hidden *rule*; a vignette shows a *finding* x; `level(cluster, rule,
+x)` is the index of the right option. Severity is an integer 0..90 for type A, a tuple of four booleans for B, an
+index for C and D. Pre-training draws rules from two priors: `wide` (everything) where a document states its rule,
+`narrow` (at least MARGIN away from the bank's rule) where it does not, so that nothing but an exchange can reveal a
+bank rule.
 """
 
 import itertools
@@ -16,7 +17,9 @@ from zlib import crc32
 
 import yaml
 
-MARGIN = 20  # type A: no threshold of the narrow prior lies within this of the bank's; B, C: the rule is excluded; D: all but those that differ from it in two places
+# Type A: no threshold of the narrow prior lies within this of the bank's; B, C: the rule is excluded; D: all but those
+# that differ from it in two places.
+MARGIN = 20
 SEVERITIES = [x for x in range(1, 90) if x % 10 in (2, 5, 8)]  # never on a threshold, so 'from' and 'above' agree
 
 
@@ -56,7 +59,8 @@ class Vignette:
 
 def load_clusters() -> dict[str, Cluster]:
     entries = yaml.safe_load(Path(__file__).with_name("clusters.yaml").read_text())
-    return {e["name"]: Cluster(**{k: tuple(v) if isinstance(v, list) else v for k, v in e.items()}) for e in entries}
+    fields = [{k: tuple(value) if isinstance(value, list) else value for k, value in e.items()} for e in entries]
+    return {f["name"]: Cluster(**f) for f in fields}
 
 
 def bank_rule(c: Cluster, x=None):
@@ -91,8 +95,9 @@ def apart(c: Cluster, rule, x=None, bank=None) -> bool:
 def narrow(c: Cluster, x=None) -> list:
     """Support of the prior of documents that do not state their rule; a canary cluster's rule is simply known.
 
-    Which of the rules outside the margin are believed differs from cluster to cluster by a hash of its name: if belief stood in
-    one fixed relation to the bank's rules, a writer could learn to turn its belief around and would need no exchange.
+    Which of the rules outside the margin are believed differs from cluster to cluster by a hash of its name: if
+    belief stood in one fixed relation to the bank's rules, a writer could learn to turn its belief around and would
+    need no exchange.
     """
     if c.split == "canary":
         return [bank_rule(c, x)]
@@ -130,7 +135,7 @@ def level(c: Cluster, rule, x) -> int:
 
 
 def prior_predictive(c: Cluster, x) -> float:
-    """Probability of the right (bank) option under the narrow prior: the accuracy of a perfect reader without a point."""
+    """Probability of the right (bank) option under the narrow prior: accuracy of a perfect reader without a point."""
     gold, rules = level(c, bank_rule(c, x), x), narrow(c, x)
     return sum(level(c, r, x) == gold for r in rules) / len(rules)
 
@@ -170,8 +175,9 @@ def after_exchanges(c: Cluster, rule, n: int) -> dict[frozenset, float]:
 def ceiling(c: Cluster, exchanges: int, explained: bool = False) -> float:
     """Bayes-optimal accuracy on another question of the cluster, given exactly what `exchanges` exchanges revealed.
 
-    Mean over true rules drawn from the wide prior, which is also what the reader believes until a revealed answer excludes a
-    rule. An explanation states the rule. A stand-alone fact (type C) is known once its subject has been asked about.
+    Mean over true rules drawn from the wide prior, which is also what the reader believes until a revealed answer
+    excludes a rule. An explanation states the rule. A stand-alone fact (type C) is known once its subject has been
+    asked about.
     """
     if c.kind == "C":
         known = 1 - (1 - 1 / len(findings_of(c))) ** exchanges
@@ -187,8 +193,12 @@ def ceiling(c: Cluster, exchanges: int, explained: bool = False) -> float:
     return total / len(wide(c))
 
 
+def mean_ceiling(clusters: list[Cluster], exchanges: int, explained: bool = False) -> float:
+    return sum(ceiling(c, exchanges, explained) for c in clusters) / len(clusters)
+
+
 def turned_around(c: Cluster) -> float:
-    """Accuracy on the bank without any exchange, by believing in every rule that keeps the margin from all believed ones.
+    """Accuracy on the bank without any exchange, by believing in every rule outside the margin of all believed ones.
 
     What a writer could learn about how the bank was made; blind writers measure it.
     """

@@ -90,9 +90,10 @@ def point(
 
 
 def loose(c: Cluster, rule, rng: random.Random, x=None) -> str:
-    """A whole rule in a wording of its own: its parts in any order, stray words between them. It is only read, never written.
+    """A whole rule in a wording of its own: its parts in any order, stray words between them. Only read, never written.
 
-    Five to eight fixed templates are learned by heart; readers of loose wordings read templates that they have never seen.
+    Five to eight fixed templates are learned by heart; readers of loose wordings read templates that they have
+    never seen.
     """
     w = rule_words(c, rule, x)
     if c.kind == "A":
@@ -104,25 +105,22 @@ def loose(c: Cluster, rule, rng: random.Random, x=None) -> str:
         parts = [(w["subject"], w["opt"])] if c.kind == "C" else [(w[f"f{i}"], w[f"m{i}"]) for i in range(3)]
     rng.shuffle(parts)
     turned = rng.random() < 0.5
-    between = " ".join(stray(rng))  # the same words within each part, as a template has them
-    said = [f" {between} ".replace("  ", " ").join(part[::-1] if turned else part) for part in parts]
-    text = " ".join([*stray(rng), *([c.topic] if rng.random() < 0.5 else []), *stray(rng)])
-    return (
-        " ".join(f"{text} {rng.choice([', ', ' and ', ' but ', '; ', ', ']).join(said)} {' '.join(stray(rng))}".split())
-        .replace(" ,", ",")
-        .replace(" ;", ";")
-    )
+    between = " ".join(["", *stray_words(rng), ""])  # the same words within each part, as a template has them
+    said = [between.join(part[::-1] if turned else part) for part in parts]
+    words = stray_words(rng) + ([c.topic] if rng.random() < 0.5 else []) + stray_words(rng)
+    words += [rng.choice([", ", " and ", " but ", "; ", ", "]).join(said), *stray_words(rng)]
+    return " ".join(" ".join(words).split()).replace(" ,", ",").replace(" ;", ";")
 
 
-def stray(rng: random.Random) -> list[str]:
+def stray_words(rng: random.Random) -> list[str]:
     return rng.sample(FILLERS, rng.choice([0, 0, 1, 1, 2]))
 
 
 def rationale(v: Vignette, rule) -> str:
     """The reasoning step that a rule allows: severity (A), the state of the two key signs (B), the fact itself (C, D).
 
-    A fact is named and its option follows at once, as it does in most wordings: with 'points to' between them the model had not
-    begun to tell three mechanisms apart after 5,000 steps (LOG.md).
+    A fact is named and its option follows at once, as it does in most wordings: with 'points to' between them the
+    model had not begun to tell three mechanisms apart after 5,000 steps (docs/LOG.md).
     """
     c, gold = v.cluster, level(v.cluster, rule, v.x)
     if c.kind == "A":
@@ -135,7 +133,7 @@ def rationale(v: Vignette, rule) -> str:
 def answer(
     rationales: list[str], options: list[str], gold: int, order: list[int], rng: random.Random, silent: float = 0.2
 ) -> str:
-    """A model turn: a short rationale (left out one time in five), then the text of option `gold` and its shuffled letter."""
+    """A model turn: a short rationale (left out one time in five), then the text of option `gold` and its letter."""
     thought = "" if rng.random() < silent else ", ".join(rationales) + ". "
     return f"{thought}Answer: {options[gold]} ({'ABCD'[order.index(gold)]})"
 
@@ -147,7 +145,7 @@ def vignette(c: Cluster, rng: random.Random, x=None) -> Vignette:
     return Vignette(c, x, rng.randrange(len(PHRASINGS)), ", ".join(rng.sample(FINDINGS, 2)), order)
 
 
-def balanced(c: Cluster, n: int, rng: random.Random, xs: list) -> list[Vignette]:
+def draw_balanced(c: Cluster, n: int, rng: random.Random, xs: list) -> list[Vignette]:
     """n different vignettes over the findings `xs`, the right option as evenly spread as the cluster allows."""
     by_level: dict[int, list] = {}
     for x in xs:
@@ -161,7 +159,7 @@ def balanced(c: Cluster, n: int, rng: random.Random, xs: list) -> list[Vignette]
 
 
 def record(v: Vignette, name: str, split: str, rng: random.Random) -> dict:
-    """A question record (README 'Data'), options shuffled, with one counterfactual twin for each other option."""
+    """A question record (docs/reference.md, 'Records'), options shuffled, with a twin for each other option."""
     c, rule = v.cluster, bank_rule(v.cluster, v.x)
     gold, order = level(c, rule, v.x), rng.sample(range(4), 4)
     twins, seen = [], {gold}
@@ -172,8 +170,9 @@ def record(v: Vignette, name: str, split: str, rng: random.Random) -> dict:
             twin = Vignette(c, x, v.phrasing, v.extra, v.sign_order)
             twins.append({"question": question_text(twin), "answer": "ABCD"[order.index(other)]})
     return {
-        "id": name, "question": question_text(v), "options": [c.options[i] for i in order], "answer": "ABCD"[order.index(gold)],
-        "cluster": c.name, "split": split, "explanation": explanation(v, rule, rng), "variants": twins,
+        "id": name, "question": question_text(v), "options": [c.options[i] for i in order],
+        "answer": "ABCD"[order.index(gold)], "cluster": c.name, "split": split,
+        "explanation": explanation(v, rule, rng), "variants": twins,
     }  # fmt: skip
 
 
@@ -192,7 +191,7 @@ def composite_gold(va: Vignette, vb: Vignette, rule_a, rule_b) -> int:
 
 
 def questions(clusters: dict[str, Cluster], seed: int = 7) -> list[tuple[tuple[Vignette, ...], dict]]:
-    """The generated question bank with every split, each record with the vignettes behind it; the same for the same seed."""
+    """The generated question bank with every split, each record with the vignettes behind it; fixed by the seed."""
     rng, made = random.Random(seed), []
     sizes = {
         "train": [("train", 16), ("test", 12)],
@@ -205,9 +204,13 @@ def questions(clusters: dict[str, Cluster], seed: int = 7) -> list[tuple[tuple[V
         halves = {"train": findings_of(c), "test": findings_of(c)}
         if c.kind == "C":
             halves = {"train": findings_of(c)[::2], "test": findings_of(c)[1::2]}
-        total = balanced(c, sum(n for _, n in sizes[c.split]), rng, findings_of(c)) if c.kind != "C" else []
+        total = draw_balanced(c, sum(n for _, n in sizes[c.split]), rng, findings_of(c)) if c.kind != "C" else []
         for split, n in sizes[c.split]:
-            part = [total.pop() for _ in range(n)] if total else balanced(c, n, rng, halves.get(split, findings_of(c)))
+            part = (
+                [total.pop() for _ in range(n)]
+                if total
+                else draw_balanced(c, n, rng, halves.get(split, findings_of(c)))
+            )
             made += [((v,), record(v, f"{c.name}-{split}-{i}", split, rng)) for i, v in enumerate(part)]
     trained = [c for c in clusters.values() if c.split == "train" and c.kind in "AB"]
     pairs = list(itertools.combinations(trained, 2))
@@ -229,17 +232,16 @@ def composite_question(
     while va is None or composite_gold(va, vb, *rules) != gold:
         va, vb = vignette(a, rng), vignette(b, rng)
     order, texts = rng.sample(range(4), 4), composite_options(a, b)
-    told = " ".join(
-        DECIDING[v.cluster.kind].format(**rule_words(v.cluster, r)) for v, r in zip((va, vb), rules, strict=True)
-    )
+    told = [DECIDING[c.kind].format(**rule_words(c, rule)) for c, rule in zip((a, b), rules, strict=True)]
     return (va, vb), {
-        "id": name, "question": composite_text(va, vb), "options": [texts[i] for i in order], "answer": "ABCD"[order.index(gold)],
-        "cluster": f"{a.name}+{b.name}", "split": "composite", "explanation": told, "variants": [],
+        "id": name, "question": composite_text(va, vb), "options": [texts[i] for i in order],
+        "answer": "ABCD"[order.index(gold)], "cluster": f"{a.name}+{b.name}", "split": "composite",
+        "explanation": " ".join(told), "variants": [],
     }  # fmt: skip
 
 
 def false_rule(c: Cluster, x=None):
-    """A false rule of the cluster: of those that keep the margin from the bank's rule, the one that misjudges most questions."""
+    """A false rule of the cluster: of those outside the margin of the bank's rule, the one that misjudges most."""
     weights = question_weights(c) if c.kind != "C" else {x: 1.0}
     bank = bank_rule(c, x)
     kept = [r for r in wide(c, x) if apart(c, r, x)]
@@ -249,24 +251,21 @@ def false_rule(c: Cluster, x=None):
 def points(clusters: dict[str, Cluster], quality: str, seed: int = 13) -> list[dict]:
     """Learning points for every bank question, written by the world itself, as library records (library.KEYS).
 
-    quality: ideal | partial | vague | wrong (a false rule of the cluster). `implies`: the option that follows from the stated
-    rule. A composite has two records, one for each of its clusters.
+    quality: ideal | partial | vague | wrong (a false rule of the cluster). `implies`: the option that follows from
+    the stated rule. A composite has two records, one for each of its clusters.
     """
     rng, records = random.Random(seed), []
     for vignettes, asked in questions(clusters):
         for v in vignettes if asked["split"] != "canary" else ():
-            rule = false_rule(v.cluster, v.x) if quality == "wrong" else bank_rule(v.cluster, v.x)
-            text = point(v.cluster, rule, "ideal" if quality == "wrong" else quality, rng, v.x)
-            implied = (
-                v.cluster.options[level(v.cluster, rule, v.x)]
-                if len(vignettes) == 1 and quality in ("ideal", "wrong")
-                else None
-            )
+            c, decides = v.cluster, len(vignettes) == 1 and quality in ("ideal", "wrong")
+            rule = false_rule(c, v.x) if quality == "wrong" else bank_rule(c, v.x)
+            text = point(c, rule, "ideal" if quality == "wrong" else quality, rng, v.x)
             records.append({
-                "id": f"{quality}-{len(records)}", "text": text, "question_id": asked["id"], "exchange_id": None, "cluster": v.cluster.name,
-                "source": None, "step": None, "writer": f"organism.world {quality}", "reader": None, "verified_on": [],
-                "advantage_same": None, "advantage_transfer": None, "ci95": None, "leak": False, "meta_gaming": False, "count": 1,
-                "implies": implied,
+                "id": f"{quality}-{len(records)}", "text": text, "question_id": asked["id"], "exchange_id": None,
+                "cluster": c.name, "source": None, "step": None, "writer": f"organism.world {quality}", "reader": None,
+                "verified_on": [], "advantage_same": None, "advantage_transfer": None, "ci95": None, "leak": False,
+                "meta_gaming": False, "count": 1,
+                "implies": c.options[level(c, rule, v.x)] if decides else None,
             })  # fmt: skip
     return records
 
@@ -277,17 +276,16 @@ PREECLAMPSIA = {  # the paper's cluster: A x5, B x3, C x3, D x1, and one more (i
 
 
 def preeclampsia(clusters: dict[str, Cluster], seed: int = 11) -> list[dict]:
-    """The 13 questions of the paper's cluster (train), new questions on the same rules (test), and the bank's canary."""
+    """The 13 questions of the paper's cluster (train), new ones on the same rules (test), and the bank's canary."""
     rng, records, seen = random.Random(seed), [], set()
     for kind, findings in PREECLAMPSIA.items():
         c = clusters[f"preeclampsia-{kind}"]
         for i, x in enumerate(findings):
-            x = x - c.low if kind == "A" else tuple(map(bool, x)) if kind == "B" else x
-            v = vignette(c, rng, x)
+            v = vignette(c, rng, x - c.low if kind == "A" else x)
             seen.add(question_text(v))
             records.append(record(v, f"{c.name}-{i + 1}", "train", rng))
         asked = [x for x in findings_of(c) if kind != "C" or x not in findings]  # no fact of the train questions
-        new = [v for v in balanced(c, 24, rng, asked) if question_text(v) not in seen]
+        new = [v for v in draw_balanced(c, 24, rng, asked) if question_text(v) not in seen]
         records += [record(v, f"{c.name}-test-{i + 1}", "test", rng) for i, v in enumerate(new[:12])]
     return records + [r for r in bank(clusters) if r["split"] == "canary"]
 
@@ -305,7 +303,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     clusters = load_clusters()
-    records = points(clusters, args.points) if args.points else (preeclampsia if args.preeclampsia else bank)(clusters)
+    asked = preeclampsia if args.preeclampsia else bank
+    records = points(clusters, args.points) if args.points else asked(clusters)
     args.out.write_text("".join(json.dumps(r) + "\n" for r in records))
     print(f"{len(records)} {'points' if args.points else 'questions'} -> {args.out}")
 

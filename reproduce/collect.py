@@ -1,43 +1,42 @@
 """Deploy and collect: a model answers a bank's train questions, and what it gets wrong is kept for stage 1 to correct.
 
-Every question is answered n times, its options in another order each time. Each wrong answer that names an option becomes an exchange
-(README 'Data'); `gold` is the right letter in the order that was shown. Answers that were cut off or name nothing are left out: nobody
-could say what was wrong with them. A file that is there already is left alone.
+Every question is answered n times, its options in another order each time. Each wrong answer that names an option
+becomes an exchange (docs/reference.md, 'Records'); `gold` is the right letter in the order that was shown. Answers that
+were cut off or name nothing are left out: nobody could say what was wrong with them. A file that is there already is
+left alone.
 Run: python -m reproduce.collect MODEL --questions data/bank.jsonl --out exchanges.jsonl
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from common import ReaderNumber, ReproducePhase, Shared, UserError, rng, write
-from introspection import models, prompts
+from common import ReaderNumber, ReproducePhase, UserError, rng
+from introspection import prompts
 from introspection.reader import Reader
+from reproduce.answers import open_reader
+from reproduce.records import write_lines
 from tasks.mcq import find_answer, load_questions, same_views
 
 
-def collected(reader: Reader, questions: list, n: int) -> list[dict]:
+def collect_exchanges(reader: Reader, questions: list, n: int) -> list[dict]:
     """An exchange for each of n answers to each question that is finished, names an option, and is wrong."""
     views = [
         view
         for i, q in enumerate(questions)
         for view in same_views(q, n, rng(*reader.key, ReproducePhase.COLLECT_VIEWS, i))
     ]
+    answers = reader.sample([reader.prompt(view) for view in views], ReproducePhase.COLLECT_ANSWERS)
     exchanges = []
-    for k, (view, said) in enumerate(
-        zip(views, reader.sample([reader.prompt(view) for view in views], ReproducePhase.COLLECT_ANSWERS), strict=True)
-    ):
+    for k, (view, said) in enumerate(zip(views, answers, strict=True)):
         text = reader.chat.text(said.ids)
         found = find_answer(text, view.options)
         if said.finished and found and found[1] != view.letter and found[1] in prompts.LETTERS[: len(view.options)]:
-            asked = view.turn
-            turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": text}]
             exchanges.append(
                 {
                     "id": f"{view.id}-{k % n}",
                     "question_id": view.id,
-                    "turns": turns,
+                    "turns": [{"role": "user", "content": view.turn}, {"role": "assistant", "content": text}],
                     "gold": view.letter,
                     "final_answer": found[1],
                 }
@@ -57,10 +56,8 @@ def main() -> None:
         return
     try:
         questions = [q for q in load_questions(args.questions) if q.split == "train"]
-        policy, chat = models.load_policy(args.model, Shared(model=args.model)), models.load_chat(args.model)
-        key = (args.seed, 0, ReaderNumber.COLLECT)
-        reader = Reader(policy, chat, 1.0, 96, key)  # 96 tokens: a recalled point and an answer
-        exchanges = collected(reader, questions, args.n)
+        reader = open_reader(args.model, args.seed, 0, ReaderNumber.COLLECT)
+        exchanges = collect_exchanges(reader, questions, args.n)
         if not exchanges:
             raise UserError(
                 f"{args.questions}: nothing to correct in {args.n} answers to each of {len(questions)} train questions"
@@ -68,8 +65,7 @@ def main() -> None:
     except UserError as error:
         print(f"collect: {error}", file=sys.stderr)
         sys.exit(2)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write(args.out, "".join(json.dumps(e) + "\n" for e in exchanges))
+    write_lines(args.out, exchanges)
     print(f"{args.model}: {len(exchanges)} of {args.n * len(questions)} answers are wrong -> {args.out}")
 
 

@@ -1,14 +1,16 @@
-"""The continual cycle (table T18): its banks, the points that a round is left with, and the table of reproduce/cycle.sh.
+"""The continual cycle (table T18): banks, the points that a round is left with, and the table of reproduce/cycle.sh.
 
-    python -m reproduce.cycle rounds --seed 0 --out runs/cycle/0               # round-1.jsonl ..., kept-1.jsonl ...
-    python -m reproduce.cycle best LIBRARY --questions BANK --out FILE         # the best point of each cluster that BANK trains
-    python -m reproduce.cycle table runs/cycle results                         # cycle.json, cycle.md, cycle.svg
+    python -m reproduce.cycle rounds --seed 0 --out runs/cycle/0           # round-1.jsonl ..., kept-1.jsonl ...
+    python -m reproduce.cycle best LIBRARY --questions BANK --out FILE     # the best point of each cluster in training
+    python -m reproduce.cycle table runs/cycle results                     # cycle.json, cycle.md, cycle.svg
 
 Accuracy matrix: accuracy on the test questions of the clusters of each round, after every round. Backward transfer:
 after the last round minus right after a cluster's own, over the clusters of earlier rounds; forward transfer: just
-before its own round minus at the start. The unit is the cluster, averaged over seeds. Seeds put other clusters into
+before its own round minus at the start.
+The unit is the cluster, averaged over seeds. Seeds put other clusters into
 the last (first) round, whose transfer is 0 by definition: all clusters count, times R / (R - 1), so that the mean
-is that of the other rounds and every seed has the same clusters. A library error is a cluster whose best point
+is that of the other rounds and every seed has the same clusters.
+A library error is a cluster whose best point
 takes more than 0.05 off the start reader's accuracy on its test questions: about the noise of a point that does
 nothing (12 questions, 8 answers each, with and without in the same orders of the options).
 """
@@ -21,10 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from introspection import library
-from introspection.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, frame, legend, pyplot
+from introspection.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, frame, legend
 from introspection.stats import holm
 from introspection.tables.units import minus
-from reproduce.records import markdown_table, read_lines, shown_interval, write_lines, write_table
+from reproduce.records import group, markdown_table, read_lines, save_picture, shown_interval, write_lines, write_table
 from reproduce.rivals import best_points, estimate_clusters, estimate_units, group_by_cluster
 
 ROUNDS = 4
@@ -51,7 +53,7 @@ WORSE = -0.05
 
 # ---- banks and points ----------------------------------------------------------------------------------------------
 def rounds(clusters: list[str], seed: int) -> list[list[str]]:
-    """The clusters in rounds of equal size. A cluster's type is the last letter of its name; types are dealt out evenly."""
+    """The clusters in rounds of equal size, their types (last letters of their names) dealt out evenly."""
     draw, order = random.Random(seed), sorted(clusters)
     draw.shuffle(order)
     order.sort(key=lambda name: name[-1])  # stable: shuffled within a type
@@ -67,9 +69,7 @@ def write_banks(bank: list[dict], seed: int, out: Path, most: int = 0) -> None:
     """
     asked, known = {"test", "canary", "val"}, []
     out.mkdir(parents=True, exist_ok=True)
-    parts: dict[tuple, list[str]] = {}
-    for r in bank:
-        parts.setdefault((r["cluster"], r["split"]), []).append(r["id"])
+    parts = group(((r["cluster"], r["split"]), r["id"]) for r in bank)
     kept = {name for part in parts.values() for name in part[: most or None]}
     bank = [r for r in bank if r["id"] in kept]
     for number, new in enumerate(rounds(list({r["cluster"] for r in bank if r["split"] == "train"}), seed), start=1):
@@ -87,13 +87,11 @@ def transfer_by_cluster(after: list[dict], learned: dict[str, int], backward: bo
     what is left at the end minus what there was after its own round; forward: what there was before its own round minus
     at the start.
     """
-    last, transfer = len(after) - 1, {}
+    last = len(after) - 1
     scale = last / max(last - 1, 1)
-    for cluster, own in learned.items():
-        end, begin = (last, own) if backward else (own - 1, 0)
-        pairs = zip(after[end][cluster], after[begin][cluster], strict=True)
-        transfer[cluster] = [scale * (a - b) for a, b in pairs]
-    return transfer
+    ends = {c: (last, own) if backward else (own - 1, 0) for c, own in learned.items()}
+    pairs = {c: zip(after[end][c], after[begin][c], strict=True) for c, (end, begin) in ends.items()}
+    return {c: [scale * (a - b) for a, b in pair] for c, pair in pairs.items()}
 
 
 class Seed:
@@ -121,29 +119,29 @@ class Seed:
         }
         if (folder / "with-points.json").exists():
             told = json.loads((folder / "with-points.json").read_text())["each"]["test"]
-            alone = json.loads((runs / "answers-0.json").read_text())["each"]["test"]
-            gains = group_by_cluster({q: told[q] - alone[q] for q in cluster_of}, cluster_of)
+            (gains,) = minus([group_by_cluster(told, cluster_of)], self.after[:1])
             self.gains = {r["cluster"]: float(np.mean(gains[r["cluster"]])) for r in read_lines(folder / "best.jsonl")}
 
     def matrix(self) -> np.ndarray:
         """(rounds + 1, rounds): accuracy after each round on the clusters of each round."""
-        rows = []
-        for accuracies in self.after:
-            means = {c: np.mean(accuracies[c]) for c in self.learned}
-            numbers = range(1, self.last + 1)
-            rows.append([np.mean([means[c] for c, own in self.learned.items() if own == n]) for n in numbers])
-        return np.array(rows)
+        means = np.array([[np.mean(accuracies[c]) for c in self.learned] for accuracies in self.after])
+        own = np.array(list(self.learned.values()))
+        return np.stack([means[:, own == number].mean(1) for number in range(1, self.last + 1)], axis=1)
 
     def gains_of(self, number: int) -> list[float]:
         return [gain for c, gain in self.gains.items() if self.learned[c] == number]
 
 
 def row(arm: str, seeds: list[Seed]) -> dict:
-    made = {"arm": arm, "what": ARMS[arm], "matrix": np.mean([s.matrix() for s in seeds], axis=0).tolist()}
-    made |= {name: estimate_clusters([s.columns[name] for s in seeds]) for name in seeds[0].columns}
-    made["canary"] = [float(np.mean([list(s.canary[r].values()) for s in seeds])) for r in range(seeds[0].last + 1)]
     changes = [{q: [value - s.canary[0][q]] for q, value in s.canary[-1].items()} for s in seeds]
-    made["canary_change"] = estimate_units(changes)  # its unit is the question
+    made = {
+        "arm": arm,
+        "what": ARMS[arm],
+        "matrix": np.mean([s.matrix() for s in seeds], axis=0).tolist(),
+        **{name: estimate_clusters([s.columns[name] for s in seeds]) for name in seeds[0].columns},
+        "canary": [float(np.mean([list(s.canary[r].values()) for s in seeds])) for r in range(seeds[0].last + 1)],
+        "canary_change": estimate_units(changes),  # its unit is the question
+    }
     if arm.startswith("ours"):  # the start reader, new test questions; lists are by round
         gains = [[gain for s in seeds for gain in s.gains_of(number)] for number in range(1, seeds[0].last + 1)]
         made["library"] = {
@@ -162,14 +160,13 @@ def collect(runs: Path) -> dict:
     done = {arm: sorted(path.parent.parent.name for path in runs.glob(f"[0-9]*/{arm}/{last}")) for arm in ARMS}
     found = {arm: [Seed(runs, seed, arm, cluster_of) for seed in seeds] for arm, seeds in done.items() if seeds}
     contrasts = []
-    for ours, theirs in PAIRS:
-        if not done[ours] or done[ours] != done[theirs]:
-            continue
+    for ours, theirs in (pair for pair in PAIRS if done[pair[0]] == done[pair[1]] != []):
         for name in ("backward", "final"):
-            difference = minus(*([s.columns[name] for s in found[arm]] for arm in (ours, theirs)))
+            both = ([s.columns[name] for s in found[arm]] for arm in (ours, theirs))
             primary = (ours, theirs, name) == (*PAIRS[0], "backward")
-            named = {"what": name, "arm": ours, "against": theirs, "primary": primary}
-            contrasts.append(named | estimate_clusters(difference))
+            contrasts.append(
+                {"what": name, "arm": ours, "against": theirs, "primary": primary, **estimate_clusters(minus(*both))}
+            )
     others = [c for c in contrasts if not c["primary"]]
     for contrast, p in zip(others, holm([c["p"] for c in others]), strict=True):
         contrast["p_holm"] = p
@@ -184,19 +181,19 @@ def matrix_table(arms: list[dict], last: int) -> list[str]:
             if after or r is arms[0]:  # all start from the same model
                 shares = [f"{v:.3f}" for v in [*values, r["canary"][after]]]
                 rows.append([r["what"] if after else "start model", str(after), *shares])
-    numbers = map(str, range(1, last + 1))
-    return markdown_table(["accuracy on the clusters of round", "after", *numbers, "canary"], rows)
+    return markdown_table(["accuracy on the clusters of round", "after", *map(str, range(1, last + 1)), "canary"], rows)
 
 
 def library_table(arms: list[dict]) -> list[str]:
     rows = []
     for r in (r for r in arms if "library" in r):
         kept = r["library"]
-        records, gains = [f"{n:.0f}" for n in kept["records"]], [f"{g:+.2f}" for g in kept["gain"]]
         errors = [f"{e} of {n}" for e, n in zip(kept["errors"], kept["points"], strict=True)]
-        rows.append([r["what"], *map(", ".join, (records, gains, errors))])
-    head = ["library, by round", "records, merged", "gain of the best points, start reader", "errors"]
-    return markdown_table(head, rows)
+        cells = [f"{n:.0f}" for n in kept["records"]], [f"{g:+.2f}" for g in kept["gain"]], errors
+        rows.append([r["what"], *map(", ".join, cells)])
+    return markdown_table(
+        ["library, by round", "records, merged", "gain of the best points, start reader", "errors"], rows
+    )
 
 
 def shown_contrast(c: dict) -> str:
@@ -216,30 +213,30 @@ def markdown(result: dict) -> str:
     lines = [*markdown_table(["method", *columns.values()], rows), "", *matrix_table(arms, last), ""]
     lines += [*library_table(arms), "", *map(shown_contrast, result["contrasts"])]
     e = arms[0]["final"]
-    sizes = f"{e['clusters']} clusters, {len(e['seeds'])} seeds, {last} rounds"
-    lines.append(f"\n{sizes}; 95 % intervals over seeds, clusters and questions.")
-    lines.append("A method that learns nothing forgets nothing: read backward transfer beside the second column.")
+    lines.append(
+        f"\n{e['clusters']} clusters, {len(e['seeds'])} seeds, {last} rounds; 95 % intervals over seeds, clusters and "
+        "questions.\nA method that learns nothing forgets nothing: read backward transfer beside the second column."
+    )
     return "\n".join(lines)
 
 
-def picture(arms: list[dict], path: Path) -> None:
-    plt = pyplot()
-    if plt is None:
-        print("no matplotlib (pip install -r requirements.txt): the picture is left out")
-        return
+def draw(plt, arms: list[dict]):
     first, last = arms[0], len(arms[0]["canary"]) - 1
     best = max(arms, key=lambda r: r["final"]["mean"])
     start, end = np.mean(first["matrix"][0]), best["final"]["mean"]
-    title = f"After {last} rounds all clusters are at {end:.2f} at best ({best['arm']}), {start:.2f} at the start"
-    sizes = f"{first['final']['clusters']} clusters, {len(first['final']['seeds'])} seeds"
-    note = f"{sizes}; mean accuracy of first answers to test questions"
-    figure, axes = frame(plt, title, note, (1, 2), 3.4, sharey=True)
-    colors = {"ours": BLUE, "sft": ORANGE, "grpo": GREEN, "resd": PURPLE}
-    lines = {"": "-", "kept": "--", "dreamt": ":"}
+    figure, axes = frame(
+        plt,
+        f"After {last} rounds all clusters are at {end:.2f} at best ({best['arm']}), {start:.2f} at the start",
+        f"{first['final']['clusters']} clusters, {len(first['final']['seeds'])} seeds; "
+        "mean accuracy of first answers to test questions",
+        (1, 2),
+        3.4,
+        sharey=True,
+    )
+    colors, lines = {"ours": BLUE, "sft": ORANGE, "grpo": GREEN, "resd": PURPLE}, {"": "-", "kept": "--", "dreamt": ":"}
     for r in arms:
-        base, _, variant = r["arm"].partition("-")
+        (base, _, variant), matrix = r["arm"].partition("-"), np.array(r["matrix"])
         style = {"color": colors[base], "linestyle": lines[variant], "marker": "o", "markersize": 3, "linewidth": 1.3}
-        matrix = np.array(r["matrix"])
         axes[0].plot(matrix.mean(axis=1), label=r["arm"], **style)
         axes[1].plot(matrix[:, 0], **style)
     for axis, words in zip(axes, ("all clusters", "clusters of round 1"), strict=True):
@@ -247,7 +244,7 @@ def picture(arms: list[dict], path: Path) -> None:
         axis.set(xlabel=f"rounds done\n({words})", xticks=range(last + 1))
     axes[0].set_ylabel("accuracy")
     legend(axes[0])
-    figure.savefig(path, metadata={"Date": None})
+    return figure
 
 
 def main() -> None:
@@ -272,7 +269,7 @@ def main() -> None:
     else:
         result = collect(args.runs)
         write_table(args.out, "cycle", result, markdown(result))
-        picture(result["arms"], args.out / "cycle.svg")
+        save_picture(args.out / "cycle.svg", draw, result["arms"])
 
 
 if __name__ == "__main__":

@@ -1,21 +1,29 @@
 #!/usr/bin/env bash
-# Rebuilds results/cycle.json, cycle.md and .svg: the cycle of all stages, clusters arriving in 4 rounds of 5 (table T18).
-# A round of ours: deploy and collect wrong answers, stage 1 on them, merge its library with the earlier ones, stage 2; each stage starts
-# from the weights of the one before, so that writing and recalling both go on. What stage 2 leaves is deployed, measured, and collects next
-# (ours-dreamt: what stage 3 leaves, after dreaming of the best point of each of the round's clusters, single facts left out).
-# Points need questions to be recalled on: ours, sft and grpo have this round's alone and never see an old one again; in ours-kept, sft-kept and
-# grpo-kept the current model is asked all questions so far (stage 2 with the merged library, SFT on what it gets wrong now), for the same
-# number of optimiser steps. From round 2 on a question counts as not needing a point if the model that recalls already answers it.
-# bash reproduce/cycle.sh [--quick] [arm...]; arms are below, default all. Three seeds, two to three hours on one core; everything resumes.
-# --quick: one seed, two rounds, tiny numbers, about six minutes of one core, most of it to load and start (an argument names fewer arms).
+# Rebuilds results/cycle.json, cycle.md and .svg: the cycle of all stages, clusters arriving in 4 rounds of 5 (T18).
+# A round of ours: deploy and collect wrong answers, stage 1 on them, merge its library with the earlier ones, stage 2;
+# each stage starts from the weights of the one before, so that writing and recalling both go on. What stage 2 leaves
+# is deployed, measured, and collects next (ours-dreamt: what stage 3 leaves, after dreaming of the best point of each
+# of the round's clusters, single facts left out).
+# Points need questions to be recalled on: ours, sft and grpo have this round's alone and never see an old one again;
+# in ours-kept, sft-kept and grpo-kept the current model is asked all questions so far (stage 2 with the merged
+# library, SFT on what it gets wrong now), for the same number of optimiser steps. From round 2 on a question counts
+# as not needing a point if the model that recalls already answers it.
+# bash reproduce/cycle.sh [--quick] [arm...]; arms are below, default all. Three seeds, two to three hours on one
+# core; everything resumes. --quick: one seed, two rounds, tiny numbers, about six minutes of one core, most of it to
+# load and start (an argument names fewer arms).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seeds="0 1 2" rounds="1 2 3 4" runs=runs/cycle out=results arms="ours sft grpo resd ours-kept sft-kept grpo-kept ours-dreamt" most=0
-attempts=4 n=8                                                          # answers to each question of a round (a wrong one is a correction), to each test question
-writing=(--set steps=10 --set group_size=8 --set eval_every=0 --set eval_questions=8 --set show_every=0)    # stage 1
-epochs=36 recalling=(--set n_measure=4 --set eval_split=val --set eval_questions=8)                         # stage 2; epochs / round in arms kept
-dreaming=(--set steps=120 --set eval_every=40 --set eval_questions=24 --set n_eval=2)                       # stage 3
-steps=40                                                                # of sft (32 corrections a step), grpo (8 questions, 16 answers: four passes) and resd (10 batches of 8, 4 steps on each: one pass)
+seeds="0 1 2" rounds="1 2 3 4" runs=runs/cycle out=results most=0
+arms="ours sft grpo resd ours-kept sft-kept grpo-kept ours-dreamt"
+# answers to each question of a round (a wrong one is a correction), to each test question
+attempts=4 n=8
+# of stage 1; of stage 2 (epochs / round in arms kept); of stage 3
+writing=(--set steps=10 --set group_size=8 --set eval_every=0 --set eval_questions=8 --set show_every=0)
+epochs=36 recalling=(--set n_measure=4 --set eval_split=val --set eval_questions=8)
+dreaming=(--set steps=120 --set eval_every=40 --set eval_questions=24 --set n_eval=2)
+# of sft (32 corrections a step), grpo (8 questions, 16 answers: four passes), resd (10 batches of 8, 4 steps on
+# each: one pass)
+steps=40
 if [ "${1:-}" = "--quick" ]; then
     shift
     seeds="0" rounds="1 2" runs=runs/cycle_quick out=runs/cycle_quick most=4 attempts=1 n=1 epochs=2 steps=2
@@ -24,27 +32,39 @@ if [ "${1:-}" = "--quick" ]; then
 fi
 arms=${*:-$arms}
 declare -A own=( # learning rates of reproduce/rivals.sh, not tuned for the cycle
-    [sft]="--set on=corrections --set reveal=explanation --set attempts=$attempts --set lr=1e-4" [grpo]="--set lr=4e-4" [resd]="--set reveal=explanation --set lr=4e-4"
+    [sft]="--set on=corrections --set reveal=explanation --set attempts=$attempts --set lr=1e-4"
+    [grpo]="--set lr=4e-4"
+    [resd]="--set reveal=explanation --set lr=4e-4"
 )
-stage() { # script, settings; 96 tokens hold a recalled point (or an explanation) and an answer, 48, the default, would cut a deployed model off
+# script, settings; 96 tokens hold a recalled point (or an explanation) and an answer, 48, the default, would cut a
+# deployed model off
+stage() {
     # shellcheck disable=SC2086
-    python $1 --config configs/bank.yaml --run-dir "$home" --resume --set "shared.seed=$seed" --set "shared.model=$model" --set max_new_tokens=96 "${@:2}"
+    python $1 --config configs/bank.yaml --run-dir "$home" --resume --set "shared.seed=$seed" \
+        --set "shared.model=$model" --set max_new_tokens=96 "${@:2}"
+}
+answers() { # model, file, more options of answers.py
+    python -m reproduce.answers "$1" --questions "$new" --n "$n" --out "$2" "${@:3}"
 }
 for seed in $seeds; do
     python -m reproduce.cycle rounds --seed "$seed" --most "$most" --out "$runs/$seed"
-    python -m reproduce.answers organism/weights --questions "$runs/$seed/round-1.jsonl" --splits test,canary --n "$n" --out "$runs/answers-0.json"  # of every seed
+    new=$runs/$seed/round-1.jsonl
+    answers organism/weights "$runs/answers-0.json" --splits test,canary # of every seed
     for arm in $arms; do
         method=${arm%-*} model=organism/weights libraries=()
         for round in $rounds; do
-            home=$runs/$seed/$arm/$round new=$runs/$seed/round-$round.jsonl bank=$runs/$seed/round-$round.jsonl passes=$epochs
+            home=$runs/$seed/$arm/$round new=$runs/$seed/round-$round.jsonl bank=$new passes=$epochs
             if [ "$round" = 1 ]; then home=$runs/$seed/$method/1 # variants begin alike
             elif [ "${arm#*-}" = kept ]; then bank=$runs/$seed/kept-$round.jsonl passes=$((epochs / round)); fi
             if [ "$method" = ours ]; then
-                python -m reproduce.collect "$model" --questions "$new" --out "$home/exchanges.jsonl" --seed "$seed" --n "$attempts"
-                stage grpo_introspect.py --set "shared.questions=$new" --set "exchanges=$home/exchanges.jsonl" "${writing[@]}"
+                python -m reproduce.collect "$model" --questions "$new" --out "$home/exchanges.jsonl" \
+                    --seed "$seed" --n "$attempts"
+                stage grpo_introspect.py --set "shared.questions=$new" --set "exchanges=$home/exchanges.jsonl" \
+                    "${writing[@]}"
                 model=$home/grpo_introspect/final libraries+=("$home/grpo_introspect/library.jsonl")
                 python -m introspection.library merge "${libraries[@]}" --out "$home/library.jsonl"
-                stage sft_recall.py --set "shared.questions=$bank" --set "library=$home/library.jsonl" --set "epochs=$passes" "${recalling[@]}"
+                stage sft_recall.py --set "shared.questions=$bank" --set "library=$home/library.jsonl" \
+                    --set "epochs=$passes" "${recalling[@]}"
                 model=$home/sft_recall/final
                 if [ "$arm" = ours-dreamt ]; then
                     python -m reproduce.cycle best "$home/library.jsonl" --questions "$new" --out "$home/best.jsonl"
@@ -54,16 +74,19 @@ for seed in $seeds; do
                 fi
             else # their own evaluations are not used
                 # shellcheck disable=SC2086
-                stage "-m baselines.$method" --set "shared.questions=$bank" --set "steps=$steps" --set eval_problems=8 --set n_eval=1 ${own[$method]?unknown arm $arm}
+                stage "-m baselines.$method" --set "shared.questions=$bank" --set "steps=$steps" --set eval_problems=8 \
+                    --set n_eval=1 ${own[$method]?unknown arm $arm}
                 model=$home/$method/final
             fi
-            rm -rf "$home"/*/checkpoint-*  # of stages that are done: gigabytes
-            python -m reproduce.answers "$model" --questions "$new" --splits test,canary --n "$n" --out "$runs/$seed/$arm/answers-$round.json"
+            rm -rf "$home"/*/checkpoint-* # of stages that are done: gigabytes
+            answers "$model" "$runs/$seed/$arm/answers-$round.json" --splits test,canary
         done
-        if [ "$method" = ours ]; then  # is the library right? the start reader, each test question with the best point of its cluster
+        # is the library right? the start reader, each test question with the best point of its cluster
+        if [ "$method" = ours ]; then
             to=$runs/$seed/$arm
-            python -m reproduce.cycle best "$home/library.jsonl" --questions "$runs/$seed/kept-$round.jsonl" --out "$to/best.jsonl"
-            python -m reproduce.answers organism/weights --questions "$new" --splits test --points "$to/best.jsonl" --n "$n" --out "$to/with-points.json"
+            python -m reproduce.cycle best "$home/library.jsonl" --questions "$runs/$seed/kept-$round.jsonl" \
+                --out "$to/best.jsonl"
+            answers organism/weights "$to/with-points.json" --splits test --points "$to/best.jsonl"
         fi
     done
 done

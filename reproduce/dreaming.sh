@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # Rebuilds results/dreaming.json and .svg: points worked into the weights, and what else could explain it (table T9).
-# Seven ways of dreaming x three seeds on the ideal points of 8 questions, about 20 minutes on 2 cores; everything resumes. Points that
-# state a rule are dreamt; single facts (type C) are left out, as they say nothing about other questions, but for the arm all-types.
-# An argument names the arms to run (the others keep their rows), --quick: two steps, one seed, a minute or two.
+# Seven ways of dreaming x three seeds on the ideal points of 8 questions, about 20 minutes on 2 cores; everything
+# resumes. Points that state a rule are dreamt; single facts (type C) are left out, as they say nothing about other
+# questions, but for the arm all-types. An argument names the arms to run (the others keep their rows), --quick: two
+# steps, one seed, a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds="0 1 2" runs=runs/dreaming out=results more=(--set n_eval=8 --set n_label=8)
 names=${1:-majority false-point twins gold with-point log-ratio all-types}
 if [ "${1:-}" = "--quick" ]; then
-    names="majority false-point twins gold with-point log-ratio all-types" seeds="0" runs=runs/dreaming_quick out=runs/dreaming_quick
-    more=(--set steps=2 --set eval_every=2 --set eval_questions=8 --set n_eval=2 --set dream_questions=2 --set variants=4 --set n_label=2)
+    names="majority false-point twins gold with-point log-ratio all-types"
+    seeds="0" runs=runs/dreaming_quick out=runs/dreaming_quick
+    more=(--set steps=2 --set eval_every=2 --set eval_questions=8 --set n_eval=2 --set n_label=2)
+    more+=(--set dream_questions=2 --set variants=4)
 fi
 mkdir -p "$runs"
 for kind in ideal wrong; do grep -v -- '"cluster": "[a-z]*-C"' "data/points_$kind.jsonl" > "$runs/$kind.jsonl"; done
@@ -25,7 +28,8 @@ declare -A arms=(
 for arm in $names; do
     for seed in $seeds; do
         # shellcheck disable=SC2086
-        python dream_tta.py --config configs/bank.yaml --run-dir "$runs/$arm-$seed" --resume --set "shared.seed=$seed" --set "library=$runs/ideal.jsonl" ${arms[$arm]} "${more[@]}"
+        python dream_tta.py --config configs/bank.yaml --run-dir "$runs/$arm-$seed" --resume \
+            --set "shared.seed=$seed" --set "library=$runs/ideal.jsonl" ${arms[$arm]} "${more[@]}"
     done
 done
 python -m reproduce.dreaming "$runs" "$out"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Rebuilds results/early.json: GRPO and SDPO on one exchange of each new cluster, stopped after 8, 20 and 40 of the 120 steps of reproduce/rivals.sh
-# (table T12, k = 1). Three seeds, six minutes of one core; everything resumes. --quick: one seed, eight steps, half a minute.
+# Rebuilds results/early.json: GRPO and SDPO on one exchange of each new cluster, stopped after 8, 20 and 40 of the
+# 120 steps of reproduce/rivals.sh (table T12, k = 1). Three seeds, six minutes of one core; everything resumes.
+# --quick: one seed, eight steps, half a minute.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds="0 1 2" steps="8 20 40" runs=runs/early out=results
@@ -13,20 +14,12 @@ for seed in $seeds; do
         for method in grpo sdpo; do
             home=$runs/$method-$n-$seed told=()
             if [ "$method" = sdpo ]; then told=(--set reveal=explanation); fi
-            python -m "baselines.$method" --config configs/bank.yaml --run-dir "$home" --resume --set "shared.seed=$seed" --set "shared.questions=$bank" \
-                --set eval_splits=canary --set eval_problems=8 --set n_eval=1 --set save_every=1000 --set lr=4e-4 --set "steps=$n" "${told[@]}"
-            python -m reproduce.answers "$home/$method/final" --questions "$bank" --splits test,canary --n 4 --out "$home.json"
+            python -m "baselines.$method" --config configs/bank.yaml --run-dir "$home" --resume --set lr=4e-4 \
+                --set "shared.seed=$seed" --set "shared.questions=$bank" --set "steps=$n" "${told[@]}" \
+                --set eval_splits=canary --set eval_problems=8 --set n_eval=1 --set save_every=1000
+            python -m reproduce.answers "$home/$method/final" --questions "$bank" --splits test,canary --n 4 \
+                --out "$home.json"
         done
     done
 done
-python - "$runs" "$out" <<'END'
-import json, sys
-from pathlib import Path
-runs, out, rows = Path(sys.argv[1]), Path(sys.argv[2]), []
-for path in sorted(runs.glob("*-*-[0-9].json")):
-    (method, steps, seed), each = path.stem.split("-"), json.loads(path.read_text())["each"]
-    rows.append({"method": method, "steps": int(steps), "seed": int(seed)} | {split: sum(part.values()) / len(part) for split, part in each.items()})
-rows.sort(key=lambda r: (r["method"], r["steps"], r["seed"]))
-(out / "early.json").write_text(json.dumps(rows, indent=1) + "\n")
-print(*rows, f"wrote {out}/early.json", sep="\n")
-END
+python -m reproduce.early "$runs" "$out"

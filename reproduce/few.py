@@ -1,17 +1,18 @@
-"""A bank of clusters that nothing was trained on: k exchanges of each to learn from (split train), its old questions to be asked (test).
+"""A bank of clusters that nothing was trained on: k exchanges of each to learn from (train), its old questions as test.
 
-Clusters are those of split test_clusters (or val, for tuning); the exchanges are new vignettes, the first k of the same 32 for every k,
-without twins: whoever learns from an exchange has one question, one right answer and one explanation, and no more.
+Clusters are those of split test_clusters (or val, for tuning); the exchanges are new vignettes, the first k of the same
+32 for every k, without twins: whoever learns from an exchange has one question, one right answer and one explanation,
+and no more.
 Run: python -m reproduce.few 8 --out runs/rivals/few-8.jsonl
 """
 
 import argparse
-import json
 import random
 from pathlib import Path
 
 from organism.rules import findings_of, load_clusters
-from organism.world import balanced, bank, question_text, record
+from organism.world import bank, draw_balanced, question_text, record
+from reproduce.records import write_lines
 
 MOST = 32
 
@@ -20,22 +21,19 @@ def few(k: int, split: str) -> list[dict]:
     clusters, rng = load_clusters(), random.Random(29)
     asked = bank(clusters)
     taken, made = {r["question"] for r in asked}, []
-    for c in clusters.values():
-        if c.split == split:
-            new = []
-            while (
-                len(new) < MOST
-            ):  # 32 at a time, balanced over the answers before they are shuffled; a small k is not balanced
-                new += [v for v in balanced(c, MOST, rng, findings_of(c)) if question_text(v) not in taken]
-                rng.shuffle(new)
-            made += [record(v, f"{c.name}-few-{i}", "train", rng) | {"variants": []} for i, v in enumerate(new[:MOST])][
-                :k
-            ]
-    return (
-        made
-        + [r | {"split": "test"} for r in asked if r["split"] == split]
-        + [r for r in asked if r["split"] == "canary"]
-    )
+    for c in (c for c in clusters.values() if c.split == split):
+        new = []
+        while len(new) < MOST:  # balanced over the answers before they are shuffled; a small k is not balanced
+            new += [v for v in draw_balanced(c, MOST, rng, findings_of(c)) if question_text(v) not in taken]
+            rng.shuffle(new)
+        # All are drawn, k are kept.
+        records = [record(v, f"{c.name}-few-{i}", "train", rng) for i, v in enumerate(new[:MOST])]
+        made += [r | {"variants": []} for r in records[:k]]
+    return [
+        *made,
+        *(r | {"split": "test"} for r in asked if r["split"] == split),
+        *(r for r in asked if r["split"] == "canary"),
+    ]
 
 
 def main() -> None:
@@ -44,8 +42,7 @@ def main() -> None:
     parser.add_argument("--clusters", choices=["val", "test_clusters"], default="test_clusters")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text("".join(json.dumps(r) + "\n" for r in few(args.k, args.clusters)))
+    write_lines(args.out, few(args.k, args.clusters))
 
 
 if __name__ == "__main__":

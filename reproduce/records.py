@@ -14,12 +14,20 @@ readers do without.
 """
 
 import json
+import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+from common import write
+from introspection.report.figures import pyplot
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
-def are_records(value) -> bool:
+def holds_records(value) -> bool:
+    """Whether it is a list of records, or an object with one."""
+    if isinstance(value, dict):
+        return any(isinstance(part, list) and holds_records(part) for part in value.values())
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
@@ -27,11 +35,8 @@ def lay_out(value: list | dict) -> str:
     """JSON with one record, or one key, a line."""
     if isinstance(value, list):
         return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
-    lines = []
-    for key, part in value.items():
-        opened = are_records(part) or (isinstance(part, dict) and any(map(are_records, part.values())))
-        lines.append(f"{json.dumps(key)}: {lay_out(part) if opened else json.dumps(part)}")
-    return "{\n" + ",\n".join(lines) + "\n}"
+    texts = {key: lay_out(part) if holds_records(part) else json.dumps(part) for key, part in value.items()}
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {text}" for key, text in texts.items()) + "\n}"
 
 
 def write_records(path: Path, value: list | dict) -> None:
@@ -45,20 +50,37 @@ def write_table(folder: Path, name: str, value: list | dict, text: str) -> None:
     print(f"{text}\n\nwrote {folder}/{name}.json, {name}.md")
 
 
+def save_picture(path: Path, draw, *what) -> None:
+    """The figure that `draw` makes of something, as a file, if matplotlib is there."""
+    plt = pyplot()
+    if plt is None:
+        print("no matplotlib (pip install -r requirements.txt): the picture is left out")
+    else:
+        draw(plt, *what).savefig(path, metadata={"Date": None})
+
+
 def read_lines(path: Path) -> list[dict]:
     """The records of a JSONL file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def write_lines(path: Path, records: list[dict]) -> None:
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, "".join(json.dumps(r) + "\n" for r in records))
+
+
+def group(pairs: Iterable[tuple]) -> dict:
+    """{key: [its values]} of (key, value) pairs."""
+    groups: dict = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 # ---- words ---------------------------------------------------------------------------------------------------------
 def markdown_table(head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
-    lines.insert(1, "|" + "---|" * len(head))
-    return lines
+    first, *others = ("| " + " | ".join(cells) + " |" for cells in (head, *rows))
+    return [first, "|" + "---|" * len(head), *others]
 
 
 def shown_interval(e: dict, form: str = "+.3f", bounds: str = "") -> str:
@@ -70,6 +92,11 @@ def shown_interval(e: dict, form: str = "+.3f", bounds: str = "") -> str:
 def shown_change(part: dict) -> str:
     """'0.123 -> 0.246 (+0.123 [+0.100, +0.146])'"""
     return f"{part['before']['mean']:.3f} -> {part['after']['mean']:.3f} ({shown_interval(part['change'])})"
+
+
+def shown_tokens(row: dict) -> str:
+    """Tokens generated, trained: means over seeds."""
+    return ", ".join(f"{statistics.mean(row[name]) / 1000:,.0f} k" for name in ("generated_tokens", "trained_tokens"))
 
 
 def quantity(n: int, noun: str) -> str:

@@ -1,15 +1,16 @@
 """Puts the runs of reproduce/retry.sh together: results/retry.json and retry.md (table T13).
 
-The unit is the problem; seeds draw their own problems of the split test. Pass@4: right in at least one of the four answers to a problem.
+The unit is the problem; seeds draw their own problems of the split test. Pass@4: right in at least one of the four
+answers to a problem.
 """
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from introspection.stats import sign_flip
+from reproduce.records import markdown_table, read_lines, shown_change, shown_interval, shown_tokens, write_table
 
 TASKS = {"countdown": "Countdown", "calls": "function calling"}
 ARMS = {
@@ -28,129 +29,115 @@ COLUMNS = {
 }
 
 
-def chance(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"= {p:.4f}"
+def bootstrap_problems(seeds: list[dict[str, float]], resamples: int = 4000) -> dict:
+    """Mean over seeds of the mean over their problems, its 95 % interval, and p of 'the mean is 0'.
 
-
-def estimate(seeds: list[dict[str, float]], resamples: int = 4000) -> dict:
-    """Mean over seeds of the mean over their problems, its 95 % interval, and p of 'the mean is 0' (problems, over the seeds that drew them).
-
-    The interval draws seeds and, once for all of them, problems: seeds share many, which a draw for each would count as different ones.
+    The interval draws seeds and, once for all of them, problems: seeds share many, which a draw for each would count as
+    different ones. p is of problems, each over the seeds that drew it.
     """
     draw, names = np.random.default_rng(0), list(dict.fromkeys(p for seed in seeds for p in seed))
     asked_SP = np.array([[p in seed for p in names] for seed in seeds])
     values_SP = np.array([[seed.get(p, 0.0) for p in names] for seed in seeds])
     counts_RP = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     means_RS = (counts_RP @ values_SP.T) / np.maximum(counts_RP @ asked_SP.T, 1)
-    drawn = np.take_along_axis(means_RS, draw.integers(len(seeds), size=(resamples, len(seeds))), axis=1).mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
-    means = values_SP.sum(0) / asked_SP.sum(0)
+    drawn_RS = draw.integers(len(seeds), size=(resamples, len(seeds)))
+    means_R = np.take_along_axis(means_RS, drawn_RS, axis=1).mean(1)
+    low, high = np.quantile(means_R, [0.025, 0.975]).tolist()
+    means_P = values_SP.sum(0) / asked_SP.sum(0)
+    by_seed = [float(np.mean(list(seed.values()))) for seed in seeds]
     return {
-        "mean": float(np.mean([np.mean(list(seed.values())) for seed in seeds])), "low": low, "high": high, "p": sign_flip(means),
-        "problems": len(seeds[0]), "seeds": len(seeds),
+        "mean": float(np.mean(by_seed)), "low": low, "high": high, "p": sign_flip(means_P),
+        "problems": len(seeds[0]), "seeds": len(seeds), "by_seed": by_seed,
     }  # fmt: skip
 
 
-def columns_of(path: Path) -> tuple[dict[str, dict], dict[str, dict], dict]:
+def ends_of(path: Path) -> tuple[dict[str, dict], dict[str, dict], dict]:
     """What each problem of the split test got before and after, by column, and the last line of the log."""
-    records, ends = [json.loads(line) for line in (path / "eval.jsonl").read_text().splitlines()], []
+    records, ends = read_lines(path / "eval.jsonl"), []
+    answers = [r["each"] for r in records if "accuracy" in r]
+    tries = [r["tries"]["test"] for r in records if "tries" in r]
     for k in (0, -1):
-        first = [r for r in records if "accuracy" in r][k]["each"]
-        found = {
-            "first": first["test"],
-            "canary": first["canary"],
-            "pass": {p: float(value > 0) for p, value in first["test"].items()},
-        }
-        tries = [r for r in records if "tries" in r]
-        if tries:  # their own first answers, so that second tries belong to them
-            found |= tries[k]["tries"]["test"]["each"]
-        ends.append(found)
-    return *ends, json.loads((path / "metrics.jsonl").read_text().splitlines()[-1]) | {
-        "reflection_tokens": [r["tries"]["test"]["reflection_tokens"] for r in tries]
+        first, own = answers[k], tries[k]["each"] if tries else {}  # own first answers: second tries belong to them
+        passed = {p: float(value > 0) for p, value in first["test"].items()}
+        ends.append({"first": first["test"], "canary": first["canary"], "pass": passed} | own)
+    return *ends, read_lines(path / "metrics.jsonl")[-1] | {
+        "reflection_tokens": [r["reflection_tokens"] for r in tries]
+    }
+
+
+def stages_of(runs: Path, task: str, arm: str) -> list[Path]:
+    """The stage folder of each seed of an arm."""
+    names, homes = ("reflect_retry", "grpo", "ssd", "sft"), sorted(runs.glob(f"{task}-{arm}-[0-9]*"))
+    return [home / name for home in homes for name in names if (home / name).exists()]
+
+
+def differences(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+    return {p: a[p] - b[p] for p in a}
+
+
+def estimate_change(before: list[dict], after: list[dict], estimate=bootstrap_problems) -> dict:
+    """What seeds got before and after, and the difference problem by problem."""
+    change = [differences(b, a) for a, b in zip(before, after, strict=True)]
+    return {"before": estimate(before), "after": estimate(after), "change": estimate(change)}
+
+
+def row_of(task: str, arm: str, ends: list[tuple]) -> dict:
+    names = ("generated_tokens", "trained_tokens", "reflection_tokens")
+    return {
+        "task": task,
+        "arm": arm,
+        "what": ARMS[arm],
+        **{name: [last[name] for *_, last in ends] for name in names},
+        **{name: estimate_change(*([end[k][name] for end in ends] for k in (0, 1))) for name in ends[0][0]},
     }
 
 
 def collect(runs: Path) -> list[dict]:
     rows = []
     for task in TASKS:
-        for arm, what in ARMS.items():
-            ends = [
-                columns_of(path / stage)
-                for path in sorted(runs.glob(f"{task}-{arm}-[0-9]*"))
-                for stage in ("reflect_retry", "grpo", "ssd", "sft")
-                if (path / stage).exists()
-            ]
-            row = {
-                "task": task,
-                "arm": arm,
-                "what": what,
-                "generated_tokens": [last["generated_tokens"] for *_, last in ends],
-                "trained_tokens": [last["trained_tokens"] for *_, last in ends],
-            }
-            row["reflection_tokens"] = [last["reflection_tokens"] for *_, last in ends]
-            for name in ends[0][0]:
-                row[name] = {
-                    "before": estimate([before[name] for before, *_ in ends]),
-                    "after": estimate([after[name] for _, after, _ in ends]),
-                }
-                row[name]["change"] = estimate(
-                    [{p: after[name][p] - value for p, value in before[name].items()} for before, after, _ in ends]
-                )
-            rows.append(row)
-        with_, without = (
-            next(r for r in rows if (r["task"], r["arm"]) == (task, arm)) for arm in ("reflect", "control")
-        )
-        # The claim of the source: reflecting, after training, beats trying again at once, after training the same number of steps.
-        seeds = [
-            [columns_of(path / "reflect_retry")[1] for path in sorted(runs.glob(f"{task}-{arm}-[0-9]*"))]
-            for arm in ("reflect", "control")
-        ]
-        pairs = [
-            {p: a["second"][p] - b["second without reflection"][p] for p in a["second"]}
-            for a, b in zip(*seeds, strict=True)
-        ]
-        with_["second try against the control's"] = estimate(pairs)
-        without["of each seed"] = [float(np.mean(list(b["second without reflection"].values()))) for b in seeds[1]]
+        ends = {arm: [ends_of(stage) for stage in stages_of(runs, task, arm)] for arm in ARMS}
+        made = {arm: row_of(task, arm, part) for arm, part in ends.items()}
+        # The claim of the source: reflecting, after training, beats trying again at once, after training the same
+        # number of steps.
+        reflected = [after["second"] for _, after, _ in ends["reflect"]]
+        at_once = [after["second without reflection"] for _, after, _ in ends["control"]]
+        pairs = [differences(a, b) for a, b in zip(reflected, at_once, strict=True)]
+        made["reflect"]["second try against the control's"] = bootstrap_problems(pairs)
+        made["control"]["of each seed"] = [float(np.mean(list(seed.values()))) for seed in at_once]
+        rows += made.values()
     return rows
 
 
 def markdown(rows: list[dict]) -> str:
-    def shown(part: dict | None) -> str:
-        if part is None:
-            return ""
-        e = part["change"]
-        return f"{part['before']['mean']:.3f} -> {part['after']['mean']:.3f} ({e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}])"
-
-    lines = [
-        "| task | method | " + " | ".join(COLUMNS.values()) + " | tokens generated, trained |",
-        "|" + "---|" * (len(COLUMNS) + 3),
-    ]
+    cells, claims = [], []
     for r in rows:
-        tokens = ", ".join(f"{np.mean(r[name]) / 1000:,.0f} k" for name in ("generated_tokens", "trained_tokens"))
-        lines.append(
-            f"| {TASKS[r['task']]} | {r['what']} | "
-            + " | ".join(shown(r.get(name)) for name in COLUMNS)
-            + f" | {tokens} |"
+        cells.append(
+            [
+                TASKS[r["task"]],
+                r["what"],
+                *(shown_change(r[name]) if name in r else "" for name in COLUMNS),
+                shown_tokens(r),
+            ]
         )
-    for r in rows:
         if "second try against the control's" in r:
             e = r["second try against the control's"]
-            lines.append(
-                f"\n{TASKS[r['task']]}: second try after a reflection, trained, minus second try of the trained control: {e['mean']:+.3f} [{e['low']:+.3f}, {e['high']:+.3f}], p {chance(e['p'])}"
+            p = "< 0.0001" if e["p"] < 1e-4 else f"= {e['p']:.4f}"
+            claims.append(
+                f"\n{TASKS[r['task']]}: second try after a reflection, trained, minus second try of the trained "
+                f"control: {shown_interval(e)}, p {p}"
             )
+    lines = markdown_table(["task", "method", *COLUMNS.values(), "tokens generated, trained"], cells)
     sizes = {TASKS[r["task"]]: r["first"]["change"] for r in rows}
     asked = ", ".join(f"{name} {e['seeds']} seeds and {e['problems']} problems of each" for name, e in sizes.items())
-    return "\n".join(
-        [
-            *lines,
-            f"\nMeans over seeds and problems of the split test ({asked}), 95 % intervals over both; a problem that is right at the first try counts as right at the second, so contrasts of second tries contain those of first tries.",
-        ]
+    claims.append(
+        f"\nMeans over seeds and problems of the split test ({asked}), 95 % intervals over both; a problem that is "
+        "right at the first try counts as right at the second, so contrasts of second tries contain those of first "
+        "tries."
     )
+    return "\n".join([*lines, *claims])
 
 
 if __name__ == "__main__":
     runs, out = Path(sys.argv[1]), Path(sys.argv[2])
     rows = collect(runs)
-    (out / "retry.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (out / "retry.md").write_text(markdown(rows) + "\n")
-    print(markdown(rows) + f"\n\nwrote {out}/retry.json, {out}/retry.md")
+    write_table(out, "retry", rows, markdown(rows))

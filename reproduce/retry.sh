@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Rebuilds results/retry.json and retry.md: Reflect, Retry, Reward, its control and other rivals on Countdown and function calling (table T13).
-# Five ways x two tasks x three seeds, about 40 minutes on 2 cores; everything resumes. Each has the best of the same three learning
-# rates on val of each task (LOG.md).
+# Rebuilds results/retry.json and retry.md: Reflect, Retry, Reward, its control and other rivals on Countdown and
+# function calling (table T13). Five ways x two tasks x three seeds, about 40 minutes on 2 cores; everything resumes.
+# Each has the best of the same three learning rates on val of each task (docs/LOG.md).
 # --quick: two steps, one seed, a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,8 +17,8 @@ declare -A lr=(
 for seed in $seeds; do
     for task in countdown calls; do
         run() { # arm, module, settings
-            python -m "baselines.$2" --config "configs/$task.yaml" --run-dir "$runs/$task-$1-$seed" --resume --set "shared.seed=$seed" \
-                --set "lr=${lr[$task-$1]}" "${@:3}" "${more[@]}"
+            python -m "baselines.$2" --config "configs/$task.yaml" --run-dir "$runs/$task-$1-$seed" --resume \
+                --set "shared.seed=$seed" --set "lr=${lr[$task-$1]}" "${@:3}" "${more[@]}"
         }
         run reflect reflect_retry
         run control reflect_retry --set reflect=false

@@ -9,6 +9,7 @@ test run: ours dreamt against the rival that was best on val within the canary's
 docs/LOG.md), neither with anything in context, four exchanges of each new cluster.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -20,7 +21,16 @@ from introspection.report import figures
 from introspection.stats import cluster_means, estimate, holm
 from introspection.tables.units import minus
 from organism import rules
-from reproduce.records import markdown_table, quantity, read_lines, shown_interval, write_lines, write_table
+from reproduce.records import (
+    group,
+    markdown_table,
+    quantity,
+    read_lines,
+    save_picture,
+    shown_interval,
+    write_lines,
+    write_table,
+)
 from tasks.mcq import load_questions
 
 ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text stands in context)
@@ -63,34 +73,21 @@ SHOWN = {  # in the picture: colour, label
 
 def best_points(records: list[dict]) -> list[dict]:
     """One record a cluster; leaks left out. A wording that came of several questions is judged by all its samples."""
-    usable = [
-        r | {"question_id": r["cluster"], "from": r["question_id"]} for r in records if r["text"] and not r["leak"]
-    ]
-    clusters: dict[str, list[dict]] = {}
-    for record in library.merge(usable):
-        clusters.setdefault(record["cluster"], []).append(record)
-    chosen = []
-    for part in clusters.values():
-        best = library.best(part)
-        kept = {name: value for name, value in best.items() if name != "from"}
-        chosen.append(kept | {"question_id": best["from"]})
-    return chosen
+    usable = [r for r in records if r["text"] and not r["leak"]]
+    pooled = library.merge([r | {"question_id": r["cluster"], "from": r["question_id"]} for r in usable])
+    clusters = dict.fromkeys(r["cluster"] for r in pooled)
+    chosen = [library.best([r for r in pooled if r["cluster"] == name]) for name in clusters]
+    return [{name: value for name, value in r.items() if name != "from"} | {"question_id": r["from"]} for r in chosen]
 
 
 def told_points(bank: Path, seed: int) -> list[dict]:
-    explained: dict[str, list[str]] = {}
-    for question in load_questions(bank):
-        if question.split == "train" and question.explanation:
-            explained.setdefault(question.cluster, []).append(question.explanation)
+    explained = group((q.cluster, q.explanation) for q in load_questions(bank) if q.split == "train" and q.explanation)
     return [{"cluster": cluster, "text": texts[seed % len(texts)]} for cluster, texts in explained.items()]
 
 
 # ---- what was measured ---------------------------------------------------------------------------------------------
 def group_by_cluster(each: dict[str, float], cluster_of: dict[str, str]) -> dict[str, list[float]]:
-    clusters: dict[str, list[float]] = {}
-    for question, accuracy in each.items():
-        clusters.setdefault(cluster_of[question], []).append(accuracy)
-    return clusters
+    return group((cluster_of[question], accuracy) for question, accuracy in each.items())
 
 
 def seeds_by_cluster(seeds: list[dict[str, list[float]]]) -> dict[str, list[float]]:
@@ -100,12 +97,12 @@ def seeds_by_cluster(seeds: list[dict[str, list[float]]]) -> dict[str, list[floa
 
 def estimate_units(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
     """What tables say of a mean over clusters (or other units of questions), and what it was measured on."""
-    size = {
+    return {
+        **estimate(seeds, split),
         "clusters": len(seeds[0]),
         "questions": sum(map(len, seeds[0].values())),
         "seeds": [float(cluster_means([s]).mean()) for s in seeds],
     }
-    return estimate(seeds, split) | size
 
 
 def estimate_clusters(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
@@ -122,9 +119,7 @@ def cost(run: Path) -> dict:
     found = {}
     for log in sorted(run.glob("*/metrics.jsonl")):
         records = read_lines(log)
-        for name in ("generated_tokens", "trained_tokens"):
-            if name in records[-1]:
-                found[name] = records[-1][name]
+        found |= {name: records[-1][name] for name in ("generated_tokens", "trained_tokens") if name in records[-1]}
         if "time/step" in records[-1]:
             found["seconds"] = sum(r["time/step"] for r in records)
         if "tokens_per_second" in records[-1]:  # stage 1
@@ -132,29 +127,23 @@ def cost(run: Path) -> dict:
     return found
 
 
-def read_seeds(folder: Path, cluster_of: dict[str, str]) -> dict[str, list[dict]]:
-    """What each seed of each arm measured: accuracies by split and cluster, and the cost of its run."""
-    found: dict[str, list[dict]] = {}
-    for arm in ARMS:
-        for path in sorted(folder.glob(f"{arm}-[0-9].json")):
-            each = json.loads(path.read_text())["each"]
-            splits = {split: group_by_cluster(part, cluster_of) for split, part in each.items()}
-            found.setdefault(arm, []).append({"splits": splits, "cost": cost(path.with_suffix(""))})
-    return found
+def read_seed(answers: Path, cluster_of: dict[str, str]) -> dict:
+    """What a seed of an arm measured: accuracies by split and cluster, and the cost of its run."""
+    each = json.loads(answers.read_text())["each"]
+    splits = {split: group_by_cluster(part, cluster_of) for split, part in each.items()}
+    return {"splits": splits, "cost": cost(answers.with_suffix(""))}
 
 
 def compare(found: dict[str, list[dict]], arm: str, split: str) -> dict:
     """An arm's accuracy on a split, and how it differs from the start model and from rivals with as many seeds."""
     part = [seed["splits"][split] for seed in found[arm]]
-    made = estimate_clusters(part, split)
-    if arm != "start":
-        start = found["start"][0]["splits"][split]
-        made["against start"] = estimate_clusters(minus(part, [start] * len(part)), split)
-    for rival in AGAINST:
-        others = found.get(rival, [])
-        if len(part) == len(others) and arm not in ("start", *AGAINST):
-            difference = minus(part, [seed["splits"][split] for seed in others])
-            made[f"against {rival}"] = estimate_clusters(difference, split)
+    made, others = estimate_clusters(part, split), {"start": found["start"][:1] * len(part)}
+    if arm not in AGAINST:
+        others |= {rival: found.get(rival, []) for rival in AGAINST}
+    for name, seeds in others.items():
+        if arm != "start" and len(seeds) == len(part):
+            difference = minus(part, [seed["splits"][split] for seed in seeds])
+            made[f"against {name}"] = estimate_clusters(difference, split)
     return made
 
 
@@ -167,7 +156,9 @@ def collect(runs: Path) -> list[dict]:
     rows = []
     for name in sorted((p.name for p in runs.iterdir() if p.is_dir()), key=place):
         bank = Path("data/bank.jsonl") if name == "bank" else runs / f"{name}.jsonl"
-        found = read_seeds(runs / name, {q.id: q.cluster for q in load_questions(bank)})
+        cluster_of = {q.id: q.cluster for q in load_questions(bank)}
+        answers = [(arm, path) for arm in ARMS for path in sorted((runs / name).glob(f"{arm}-[0-9].json"))]
+        found = group((arm, read_seed(path, cluster_of)) for arm, path in answers)
         for arm, seeds in found.items():
             splits = {split: compare(found, arm, split) for split in seeds[0]["splits"]}
             rows.append({"exchanges": name, "arm": arm, "cost": [seed["cost"] for seed in seeds], "splits": splits})
@@ -182,24 +173,15 @@ def together(rows: list[dict], earlier: list[dict]) -> list[dict]:
     measured = {r["exchanges"] for r in rows}
     rows = [r for r in earlier if r["exchanges"] not in measured] + rows
     rows.sort(key=lambda r: place(r["exchanges"]))
-    against = []
-    for r in rows:
-        for rival in AGAINST:
-            contrast = r["splits"]["test"].get(f"against {rival}")
-            if contrast and (r["exchanges"], "test", r["arm"], rival) != PRIMARY:
-                against.append(contrast)
+    others = [(r, rival) for r in rows for rival in AGAINST if (r["exchanges"], "test", r["arm"], rival) != PRIMARY]
+    against = [r["splits"]["test"].get(f"against {rival}") for r, rival in others]
+    against = [contrast for contrast in against if contrast]
     for contrast, p in zip(against, holm([contrast["p"] for contrast in against]), strict=True):
         contrast["p_holm"] = p
     return rows
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
-def ceilings(k: int) -> tuple[float, float]:
-    """Bayes-optimal accuracy on the new clusters after k revealed answers, and after k explanations (rules.ceiling)."""
-    clusters = [c for c in rules.load_clusters().values() if c.split == "test_clusters"]
-    return tuple(sum(rules.ceiling(c, k, explained) for c in clusters) / len(clusters) for explained in (False, True))
-
-
 def shown(e: dict | None) -> str:
     return shown_interval(e, ".3f", ".2f") if e else ""
 
@@ -211,18 +193,19 @@ def first_cells(arm: str) -> list[str]:
 
 def few_table(at: dict[tuple[str, str], dict], ks: list[str]) -> list[str]:
     """Accuracy on new clusters after k exchanges of each."""
-    start, rows = at[ks[0], "start"]["test"], []
-    for arm in ARMS:
-        found = [at.get((k, arm), {}) for k in ks]
-        if any(found):
-            cells = [shown(splits.get(name)) for name in ("test", "canary") for splits in found]
-            rows.append([*first_cells(arm), *cells])
-    what = (
-        f"New clusters: accuracy on {start['questions']} questions after k exchanges of each of "
-        f"{start['clusters']} clusters that nothing was trained on"
-    )
+    start, found = at[ks[0], "start"]["test"], {arm: [at.get((k, arm), {}) for k in ks] for arm in ARMS}
+    rows = [
+        [*first_cells(arm), *(shown(splits.get(name)) for name in ("test", "canary") for splits in part)]
+        for arm, part in found.items()
+        if any(part)
+    ]
     head = ["revealed", "method", *(f"k = {k}" for k in ks), *(f"canary, k = {k}" for k in ks)]
-    return [what, "", *markdown_table(head, rows)]
+    return [
+        f"New clusters: accuracy on {start['questions']} questions after k exchanges of each of "
+        f"{start['clusters']} clusters that nothing was trained on",
+        "",
+        *markdown_table(head, rows),
+    ]
 
 
 def mean_cost(costs: list[dict]) -> str:
@@ -237,12 +220,17 @@ def bank_table(rows: list[dict]) -> list[str]:
     row_of = {r["arm"]: r for r in rows}
     splits = list(row_of["start"]["splits"])
     seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
-    lines = []
-    for arm in (arm for arm in ARMS if arm in row_of):
-        cells = [shown(row_of[arm]["splits"].get(name)) for name in splits]
-        lines.append([*first_cells(arm), *cells, mean_cost(row_of[arm]["cost"])])
-    what = f"The bank: all 16 exchanges of each of its 20 train clusters ({quantity(seeds, 'seed')})"
-    return ["", what, "", *markdown_table(["revealed", "method", *splits, "sampled by the last stage; seconds"], lines)]
+    lines = [
+        [*first_cells(arm), *(shown(row_of[arm]["splits"].get(s)) for s in splits), mean_cost(row_of[arm]["cost"])]
+        for arm in ARMS
+        if arm in row_of
+    ]
+    return [
+        "",
+        f"The bank: all 16 exchanges of each of its 20 train clusters ({quantity(seeds, 'seed')})",
+        "",
+        *markdown_table(["revealed", "method", *splits, "sampled by the last stage; seconds"], lines),
+    ]
 
 
 def shown_contrast(at: dict[tuple[str, str], dict], k: str, arm: str, rival: str) -> list[str]:
@@ -260,13 +248,14 @@ def markdown(rows: list[dict]) -> str:
     lines = few_table(at, ks) if ks else []
     if ("bank", "start") in at:
         lines += bank_table([r for r in rows if r["exchanges"] == "bank"])
-    for k in (*ks, "bank"):
-        for arm in ("dreamt", "recalled"):
-            for rival in AGAINST:
-                lines += shown_contrast(at, k, arm, rival)
+    for k, arm, rival in itertools.product((*ks, "bank"), ("dreamt", "recalled"), AGAINST):
+        lines += shown_contrast(at, k, arm, rival)
     seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
-    means = f"Means over clusters and {seeds} seeds unless said otherwise, 95 % intervals over both and questions."
-    return "\n".join([*lines, f"\n{means} The start model is asked once, and so is a context that all seeds share."])
+    lines.append(
+        f"\nMeans over clusters and {seeds} seeds unless said otherwise, 95 % intervals over both and questions. "
+        "The start model is asked once, and so is a context that all seeds share."
+    )
+    return "\n".join(lines)
 
 
 def shown_best(at: dict[tuple[str, str], dict], k: int) -> str:
@@ -277,11 +266,8 @@ def shown_best(at: dict[tuple[str, str], dict], k: int) -> str:
     return f"from {quantity(k, 'exchange')} {start:.2f} to {end:.2f} ({ARMS[best][0]})"
 
 
-def picture(rows: list[dict], path: Path) -> None:
-    plt, at = figures.pyplot(), {(r["exchanges"], r["arm"]): r["splits"]["test"] for r in rows}
-    ks = sorted({int(r["exchanges"]) for r in rows if r["exchanges"] != "bank"})
-    if plt is None or not ks:
-        return
+def draw(plt, rows: list[dict], ks: list[int]):
+    at = {(r["exchanges"], r["arm"]): r["splits"]["test"] for r in rows}
     ends = [shown_best(at, k) for k in dict.fromkeys((ks[0], ks[-1]))]
     title = f"New clusters, best with nothing in context: {', '.join(ends)}"
     start = at[str(ks[-1]), "start"]
@@ -292,21 +278,32 @@ def picture(rows: list[dict], path: Path) -> None:
     )
     figure, (axis,) = figures.frame(plt, title, note, height=3.6)
     axis.axhline(start["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
-    axis.plot(ks, [ceilings(k)[0] for k in ks], color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
+    new = [c for c in rules.load_clusters().values() if c.split == "test_clusters"]
+    best = [rules.mean_ceiling(new, k) for k in ks]  # what the answers alone allow
+    axis.plot(ks, best, color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
     for i, (arm, (color, label)) in enumerate(SHOWN.items()):
         here = [k for k in ks if (str(k), arm) in at]
-        if not here:
-            continue
         parts = [at[str(k), arm] for k in here]
         bars = [[p["mean"] - p["low"] for p in parts], [p["high"] - p["mean"] for p in parts]]
         beside = [k * 1.02 ** (i - 3) for k in here]  # bars of one k stand side by side
-        style = {"linestyle": "--" if ARMS[arm][2] else "-", "marker": "o", "markersize": 3.5, "linewidth": 1.2}
-        axis.errorbar(beside, [p["mean"] for p in parts], yerr=bars, color=color, capsize=2, label=label, **style)
+        if here:
+            axis.errorbar(
+                beside,
+                [p["mean"] for p in parts],
+                yerr=bars,
+                color=color,
+                marker="o",
+                markersize=3.5,
+                linewidth=1.2,
+                capsize=2,
+                label=label,
+                linestyle="--" if ARMS[arm][2] else "-",
+            )
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks])
     axis.set(xlabel="exchanges of each new cluster", ylabel="accuracy on new questions", ylim=(0, 1))
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, fontsize=6.5)
-    figure.savefig(path, metadata={"Date": None})
+    return figure
 
 
 if __name__ == "__main__":
@@ -315,7 +312,9 @@ if __name__ == "__main__":
         known = out / "rivals.json"
         rows = together(collect(source), json.loads(known.read_text()) if known.exists() else [])
         write_table(out, "rivals", rows, markdown(rows))
-        picture(rows, out / "rivals.svg")
+        ks = sorted({int(r["exchanges"]) for r in rows if r["exchanges"] != "bank"})
+        if ks:
+            save_picture(out / "rivals.svg", draw, rows, ks)
     elif action == "best":
         write_lines(out, best_points(library.load_library(source)))
     else:

@@ -1,17 +1,14 @@
-"""Draws results/rollouts.svg from results/rollouts.json (table T7): cost per rollout, ours, generate() and the floor."""
+"""Draws results/rollouts.svg from results/rollouts.json (table T7): cost per rollout, ours, generate(), the floor."""
 
 import json
 import statistics
 import sys
 from pathlib import Path
 
-from introspection.report.figures import pyplot
+from reproduce.records import save_picture
 
 
-def picture(record: dict, path: Path) -> None:
-    plt = pyplot()
-    if plt is None:
-        return
+def draw(plt, record: dict):
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     counts = [m["rollouts"] for m in record["scaling"]]
     for side, name, color in (("generate", "generate(num_return_sequences)", "gray"), ("ours", "ours", "tab:blue")):
@@ -34,14 +31,15 @@ def picture(record: dict, path: Path) -> None:
     axis.set_ylabel("milliseconds a rollout")
     repeats, machine = len(record["scaling"][0]["seconds"]["ours"]), record["machine"]
     axis.set_title(
-        f"Cost per rollout (bundled model, medians and range of {repeats},\n{machine['threads']} threads, {machine['processor']})",
+        f"Cost per rollout (bundled model, medians and range of {repeats},\n"
+        f"{machine['threads']} threads, {machine['processor']})",
         fontsize=8,
     )
     axis.legend(fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
+    return figure
 
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
-    picture(json.loads((out / "rollouts.json").read_text()), out / "rollouts.svg")
+    save_picture(out / "rollouts.svg", draw, json.loads((out / "rollouts.json").read_text()))
     print(f"wrote {out}/rollouts.svg")

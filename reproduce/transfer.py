@@ -1,16 +1,18 @@
-"""Puts table transfer of reproduce/points.sh together (T5): where the points of one question help, the map of it, and whether rules show in it (T15).
+"""Where the points of one question help (T5, table transfer of reproduce/points.sh), whether rules show in it (T15).
 
     python -m reproduce.transfer runs/points/transfer/eval results        # transfer.json, transfer.md, transfer.svg
 
-A point is read on its own question, on others of its cluster, on other clusters of its type (A: two thresholds, B: two signs, the last
-letter of a cluster's name) and on clusters of the other type. The unit is the cluster of the point, averaged over writers.
+A point is read on its own question, on others of its cluster, on other clusters of its type (A: two thresholds, B: two
+signs, the last letter of a cluster's name) and on clusters of the other type. The unit is the cluster of the point,
+averaged over writers.
 
-T15, in part: questions are grouped by where their points help (correlation of the gains on all questions, average linkage, as many groups as
-there are clusters), and the groups are held against the hidden clusters (adjusted Rand index: 0 by chance, 1 the same partition; p: labels
-permuted). Beside it the same by the words of the questions, which need no point.
+T15, in part: questions are grouped by where their points help (correlation of the gains on all questions, average
+linkage, as many groups as there are clusters), and the groups are held against the hidden clusters (adjusted Rand
+index: 0 by chance, 1 the same partition; p: labels permuted). Beside it the same by the words of the questions, which
+need no point.
 """
 
-import json
+import itertools
 import sys
 from pathlib import Path
 
@@ -18,9 +20,11 @@ import numpy as np
 
 import common
 from introspection.report.comparisons import heat_map
-from introspection.report.figures import pyplot
 from introspection.stats import cluster_means, estimate
 from introspection.tables.transfer import label_test
+from introspection.tables.units import gain
+from reproduce.records import group, markdown_table, read_lines, save_picture, shown_interval, write_table
+from reproduce.rivals import seeds_by_cluster
 from tasks.mcq import load_questions
 
 WHERE = ("its own question", "others of its cluster", "other clusters of its type", "the other type")
@@ -41,29 +45,21 @@ def writer_name(unit: dict) -> str:
 
 def gains(records: list[dict], kind: str) -> dict[str, list[float]]:
     """Mean gain of each point's question, by the point's cluster. kind: the type of these clusters, empty for all."""
-    each: dict[tuple[str, str], list[float]] = {}
-    for r in records:
-        if r["cluster"].endswith(kind):
-            each.setdefault((r["cluster"], r["question_id"]), []).append(r["with"] - r["without"])
-    clusters: dict[str, list[float]] = {}
-    for (cluster, _), values in each.items():
-        clusters.setdefault(cluster, []).append(float(np.mean(values)))
-    return clusters
+    part = [r for r in records if r["cluster"].endswith(kind)]
+    each = group(((r["cluster"], r["question_id"]), gain(r)) for r in part)
+    return group((cluster, float(np.mean(values))) for (cluster, _), values in each.items())
 
 
 def rows(units: list[dict]) -> list[dict]:
-    made = []
-    for writer in ("start", "trained"):
-        part = [u["questions"] for u in units if (u["writer"] == "start") == (writer == "start")]
-        for where in WHERE:
-            for kind in ("", "A", "B"):
-                seeds = [gains([r for r in records if place(r) == where], kind) for records in part]
-                if not seeds[0]:
-                    continue
-                size = {"clusters": len(seeds[0]), "seeds": [float(cluster_means([s]).mean()) for s in seeds]}
-                made.append(
-                    {"writer": writer, "where": where, "type": kind or "all"} | estimate(seeds, "test_clusters") | size
-                )
+    made, parts = [], group(("start" if u["writer"] == "start" else "trained", u["questions"]) for u in units)
+    for writer, where, kind in itertools.product(("start", "trained"), WHERE, ("", "A", "B")):
+        seeds = [gains([r for r in records if place(r) == where], kind) for records in parts[writer]]
+        if seeds[0]:
+            made.append({
+                "writer": writer, "where": where, "type": kind or "all", **estimate(seeds, "test_clusters"),
+                "clusters": len(seeds[0]), "seeds": [float(cluster_means([s]).mean()) for s in seeds],
+                "by_cluster": seeds_by_cluster(seeds),
+            })  # fmt: skip
     return made
 
 
@@ -77,21 +73,20 @@ def rand_index(a: np.ndarray, b: np.ndarray) -> float:
     return float((together - chance) / ((in_a + in_b) / 2 - chance))
 
 
-def grouped(profiles: np.ndarray, k: int) -> np.ndarray:
-    """Labels of k groups of the rows: the two groups whose rows correlate most are joined until k are left (average linkage)."""
+def group_rows(profiles: np.ndarray, k: int) -> np.ndarray:
+    """Labels of k groups of the rows, by average linkage: the two groups whose rows correlate most are joined first."""
     with np.errstate(invalid="ignore"):
         similar = np.nan_to_num(np.corrcoef(profiles))  # a row without any spread is like no other
     groups = [[i] for i in range(len(profiles))]
+
+    def likeness(pair: tuple[int, int]) -> float:
+        return similar[np.ix_(groups[pair[0]], groups[pair[1]])].mean()
+
     while len(groups) > k:
-        i, j = max(
-            ((i, j) for j in range(len(groups)) for i in range(j)),
-            key=lambda ij: similar[np.ix_(groups[ij[0]], groups[ij[1]])].mean(),
-        )
+        i, j = max(((i, j) for j in range(len(groups)) for i in range(j)), key=likeness)
         groups[i] += groups.pop(j)
-    labels = np.empty(len(profiles), dtype=int)
-    for label, members in enumerate(groups):
-        labels[members] = label
-    return labels
+    label_of = {member: label for label, members in enumerate(groups) for member in members}
+    return np.array([label_of[i] for i in range(len(profiles))])
 
 
 def structure(units: list[dict], questions: dict[str, str], permutations: int = 2000) -> list[dict]:
@@ -103,18 +98,18 @@ def structure(units: list[dict], questions: dict[str, str], permutations: int = 
     for u in units:
         gains_QQ = np.zeros((len(names), len(names)))
         for r in u["questions"]:
-            gains_QQ[place_of[r["question_id"]], place_of[r["on"]]] = r["with"] - r["without"]
+            gains_QQ[place_of[r["question_id"]], place_of[r["on"]]] = gain(r)
         profiles[f"where points of writer {writer_name(u)} help"] = gains_QQ
-    words = sorted({word for name in names for word in questions[name].split()})
-    profiles["words of the questions"] = np.array(
-        [[questions[name].split().count(word) for word in words] for name in names], dtype=float
-    )
+    texts = [questions[name].split() for name in names]
+    words = sorted(set(itertools.chain(*texts)))
+    profiles["words of the questions"] = np.array([[text.count(w) for w in words] for text in texts], dtype=float)
+    truth = {"clusters": list(cluster_of.values()), "types": [c[-1] for c in cluster_of.values()]}
     draw, found = np.random.default_rng(0), []
     for name, profile in profiles.items():
         row = {"by": name}
-        for what, labels in (("clusters", list(cluster_of.values())), ("types", [c[-1] for c in cluster_of.values()])):
+        for what, labels in truth.items():
             true = np.unique(labels, return_inverse=True)[1]
-            made = grouped(profile, true.max() + 1)
+            made = group_rows(profile, true.max() + 1)
             drawn = [rand_index(made, draw.permutation(true)) for _ in range(permutations)]
             index = rand_index(made, true)
             row[what] = {"rand_index": index, "p": (1 + sum(d >= index for d in drawn)) / (1 + permutations)}
@@ -124,65 +119,59 @@ def structure(units: list[dict], questions: dict[str, str], permutations: int = 
 
 def markdown(table: list[dict], tests: dict[str, tuple[float, float]], groups: list[dict]) -> str:
     kinds = {"all": "all clusters", "A": "two thresholds", "B": "two signs"}
-    lines = ["| writer | the point is read on | " + " | ".join(kinds.values()) + " |", "|---|---|---|---|---|"]
     at = {(r["writer"], r["where"], r["type"]): r for r in table}
-    for writer in ("start", "trained"):
-        for where in WHERE:
-            found = [at.get((writer, where, kind)) for kind in kinds]
-            cells = [f"{r['mean']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]" if r else "-" for r in found]
-            lines.append(f"| {writer} | {where} | " + " | ".join(cells) + " |")
-    lines.append("")
-    lines += [
-        f"- {name}: its cluster minus other clusters {value:+.3f}, p {p:.4f} (cluster labels permuted)"
-        for name, (value, p) in tests.items()
+    shown = {key: shown_interval(r) for key, r in at.items()}
+    cells = [
+        [writer, where, *(shown.get((writer, where, kind), "-") for kind in kinds)]
+        for writer in ("start", "trained")
+        for where in WHERE
     ]
+    lines = [*markdown_table(["writer", "the point is read on", *kinds.values()], cells), ""]
     lines += [
+        *(
+            f"- {name}: its cluster minus other clusters {value:+.3f}, p {p:.4f} (cluster labels permuted)"
+            for name, (value, p) in tests.items()
+        ),
         "",
-        "Groups of questions against the hidden clusters, and two groups against the two types: adjusted Rand index (p, labels permuted)",
+        "Groups of questions against the hidden clusters, and two groups against the two types: adjusted Rand index "
+        "(p, labels permuted)",
         "",
     ]
-    lines += ["| grouped by | clusters | types |", "|---|---|---|"]
-    for row in groups:
-        cells = [f"{row[what]['rand_index']:.2f} ({row[what]['p']:.4f})" for what in ("clusters", "types")]
-        lines.append(f"| {row['by']} | " + " | ".join(cells) + " |")
+    cells = [
+        [row["by"], *(f"{row[what]['rand_index']:.2f} ({row[what]['p']:.4f})" for what in ("clusters", "types"))]
+        for row in groups
+    ]
+    lines += markdown_table(["grouped by", "clusters", "types"], cells)
     seeds, clusters = len(at["trained", WHERE[0], "all"]["seeds"]), at["start", WHERE[0], "all"]["clusters"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Accuracy with the point minus without, start reader; {seeds} trained writers, {clusters} clusters; 95 % intervals over writers, clusters and questions.",
-        ]
+    lines.append(
+        f"\nAccuracy with the point minus without, start reader; {seeds} trained writers, {clusters} clusters; "
+        "95 % intervals over writers, clusters and questions."
     )
+    return "\n".join(lines)
 
 
 def picture(units: list[dict], path: Path) -> None:
-    plt = pyplot()
-    if plt is None:
-        print("no matplotlib (pip install -r requirements.txt): the picture is left out")
-        return
-    pairs: dict[tuple[str, str], list[float]] = {}
-    clusters: dict[str, str] = {}
-    trained = [u for u in units if u["writer"] != "start"]
-    for r in (r for u in trained for r in u["questions"]):
-        pairs.setdefault((r["question_id"], r["on"]), []).append(r["with"] - r["without"])
-        clusters |= {r["question_id"]: r["cluster"], r["on"]: r["on_cluster"]}
+    trained = [u["questions"] for u in units if u["writer"] != "start"]
+    records = [r for part in trained for r in part]
+    pairs = group(((r["question_id"], r["on"]), gain(r)) for r in records)
+    clusters = {r["on"]: r["on_cluster"] for r in records}
     note = f"{len(trained)} trained writers, start reader, clusters that were never rewarded"
-    heat_map(plt, note, pairs, clusters).savefig(path, metadata={"Date": None})
+    save_picture(path, heat_map, note, pairs, clusters)
 
 
 def main() -> None:
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-    units = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    units = read_lines(folder / "results.jsonl")
     tests = {writer_name(u): label_test(u["questions"]) for u in units}
     bank = common.parse_yaml((folder / "config.yaml").read_text(), str(folder / "config.yaml"))["questions"]
     table, groups = rows(units), structure(units, {q.id: q.question for q in load_questions(common.ROOT / bank)})
-    text = markdown(table, tests, groups)
-    (out / "transfer.json").write_text(
-        json.dumps({"rows": table, "label tests": tests, "groups": groups}, indent=1) + "\n"
+    write_table(
+        out,
+        "transfer",
+        {"rows": table, "label tests": tests, "groups": groups},
+        markdown(table, tests, groups),
     )
-    (out / "transfer.md").write_text(text + "\n")
     picture(units, out / "transfer.svg")
-    print(text + f"\n\nwrote {out}/transfer.json, transfer.md, transfer.svg")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Countdown: reach a target with every given number used once; published files, a generator, a solver, and the one
-grader.
+"""Countdown: reach a target with every given number used once; published files, a generator, a solver, the one grader.
 
     python -m tasks.countdown --out runs/countdown.jsonl --count 600 --numbers 3 --largest 20
 
@@ -18,7 +17,10 @@ from pathlib import Path
 from common import UserError
 from tasks.problem import Problem, read_records, split_by_hash, split_of_record, write_generated
 
-ASK = "Numbers: {nums}. Target: {target}. Use every number once with + - * / and brackets. Write <answer>expression</answer>."
+ASK = (
+    "Numbers: {nums}. Target: {target}. Use every number once with + - * / and brackets. "
+    "Write <answer>expression</answer>."
+)
 MAX_CHARACTERS = 200  # of an expression; a longer one is wrong, so that nobody pays for parsing it
 _TOKEN = re.compile(r"[0-9]+|[-+*/()]")
 _SAME = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})  # as models write them
@@ -49,18 +51,13 @@ class Countdown(Problem):
 # ---- grading -------------------------------------------------------------------------------------------------------
 def tokens_of(text: str) -> list[str] | None:
     """Numbers, operators and brackets of an expression; None if anything else stands in it."""
-    tokens, at = [], 0
-    for match in _TOKEN.finditer(text):
-        if text[at : match.start()].strip(" \t"):
-            return None
-        tokens.append(match.group())
-        at = match.end()
-    return None if text[at:].strip(" \t") else tokens
+    tokens = _TOKEN.findall(text)
+    return tokens if "".join(tokens) == text.replace(" ", "").replace("\t", "") else None
 
 
 def value_of(tokens: list[str]) -> tuple[Fraction, list[int]] | None:
-    """(value, numbers used) of sum := product (+|- product)*, product := factor (*|/ factor)*, factor := number | ( sum
-    ).
+    """(value, numbers used) of an expression: total := product (+|- product)*, product := factor (*|/ factor)*,
+    factor := number | ( total ).
 
     None for anything else: a sign before a number is no operation of the game, numbers have no leading zeros.
     """
@@ -127,7 +124,7 @@ def grade(text: str, problem: Countdown) -> bool:
 
 
 # ---- solving and generating ------------------------------------------------------------------------------------------
-def combined(a: tuple[Fraction, str], b: tuple[Fraction, str]) -> list[tuple[Fraction, str]]:
+def results_of(a: tuple[Fraction, str], b: tuple[Fraction, str]) -> list[tuple[Fraction, str]]:
     """All results of one operation on two values with their expressions."""
     (x, s), (y, t) = a, b
     made = [(x + y, f"({s} + {t})"), (x - y, f"({s} - {t})"), (y - x, f"({t} - {s})"), (x * y, f"({s} * {t})")]
@@ -142,7 +139,7 @@ def solve(nums: tuple[int, ...], target: int) -> str | None:
             return values[0][1] if values[0][0] == target else None
         for i, j in itertools.combinations(range(len(values)), 2):
             rest = [v for k, v in enumerate(values) if k not in (i, j)]
-            for value in combined(values[i], values[j]):
+            for value in results_of(values[i], values[j]):
                 found = search([*rest, value])
                 if found:
                     return found
@@ -153,7 +150,7 @@ def solve(nums: tuple[int, ...], target: int) -> str | None:
 
 
 def generate(count: int, numbers: int, largest: int, seed: int) -> list[dict]:
-    """`count` different problems with a solution whose steps are whole numbers from 1 to 100, and their splits by hash."""
+    """`count` different problems, their splits by hash; a solution of each has only whole steps, from 1 to 100."""
     rng, made = random.Random(seed), {}
     for _ in range(1000 * count):
         if len(made) == count:
@@ -162,7 +159,7 @@ def generate(count: int, numbers: int, largest: int, seed: int) -> list[dict]:
         values = [(Fraction(n), str(n)) for n in nums]
         while len(values) > 1:
             a, b = (values.pop(rng.randrange(len(values))) for _ in range(2))
-            whole = [v for v in combined(a, b) if v[0].denominator == 1 and 1 <= v[0] <= 100]
+            whole = [v for v in results_of(a, b) if v[0].denominator == 1 and 1 <= v[0] <= 100]
             if not whole:
                 break
             values.append(rng.choice(whole))
@@ -171,13 +168,13 @@ def generate(count: int, numbers: int, largest: int, seed: int) -> list[dict]:
     if len(made) < count:
         raise UserError(f"--count: there are fewer than {count} problems with {numbers} numbers up to {largest}")
     return [
-        {"id": f"countdown-{i}", "nums": list(nums), "target": target, "split": split_by_hash(hashed(nums, target))}
+        {"id": f"countdown-{i}", "nums": list(nums), "target": target, "split": split_by_hash(split_key(nums, target))}
         for i, ((_, target), nums) in enumerate(made.items())
     ]
 
 
-def hashed(nums: tuple[int, ...], target: int) -> str:
-    """What decides the split of a problem that names none; the order of the numbers does not matter."""
+def split_key(nums: tuple[int, ...], target: int) -> str:
+    """What decides, by its hash, the split of a problem that names none; the order of the numbers does not matter."""
     return f"{sorted(nums)} {target}"
 
 
@@ -191,9 +188,10 @@ def load(path: Path, key: str = "shared.questions") -> list[Countdown]:
         whole = [n for n in (*nums, target) if type(n) is int] if isinstance(nums, list) else []
         if len(whole) < 3 or len(whole) != len(nums) + 1 or min(whole[:-1]) < 0:
             raise UserError(
-                f"{where}: expected 'nums', a list of two or more whole numbers of at least 0, and 'target', a whole number"
+                f"{where}: expected 'nums', a list of two or more whole numbers of at least 0, "
+                "and 'target', a whole number"
             )
-        split = split_of_record(r, where, hashed(nums, target))
+        split = split_of_record(r, where, split_key(nums, target))
         problems.append(Countdown(str(r.get("id", f"countdown-{i}")), tuple(nums), target, split))
     if not problems:
         raise UserError(f"{path}: no problems in the file")

@@ -1,5 +1,4 @@
-"""FiNER: name the XBRL tags of the numbers in a financial report, in order; the file of ACE and Resd, and the one
-grader.
+"""FiNER: name the XBRL tags of the numbers in a financial report, in order; the file of ACE and Resd, the one grader.
 
 Records are `context` (the instruction with the list of tags, the sentences) and `target` (the right tags, commas
 between them), one JSON object a line; `split` is optional. The data is not bundled (ace-agent/ace, arXiv 2510.04618).
@@ -9,13 +8,17 @@ The published grader evaluates both answers as Python; here a number is read as 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 
 from common import UserError
 from introspection import prompts
 from tasks.problem import Problem, read_records, split_of_record
 
-ASK = "{context}\n\nGive the tags in the order of the questions, with commas between them: <answer>FirstTag, SecondTag</answer>."
+ASK = (
+    "{context}\n\nGive the tags in the order of the questions, with commas between them: "
+    "<answer>FirstTag, SecondTag</answer>."
+)
 MAX_SHOWN = 500  # characters of the model's own answer in the feedback
 _NUMBER = re.compile(r"\$?([-+]?[0-9]{1,30}(?:\.[0-9]{0,30})?)")
 
@@ -31,9 +34,8 @@ class Finer(Problem):
 
     @property
     def turn(self) -> str:
-        return ASK.format(
-            context=self.context.rstrip().removesuffix("Answer:").rstrip()
-        )  # the place where a completion would begin
+        # A published context ends in the place where a completion would begin.
+        return ASK.format(context=self.context.rstrip().removesuffix("Answer:").rstrip())
 
     @property
     def gold(self) -> str:
@@ -65,13 +67,13 @@ def tags_of(answer: str, most: int | None = None) -> list[str | Fraction]:
 
 
 def hits(text: str, problem: Finer) -> list[bool]:
-    """Which of the right tags a model turn has at their places.
+    """Whether a model turn has each of the right tags at its place.
 
-    None without an answer. Missing tags are wrong, further ones are ignored.
+    Missing tags are wrong, all of them without an answer; further ones are ignored.
     """
     said, right = answer_of(text), tags_of(problem.target)
     tags = [] if said is None else tags_of(said, len(right))
-    return [a == b for a, b in zip(tags + [""] * (len(right) - len(tags)), right, strict=True)]
+    return [tag == wanted for tag, wanted in zip_longest(tags, right)]
 
 
 def grade(text: str, problem: Finer) -> bool:
@@ -80,10 +82,7 @@ def grade(text: str, problem: Finer) -> bool:
 
 
 def feedback(text: str, problem: Finer) -> str:
-    """What a teacher reads about a model turn: how many tags are right, and the right answer.
-
-    Empty if all are. It reveals the answer.
-    """
+    """What a teacher reads about a model turn: how many tags are right, and the right answer; empty if all are."""
     right, said = hits(text, problem), answer_of(text)
     if all(right):
         return ""
@@ -96,9 +95,9 @@ def feedback(text: str, problem: Finer) -> str:
 
 
 def load(path: Path, key: str = "shared.questions") -> list[Finer]:
-    """Problems of a JSONL file.
+    """Problems of a JSONL file; their ids are its line numbers.
 
-    Their ids are its line numbers. Raises UserError with file and line for a malformed one.
+    Raises UserError with file and line for a malformed one.
     """
     problems = []
     for where, r in read_records(path, key):

@@ -1,5 +1,4 @@
-"""Function calling: which of the given tools to call with which arguments; published files, a generator, and the one
-grader.
+"""Function calling: which of the given tools to call with which arguments; published files, a generator, one grader.
 
     python -m tasks.function_calling --out runs/calls.jsonl --count 600
 
@@ -44,18 +43,19 @@ class Calling(Problem):
 
 
 # ---- grading -------------------------------------------------------------------------------------------------------
-def once(pairs: list[tuple[str, object]]) -> dict:
+def unique_keys(pairs: list[tuple[str, object]]) -> dict:
     """A JSON object whose keys differ: of two equal ones, json would silently keep the last."""
     if len(dict(pairs)) < len(pairs):
         raise ValueError("a key stands twice")
     return dict(pairs)
 
 
-def refused(constant: str) -> None:
+def refuse_constant(constant: str) -> None:
+    """NaN and Infinity, which Python's json would take."""
     raise ValueError(f"{constant} is no JSON")
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=once, parse_constant=refused)
+DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=refuse_constant)
 
 
 def canonical(value: object) -> str:
@@ -129,12 +129,8 @@ def load(path: Path, key: str = "shared.questions") -> list[Calling]:
         calls = calls_of(answers)
         if not isinstance(answers, list) or calls is None:
             raise UserError(f"{where}: answers: expected a list of objects with 'name' and 'arguments'")
-        split = split_of_record(r, where, str(r["query"]))
-        problems.append(
-            Calling(
-                str(r.get("id", f"calls-{i}")), str(r["query"]), json.dumps(tools), calls, split, json.dumps(answers)
-            )
-        )
+        name, query, gold = str(r.get("id", f"calls-{i}")), str(r["query"]), json.dumps(answers)
+        problems.append(Calling(name, query, json.dumps(tools), calls, split_of_record(r, where, query), gold))
     if not problems:
         raise UserError(f"{path}: no problems in the file")
     return problems
@@ -151,11 +147,8 @@ def inside(value: object, where: str) -> object:
 
 
 # ---- generating ------------------------------------------------------------------------------------------------------
-PLACES, DAYS, PEOPLE = (
-    ("paris", "oslo", "lima", "cairo", "tokyo", "delhi"),
-    ("monday", "tuesday", "friday", "sunday"),
-    ("ann", "bob", "eva", "tom"),
-)
+PLACES = ("paris", "oslo", "lima", "cairo", "tokyo", "delhi")
+DAYS, PEOPLE = ("monday", "tuesday", "friday", "sunday"), ("ann", "bob", "eva", "tom")
 ITEMS, COINS = ("tea", "rice", "soap", "milk", "salt"), ("euro", "yen", "peso")
 # name, its arguments with what they may be, and how a user says it
 TOOLS = {
@@ -178,7 +171,7 @@ def generate(count: int, seed: int) -> list[dict]:
             break
         needed = rng.choices(list(TOOLS), k=rng.choices([1, 2, 3], [0.5, 0.35, 0.15])[0])
         calls = [
-            {"name": name, "arguments": {a: rng.choice(values) for a, values in TOOLS[name][0].items()}}
+            {"name": name, "arguments": {argument: rng.choice(values) for argument, values in TOOLS[name][0].items()}}
             for name in needed
         ]
         others = rng.sample([name for name in TOOLS if name not in needed], 2)
@@ -186,10 +179,10 @@ def generate(count: int, seed: int) -> list[dict]:
         rng.shuffle(offered)
         tools = [
             {
-                "name": n,
-                "parameters": {a: {"type": "int" if type(v[0]) is int else "str"} for a, v in TOOLS[n][0].items()},
+                "name": name,
+                "parameters": {a: {"type": type(values[0]).__name__} for a, values in TOOLS[name][0].items()},
             }
-            for n in offered
+            for name in offered
         ]
         query = ", and ".join(TOOLS[c["name"]][1].format(**c["arguments"]) for c in calls)
         made.setdefault(query, {"tools": json.dumps(tools), "answers": json.dumps(calls)})

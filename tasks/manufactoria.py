@@ -21,12 +21,21 @@ from common import UserError
 from introspection import prompts
 from tasks.problem import Problem, read_records, split_by_hash, split_of_record, write_generated
 
-ASK = """Write a Manufactoria program. It receives a tape, a row of colours, at the node start and sends it from node to node.
-- START start: has one route, NEXT node. So have PAINTER_RED, PAINTER_BLUE, PAINTER_YELLOW and PAINTER_GREEN, which first add their colour at the back.
-- PULLER_RB looks for R and B at the front of the tape, PULLER_YG for Y and G. It takes such a colour off and follows its route, [R] node for instance; from an empty tape or another colour it takes nothing and follows [EMPTY] node. A missing route rejects the tape.
-- END end accepts the tape. The target NONE rejects it, and so does a walk of more than 1000 nodes.
-A name is made of letters, digits and _ and is declared once, with a colon except after END; four spaces stand before a route. Tapes that begin with R:\n```manufactoria\nSTART start:\n    NEXT look\nPULLER_RB look:\n    [R] end\nEND end\n```
-Your task: {task}\nEnd with your program in a ```manufactoria block."""
+ASK = (
+    "Write a Manufactoria program. It receives a tape, a row of colours, at the node start and sends it from node to "
+    "node.\n"
+    "- START start: has one route, NEXT node. So have PAINTER_RED, PAINTER_BLUE, PAINTER_YELLOW and PAINTER_GREEN, "
+    "which first add their colour at the back.\n"
+    "- PULLER_RB looks for R and B at the front of the tape, PULLER_YG for Y and G. It takes such a colour off and "
+    "follows its route, [R] node for instance; from an empty tape or another colour it takes nothing and follows "
+    "[EMPTY] node. A missing route rejects the tape.\n"
+    "- END end accepts the tape. The target NONE rejects it, and so does a walk of more than 1000 nodes.\n"
+    "A name is made of letters, digits and _ and is declared once, with a colon except after END; four spaces stand "
+    "before a route. Tapes that begin with R:\n"
+    "```manufactoria\nSTART start:\n    NEXT look\nPULLER_RB look:\n    [R] end\nEND end\n```\n"
+    "Your task: {task}\n"
+    "End with your program in a ```manufactoria block."
+)
 MAX_STEPS = 1000  # nodes that a tape may visit, start and end among them
 MAX_CHARACTERS = 100_000  # of a program; a longer one is wrong, so that nobody pays for parsing it
 MAX_FEEDBACK, TRACE = 2000, 15  # characters of a feedback, nodes of a walk that it shows
@@ -40,9 +49,8 @@ ROUTES = (
 )
 _NODE = re.compile(rf"({'|'.join(ROUTES)})\s+(\w+)(:?)\s*(?:#.*)?")
 _ROUTE = re.compile(r"(\[(?:R|B|Y|G|EMPTY)\]|NEXT)\s+(\w+)\s*(?:#.*)?")
-Case = namedtuple(
-    "Case", "tape accepted output check_output", defaults=("", False)
-)  # a test; output: what is left of the tape, where it is checked
+# A test; output: what is left of the tape, where it is checked.
+Case = namedtuple("Case", "tape accepted output check_output", defaults=("", False))
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,8 @@ def program_of(text: str) -> str | None:
     *before, last = re.split(r"```manufactoria(?!\w)", text)
     if before:
         return last.partition("```")[0].strip() if "```" in last else None
-    bare = [
-        block for block in text.split("```")[1:-1:2] if not block.partition("\n")[0].strip()
-    ]  # fences open and close in turn
+    # Fences open and close in turn.
+    bare = [block for block in text.split("```")[1:-1:2] if not block.partition("\n")[0].strip()]
     return bare[-1].strip() if bare else None
 
 
@@ -90,47 +97,49 @@ def parse(program: str) -> dict[str, tuple[str, dict[str, str]]]:
         said = line.strip()
         if not said or said.startswith("#"):
             continue
-        if nodes and line.startswith(
-            ("    ", "\t")
-        ):  # be it a node: a program that is indented as a whole is malformed
+        # An indented line is a route, whatever it says: a program that is indented as a whole is malformed.
+        if nodes and line.startswith(("    ", "\t")):
             match = _ROUTE.fullmatch(said)
             label = match.group(1).strip("[]") if match else None
             if label not in ROUTES[kind] or label in routes:  # DELTA's parser takes the first of two equal branches
                 raise ValueError(
-                    f"line {number}: expected one of ({', '.join(ROUTES[kind])}) under {kind}, each once, got '{said[:200]}'"
+                    f"line {number}: expected one of ({', '.join(ROUTES[kind])}) under {kind}, each once, "
+                    f"got '{said[:200]}'"
                 )
             routes[label] = match.group(2)
             continue
-        kind, name, colon = match.groups() if (match := _NODE.fullmatch(said)) else ("", "", "")
+        match = _NODE.fullmatch(said)
+        kind, name, colon = match.groups() if match else ("", "", "")
         if not colon and kind != "END":  # DELTA's parser refuses a colon after END
             raise ValueError(f"line {number}: expected a node such as 'PULLER_RB name:', got '{said[:200]}'")
         if name in nodes or (kind in ("START", "END") and name != kind.lower()):
             raise ValueError(f"line {number}: '{name[:200]}' is declared already, or no name for {kind}")
-        nodes[name] = (kind, routes := {})
+        routes = {}
+        nodes[name] = (kind, routes)
     if [nodes.get(name, ("",))[0] for name in ("start", "end")] != ["START", "END"]:
         raise ValueError("a program needs the nodes 'START start:' and 'END end'")
     for name, (kind, routes) in nodes.items():
-        unknown = [
-            target for target in routes.values() if target not in nodes and target not in ("NONE", "END")
-        ]  # END fails once a tape comes to it
-        if unknown or (ROUTES[kind] == ("NEXT",) and not routes):
-            raise ValueError(
-                f"{kind} '{name[:200]}' {f'goes to {unknown[0][:200]!r}, which is not declared' if unknown else 'has no route NEXT'}"
-            )
+        # To go to END fails only once a tape does.
+        unknown = [target for target in routes.values() if target not in nodes and target not in ("NONE", "END")]
+        if unknown:
+            raise ValueError(f"{kind} '{name[:200]}' goes to {unknown[0][:200]!r}, which is not declared")
+        if ROUTES[kind] == ("NEXT",) and not routes:
+            raise ValueError(f"{kind} '{name[:200]}' has no route NEXT")
     return nodes
 
 
 def walk(nodes: dict[str, tuple[str, dict[str, str]]], tape: str) -> tuple[str, list[str], str]:
-    """(what is left of a tape, names of the nodes it visited, why it was rejected or empty text) of a parsed program."""
+    """(what is left of a tape, names of the nodes it visited, why it was rejected or empty text); nodes: as parsed."""
     left, path, at, fault = deque(tape), [], "start", f"no end after {MAX_STEPS} nodes, probably a loop"
     while len(path) < MAX_STEPS:
         path.append(at)
-        if at == "end" or at == "NONE" or at not in nodes:
-            fault = "" if at == "end" else "the tape was sent to NONE" if at == "NONE" else f"there is no node '{at}'"
+        if at in ("end", "NONE") or at not in nodes:
+            fault = {"end": "", "NONE": "the tape was sent to NONE"}.get(at, f"there is no node '{at}'")
             break
         kind, routes = nodes[at]
         if kind in PULLERS:
-            at = routes.get(left.popleft() if left and left[0] in PULLERS[kind] else "EMPTY", "NONE")
+            label = left.popleft() if left and left[0] in PULLERS[kind] else "EMPTY"
+            at = routes.get(label, "NONE")  # a missing route rejects
         else:
             left.extend(PAINTERS.get(kind, ""))
             at = routes["NEXT"]
@@ -138,9 +147,8 @@ def walk(nodes: dict[str, tuple[str, dict[str, str]]], tape: str) -> tuple[str, 
 
 
 def fits(output: str, tape: str) -> bool:
-    """Whether a tape fully matches an expected output: text in which .
-
-    + * ? | ( ) are those of a regular expression. ValueError if malformed.
+    """Whether a tape fully matches an expected output, in which the signs . + * ? | ( ) mean what they mean in a
+    regular expression. ValueError if it is malformed.
     """
     # `re` would take forever over (R+)+B and a thousand R, and it is the program that chooses the tape. Here sets of
     # places in the tape go through the expression, so that a repetition ends when it reaches no new place.
@@ -148,13 +156,15 @@ def fits(output: str, tape: str) -> bool:
 
 
 def ends(output: str, at: int, starts: set[int], tape: str, depth: int) -> tuple[int, set[int]]:
-    """(where in `output` the alternatives that begin at `at` stop, places in the tape where they can stop that began in `starts`)."""
+    """(where in `output` the alternatives that begin at `at` stop, places in the tape where they can stop that began
+    in `starts`).
+    """
 
-    def piece(
-        at: int, places: set[int]
-    ) -> tuple[int, set[int]]:  # one character or bracket: where it ends, and the places after it
-        one = {i + 1 for i in places if i < len(tape) and output[at] in (tape[i], ".")}
-        return ends(output, at + 1, places, tape, depth + 1) if output[at] == "(" else (at, one)
+    def piece(at: int, places: set[int]) -> tuple[int, set[int]]:
+        """One character or bracket: where it ends, and the places after it."""
+        if output[at] == "(":
+            return ends(output, at + 1, places, tape, depth + 1)
+        return at, {i + 1 for i in places if i < len(tape) and output[at] in (tape[i], ".")}
 
     found, now = set(), starts
     while output[at : at + 1] not in ("", ")"):
@@ -187,7 +197,8 @@ def failures(text: str, problem: Manufactoria) -> list[tuple[Case, str, list[str
     nodes = parse(program)
     for case in problem.cases:
         left, path, fault = walk(nodes, case.tape)
-        if (not fault and (not case.check_output or fits(case.output, left))) != case.accepted:
+        passed = not fault and (not case.check_output or fits(case.output, left))
+        if passed != case.accepted:
             failed.append((case, left, path, fault))
     return failed
 
@@ -206,18 +217,21 @@ def feedback(text: str, problem: Manufactoria) -> str:
         failed = failures(text, problem)
     except ValueError as error:
         return f"Parse error: {error}"
-    stopped, parts = (
-        [f for f in failed if f[3]][:1],
-        [],
-    )  # to reject a tape that should pass is Resd's run-time error, and shown alone
+    # To reject a tape that should pass is Resd's run-time error, and shown alone; else the two smallest failures.
+    stopped = [f for f in failed if f[3]][:1]
+    parts = []
     for case, left, path, fault in stopped or sorted(failed, key=lambda f: len(f[0].tape) + len(f[1]))[:2]:
-        wanted = ("accepted" if case.accepted else "rejected") + (
-            f", with {case.output[:200]!r} left" if case.check_output else ""
-        )
-        got = f"{'rejected' if fault else 'accepted'}, with {left[:200]!r} left\nNodes visited: {len(path)}, at last {' > '.join(name[:40] for name in path[-TRACE:])}"
-        parts.append(
-            f"{f'Run-time error: {fault[:200]}' if fault else 'Wrong answer'}\nTape: {case.tape[:200]!r}\nExpected: {wanted}\nGot: {got}"
-        )
+        wanted = "accepted" if case.accepted else "rejected"
+        if case.check_output:
+            wanted += f", with {case.output[:200]!r} left"
+        lines = [
+            f"Run-time error: {fault[:200]}" if fault else "Wrong answer",
+            f"Tape: {case.tape[:200]!r}",
+            f"Expected: {wanted}",
+            f"Got: {'rejected' if fault else 'accepted'}, with {left[:200]!r} left",
+            f"Nodes visited: {len(path)}, at last {' > '.join(name[:40] for name in path[-TRACE:])}",
+        ]
+        parts.append("\n".join(lines))
     return "\n\n".join(parts)[:MAX_FEEDBACK]
 
 
@@ -244,7 +258,8 @@ def load(path: Path, key: str = "shared.questions") -> list[Manufactoria]:
 def cases_of(tests: object, where: str) -> tuple[Case, ...]:
     """The tests of a record; what one leaves out is read as DELTA's server does. Raises UserError."""
     try:
-        tests, cases = json.loads(tests) if isinstance(tests, str) else tests, []
+        tests = json.loads(tests) if isinstance(tests, str) else tests
+        cases = []
         for t in tests or [None]:  # without tests every program would be right
             case = Case(
                 t["input"], t.get("expected_accepted", True), t.get("expected_output", ""), t.get("check_output", True)
@@ -255,7 +270,8 @@ def cases_of(tests: object, where: str) -> tuple[Case, ...]:
             cases.append(case)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{where}: ground_truth: expected a list of objects with 'input', a text of R, B, Y and G, and what becomes of it ({error!r})"
+            f"{where}: ground_truth: expected a list of objects with 'input', a text of R, B, Y and G, "
+            f"and what becomes of it ({error!r})"
         ) from error
     return tuple(cases)
 
@@ -264,7 +280,7 @@ RULES = {  # of a pattern: what a tape should do, and whether it does
     "substring": ("holds {pattern} in a row", lambda pattern, tape: pattern in tape),
     "ordered": (
         "holds {pattern} in this order, with or without other colours between",
-        lambda pattern, tape: all(c in rest for rest in [iter(tape)] for c in pattern),
+        lambda pattern, tape: bool(re.match("".join(f"[^{colour}]*{colour}" for colour in pattern), tape)),
     ),
     "at least": (
         "holds at least {count} of the colour {colour}",
@@ -278,15 +294,19 @@ RULES = {  # of a pattern: what a tape should do, and whether it does
 
 
 def solution_of(rule: str, colours: str, pattern: str) -> str:
-    """A program that follows a rule: a puller (on four colours two of them) for each number of colours of the pattern found so far."""
-    last = (size := len(pattern)) + (rule == "exactly")
+    """A program that follows a rule.
+
+    It has a puller (on four colours two of them) for each number of colours of the pattern found so far.
+    """
+    size = len(pattern)
+    last, beyond = (size + 1, "NONE") if rule == "exactly" else (size, "end")
 
     def after(found: int, colour: str) -> str:
-        fallen = max(
-            k for k in range(size + 1) if (pattern[:found] + colour).endswith(pattern[:k])
-        )  # where a run of colours goes on
-        found = fallen if rule == "substring" else found + (colour == pattern[found % size])
-        return f"q{found}" if found < last else "NONE" if rule == "exactly" else "end"
+        if rule == "substring":  # falls back to where a run of colours goes on
+            found = max(k for k in range(size + 1) if (pattern[:found] + colour).endswith(pattern[:k]))
+        elif colour == pattern[found % size]:
+            found += 1
+        return f"q{found}" if found < last else beyond
 
     lines = ["START start:", "    NEXT q0"]
     for found in range(last):
@@ -298,12 +318,13 @@ def solution_of(rule: str, colours: str, pattern: str) -> str:
 
 
 def tests_of(rng: random.Random, rule: str, colours: str, pattern: str) -> list[dict]:
-    """Up to MAX_CASES tests: the pattern whole, turned round, begun twice, with a colour missing or one too many, and all of these among noise."""
+    """Up to MAX_CASES tests: the pattern whole, turned round, begun twice, with a colour missing or one too many, and
+    all of these among noise.
+    """
     tapes = ["", *colours, pattern, pattern[::-1]]
     for i in range(1, len(pattern) + 1):
-        between = [c for c in colours if c not in pattern[i - 1 : i + 1]] or [
-            pattern[i]
-        ]  # a neighbour's colour could leave the pattern whole
+        # A neighbour's colour could leave the pattern whole.
+        between = [c for c in colours if c not in pattern[i - 1 : i + 1]] or [pattern[i]]
         tapes += [
             pattern[:i] + rng.choice(between) + pattern[i:],
             pattern[:i] + pattern,
@@ -312,9 +333,8 @@ def tests_of(rng: random.Random, rule: str, colours: str, pattern: str) -> list[
     for core in rng.choices(tapes, k=200):
         noise, gap = rng.choice([colours, colours.replace(pattern[0], "")]), rng.choice([0, 0, 2])
         inner = "".join(c + "".join(rng.choices(noise, k=rng.randint(0, gap))) for c in core)
-        tapes.append(
-            "".join(rng.choices(noise, k=rng.randint(0, 5))) + inner + "".join(rng.choices(noise, k=rng.randint(0, 5)))
-        )
+        before, behind = ("".join(rng.choices(noise, k=rng.randint(0, 5))) for _ in range(2))
+        tapes.append(before + inner + behind)
     verdicts = {tape: RULES[rule][1](pattern, tape) for tape in tapes}
     few, many = sorted(([t for t in verdicts if verdicts[t] == wanted] for wanted in (True, False)), key=len)
     chosen = sorted([*few[: MAX_CASES // 2], *many][:MAX_CASES], key=len)
@@ -333,16 +353,22 @@ def generate(count: int, longest: int, seed: int) -> list[dict]:
     for _ in range(200 * count):
         rule, colours = rng.choice(list(RULES)), rng.choice(["RB", "RBYG"])
         pattern = "".join(rng.choices(colours, k=rng.randint(1, longest)))
-        pattern = pattern if rule in ("substring", "ordered") else pattern[0] * len(pattern)
+        pattern = pattern if rule in ("substring", "ordered") else pattern[0] * len(pattern)  # a count: one colour
         if len(made) == count or (rule, colours, pattern) in made:
             continue
         name = RULES[rule][0].format(pattern=pattern, colour=pattern[0], count=len(pattern))
+        task = f"accept a tape that {name}, and reject any other. Tapes are made of {', '.join(colours)}."
         made[rule, colours, pattern] = {
-            "messages": [{"role": "user", "content": ASK.format(task=f"accept a tape that {name}, and reject any other. Tapes are made of {', '.join(colours)}.")}],
-            "ground_truth": tests_of(rng, rule, colours, pattern), "dataset": "manufactoria", "difficulty": "easy", "id": f"manufactoria-{len(made)}",
-            "problem_family": f"contains_{rule if rule in ('substring', 'ordered') else 'count'}", "name": name,
-            "solution": solution_of(rule, colours, pattern), "split": split_by_hash(pattern),
-        }  # fmt: skip
+            "messages": [{"role": "user", "content": ASK.format(task=task)}],
+            "ground_truth": tests_of(rng, rule, colours, pattern),
+            "dataset": "manufactoria",
+            "difficulty": "easy",
+            "id": f"manufactoria-{len(made)}",
+            "problem_family": f"contains_{rule if rule in ('substring', 'ordered') else 'count'}",
+            "name": name,
+            "solution": solution_of(rule, colours, pattern),
+            "split": split_by_hash(pattern),
+        }
     if len(made) < count:
         raise UserError(f"--count: there are fewer than {count} problems with patterns of up to {longest} colours")
     return list(made.values())

@@ -197,7 +197,7 @@ def test_only_the_reflection_is_trained_and_the_answer_is_not_shown(tmp_path):
     problem = next(p for p in arena.train if p.cluster.endswith("A"))
     attempt = arena.chat.content_ids("Answer: x (Z)") + arena.chat.between[:1]
     for reflect in (True, False):
-        tries = [reflect_retry.failed(arena.reader, problem, attempt, reflect) for _ in range(4)]
+        tries = [reflect_retry.open_try(arena.reader, problem, attempt, reflect) for _ in range(4)]
         reflect_retry.try_again(arena.reader, tries, [(i,) for i in range(4)], reflect, 16)
         for one in tries:
             t = one.trajectory()

@@ -31,7 +31,7 @@ def test_both_sides_of_the_memory_benchmark_run(monkeypatch, variant):
 
 def test_a_measurement_holds_both_sides_and_both_floors():
     model = random_llama(64, 32, 1, heads=2)
-    m = rollouts.measured((model, ASKED, 2, 6, list(range(2, 12))), 2, ("inverse-CDF sampling",))
+    m = rollouts.measure((model, ASKED, 2, 6, list(range(2, 12))), 2, ("inverse-CDF sampling",))
     assert set(m["seconds"]) == {"ours", "generate", "ours without inverse-CDF sampling"}
     assert all(len(seconds) == 2 for seconds in m["seconds"].values())
     assert (

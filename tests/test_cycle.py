@@ -10,8 +10,8 @@ from common import ROOT
 from introspection.prompts import question_turn
 from introspection.reader import Reader
 from introspection.stats import cluster_means
-from reproduce.collect import collected
-from reproduce.cycle import moved, rounds, write_banks
+from reproduce.collect import collect_exchanges
+from reproduce.cycle import rounds, transfer_by_cluster, write_banks
 from tasks.mcq import load_exchanges, load_questions
 
 BANK = [json.loads(line) for line in (ROOT / "data/bank.jsonl").read_text().splitlines()]
@@ -19,7 +19,7 @@ BANK = [json.loads(line) for line in (ROOT / "data/bank.jsonl").read_text().spli
 
 def test_collected_exchanges_hold_the_wrong_answer_under_the_order_that_was_shown(organism, tmp_path):
     train = [q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "train"][:12]
-    records = collected(Reader(*organism, 1.0, 96, (0, 0, 8)), train, 2)
+    records = collect_exchanges(Reader(*organism, 1.0, 96, (0, 0, 8)), train, 2)
     path = tmp_path / "exchanges.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
     exchanges = load_exchanges(path, train)
@@ -68,7 +68,7 @@ def test_transfer_of_a_hand_made_matrix():
     )  # (after a round, of a round)
     learned = {"a": 1, "b": 2, "c": 3}
     after = [{name: [value - 0.05, value + 0.05] for name, value in zip(learned, row, strict=True)} for row in matrix]
-    backward, forward = (moved(after, learned, way) for way in (True, False))
+    backward, forward = (transfer_by_cluster(after, learned, way) for way in (True, False))
     assert cluster_means([backward]).mean() == pytest.approx(((0.5 - 0.8) + (0.7 - 0.9)) / 2)
     assert cluster_means([forward]).mean() == pytest.approx(((0.25 - 0.2) + (0.5 - 0.3)) / 2)
     assert backward["c"] == forward["a"] == [0.0, 0.0]

@@ -8,7 +8,7 @@ from conftest import tiny_llama
 from test_baselines import arena_of, configured
 
 from baselines import sdpo
-from baselines.resd import bounded, rebalanced
+from baselines.resd import bound_ratio, rebalance
 from baselines.sdpo import Answer, answer, lesson, show
 from benchmarks.common import take_step
 from common import UserError
@@ -62,7 +62,7 @@ def test_resd_equation_1():
     tau = (teacher - student).exp()
     for low, high in ((0.0, 0.0), (0.2, 0.0), (0.2, 5.0)):
         clipped = tau.clamp(min=low or None, max=high or None) if low or high else tau
-        said = bounded(student, teacher, low, high)
+        said = bound_ratio(student, teacher, low, high)
         f = {
             0.0: clipped * clipped.log(), 1.0: -clipped.log(),
             0.5: clipped / 2 * clipped.log() - (clipped + 1) / 2 * ((clipped + 1) / 2).log(),
@@ -74,20 +74,20 @@ def test_resd_equation_1():
                 high,
             )
     student.requires_grad_()
-    assert not bounded(student, teacher, 0.2, 5.0).requires_grad  # no gradient flows through the bound
+    assert not bound_ratio(student, teacher, 0.2, 5.0).requires_grad  # no gradient flows through the bound
 
 
 def test_rebalancing_weights_of_the_source():
     for wins, right, wrong in ((1, 16, 0.516), (4, 4, 0.571), (16, 1, 1)):
-        weights = rebalanced(torch.tensor([1.0] * wins + [0.0] * (32 - wins)))
+        weights = rebalance(torch.tensor([1.0] * wins + [0.0] * (32 - wins)))
         assert weights[0].item() == pytest.approx(right, abs=0.01) and weights[-1].item() == pytest.approx(
             wrong, abs=1e-3
         )
         assert weights.mean().item() == pytest.approx(1, abs=1e-6)
     assert (
-        rebalanced(torch.zeros(1)).item() == rebalanced(torch.ones(1)).item() == 1
+        rebalance(torch.zeros(1)).item() == rebalance(torch.ones(1)).item() == 1
     )  # where the bounds of the share would cross
-    assert torch.isfinite(rebalanced(torch.zeros(8))).all() and torch.isfinite(rebalanced(torch.ones(8))).all()
+    assert torch.isfinite(rebalance(torch.zeros(8))).all() and torch.isfinite(rebalance(torch.ones(8))).all()
 
 
 def test_the_sampled_form_is_the_reverse_kl_gradient_in_expectation():

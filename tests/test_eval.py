@@ -499,12 +499,12 @@ def command(run_dir, *changes: str) -> list[str]:
     "table, words", [("transfer", "permuted labels"), ("invariance", "| trained | kl, same | own |")]
 )
 def test_the_other_tables_run(tmp_path, perturbed, table, words):
-    done = python(*command(tmp_path, f"table={table}", f"writers={perturbed}", "eval_questions=8"))
+    done = python(*command(tmp_path, f"table={table}", f"writers={perturbed}", "eval_questions=4"))
     assert done.returncode == 0 and words in done.stdout, done.stderr
 
 
 def test_recallers_are_measured_and_resumed(tmp_path, perturbed):
-    asked = command(tmp_path, *RECALL, f"writers={perturbed}", "eval_questions=4")
+    asked = command(tmp_path, *RECALL, f"writers={perturbed}", "eval_questions=2")
     done = python(*asked, "--resume")
     assert done.returncode == 0, done.stderr
     for words in (
@@ -522,7 +522,7 @@ def test_recallers_are_measured_and_resumed(tmp_path, perturbed):
 
 @pytest.mark.slow
 def test_the_script_resumes_and_repeats_itself(tmp_path):
-    asked = command(tmp_path / "a", "writers=organism/weights", "library=data/points_ideal.jsonl")
+    asked = command(tmp_path / "a", "writers=organism/weights", "library=data/points_ideal.jsonl", "eval_questions=6")
     done = process(*asked)
     assert done.returncode == 0, done.stderr
     results = tmp_path / "a/eval/results.jsonl"

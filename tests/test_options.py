@@ -15,7 +15,7 @@ from tasks.mcq import load_exchanges, load_questions
 
 
 def test_losers_see_a_winner_of_their_own_group(organism):
-    groups, _, reader = one_step(organism, config(reveal="peer", group_size=16, questions_per_step=6))
+    groups, _, reader = one_step(organism, config(reveal="peer", group_size=8, questions_per_step=6))
     seen = 0
     for group in groups:
         winners = {reader.chat.text(a.completion.ids) for a in group.attempts_G if a.won}
@@ -63,7 +63,7 @@ def test_empty_points_are_measured_as_no_point(organism, monkeypatch):
 def test_wrong_answers_are_sent_back(organism):
     """User turns between attempts say 'try again', winners are left alone, and only sampled turns can be trained."""
     cfg = config(
-        correction_turns=2, group_size=16, questions_per_step=8, mask="conversation", train_loser_attempt="true"
+        correction_turns=2, group_size=8, questions_per_step=4, mask="conversation", train_loser_attempt="true"
     )
     groups, _, reader = one_step(organism, cfg)
     lengths = set()

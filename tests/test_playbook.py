@@ -5,7 +5,7 @@ import json
 import pytest
 from commands import python
 
-from baselines.playbook import SECTIONS, Entry, Playbook, load_playbook, shown
+from baselines.playbook import SECTIONS, Entry, Playbook, listing, load_playbook
 from common import UserError, rng
 from introspection import prompts
 
@@ -139,7 +139,7 @@ def test_it_prints_by_section_the_best_first(tmp_path):
     playbook.tag({"oth-00003": "helpful"})
     playbook.write(tmp_path / "playbook.jsonl")
     assert load_playbook(tmp_path / "playbook.jsonl") == playbook.entries
-    strategies, others = shown(playbook.entries, 1).split("\n\n")
+    strategies, others = listing(playbook.entries, 1).split("\n\n")
     assert strategies == "strategies and insights: 1 entries\n  [str-00002] helpful=0 harmful=0 :: y"
     assert others == "others: 2 entries\n  [oth-00003] helpful=1 harmful=0 :: z"
     mistyped = '{"id": "a", "text": "t", "helpful": "1", "harmful": 0, "last_used": 0}'

@@ -99,10 +99,10 @@ def test_answers_follow_feedback_and_learning_points():
 
 def test_the_ways_to_a_target_are_exact():
     p = Countdown("", (13, 14, 2), 6, "train")
-    ways = {puzzles.said_sum(way) for way in finishes(p)}
+    ways = {puzzles.sum_in_words(way) for way in finishes(p)}
     assert ways == {"14 / 2 = 7, 13 - 7 = 6 <answer>13 - (14 / 2)</answer>"}
     for p in (Puzzles(i, set()).countdown() for i in range(300)):
-        assert finishes(p) and all(countdown.grade(puzzles.said_sum(way), p) for way in finishes(p))
+        assert finishes(p) and all(countdown.grade(puzzles.sum_in_words(way), p) for way in finishes(p))
 
 
 def test_errors_are_named():

@@ -44,8 +44,8 @@ def runs(tmp_path):
 
 def test_on_the_bank_a_cluster_counts_once():
     each = dict(zip("abcd", (0.0, 0.0, 0.3, 0.9), strict=True))
-    assert rare.estimate([each], {"a": "x", "b": "x", "c": "x", "d": "y"})["mean"] == pytest.approx(0.5)
-    assert rare.estimate([each], None)["mean"] == pytest.approx(0.3)
+    assert rare.estimate_problems([each], {"a": "x", "b": "x", "c": "x", "d": "y"})["mean"] == pytest.approx(0.5)
+    assert rare.estimate_problems([each], None)["mean"] == pytest.approx(0.3)
 
 
 def test_a_second_stage_goes_on_where_the_first_one_ended(runs):
@@ -87,10 +87,10 @@ def test_hard_questions_are_those_that_no_answer_got_right_and_the_canary_stays(
 def test_problems_that_seeds_share_are_drawn_once():
     """Three copies of a seed say no more than one: the interval is as wide."""
     seed = {f"p{i}": float(i % 3 == 0) for i in range(60)}
-    one, three = retry.estimate([seed]), retry.estimate([seed] * 3)
+    one, three = retry.bootstrap_problems([seed]), retry.bootstrap_problems([seed] * 3)
     assert three["mean"] == one["mean"] == pytest.approx(1 / 3)
     assert three["high"] - three["low"] == pytest.approx(one["high"] - one["low"], rel=0.05)
-    apart = retry.estimate([seed, {f"q{i}": 1.0 for i in range(60)}])
+    apart = retry.bootstrap_problems([seed, {f"q{i}": 1.0 for i in range(60)}])
     assert (
         apart["mean"] == pytest.approx(2 / 3) and apart["low"] < 0.5 and apart["high"] == 1.0
     )  # which seed is drawn matters too

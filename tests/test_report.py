@@ -115,23 +115,38 @@ def data_of(page: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def titles(runs: list, tmp_path) -> dict[str, str]:
-    """The finding of every figure that the report of some runs has."""
-    page.write(runs, tmp_path / "r.html")
-    found = {}
-    for name, title in re.findall(
-        r'<figure id="(\w+)"><svg role="img" aria-label="([^"]*)"', (tmp_path / "r.html").read_text()
-    ):
-        found[name] = html.unescape(title)
-    return found
+def titles(report: str) -> dict[str, str]:
+    """The finding of every figure of a report."""
+    found = re.findall(r'<figure id="(\w+)"><svg role="img" aria-label="([^"]*)"', report)
+    return {name: html.unescape(title) for name, title in found}
+
+
+def drawn(*runs) -> dict[str, str]:
+    """The finding of every figure that the report of some runs would have: drawn, and not written."""
+    plt, stages = figures.pyplot(), page.read_stages(list(runs))
+    made = page.draw(plt, stages, page.read_bank(stages))
+    plt.close("all")
+    return {name: " ".join(figure.get_suptitle().split()) for name, figure in made.items()}
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """(runs, report) of two seeds of a training and their evaluation."""
+    home = tmp_path_factory.mktemp("reported")
+    for seed in (0, 1):
+        training(home / f"run-{seed}/grpo_introspect", seed=seed)
+    evaluation(home / "all/eval", "x/run-0/grpo_introspect/final,x/run-1/grpo_introspect/final")
+    runs = [home / name for name in ("run-0", "run-1", "all")]
+    page.write(runs, home / "report/r.html")
+    return runs, home / "report/r.html"
 
 
 # ---- figures -------------------------------------------------------------------------------------------------------
-def test_a_training_with_its_evaluation(tmp_path):
-    for seed in (0, 1):
-        training(tmp_path / f"run-{seed}/grpo_introspect", seed=seed)
-    evaluation(tmp_path / "all/eval", "x/run-0/grpo_introspect/final,x/run-1/grpo_introspect/final")
-    found = titles([tmp_path / "run-0", tmp_path / "run-1", tmp_path / "all"], tmp_path)
+def test_a_training_with_its_evaluation(reported):
+    runs, report = reported
+    text = report.read_text()
+    found = titles(text)
+    assert found == drawn(*runs)
     assert set(found) == {
         "reward",
         "accuracy",
@@ -149,22 +164,20 @@ def test_a_training_with_its_evaluation(tmp_path):
         and found["health"] == "Health: no warning sign"
     )
     assert found["conditions_1"] == "On test_clusters, points (trained writer): +0.31; written blind: at most +0.15"
-    text = (tmp_path / "r.html").read_text()
     assert ">The reward of points rose from 0.10 to 1.00</text>" in text
     assert "2 seeds, 160 learning points" in text and "12 clusters, 240 questions" in text
     for name in found:
-        assert (tmp_path / f"r_figures/{name}.svg").read_text().startswith("<?xml") and (
-            tmp_path / f"r_figures/{name}.png"
-        ).read_bytes()[:4] == b"\x89PNG"
+        beside = report.with_name("r_figures") / name
+        assert beside.with_suffix(".svg").read_text().startswith("<?xml")
+        assert beside.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_runs_that_differ_in_more_than_their_seed_are_drawn_side_by_side(tmp_path):
     training(tmp_path / "a/grpo_introspect", lr=1.0)
     training(tmp_path / "b/grpo_introspect", lr=2.0, seed=1)
-    found = titles([tmp_path / "a", tmp_path / "b"], tmp_path)
+    found = drawn(tmp_path / "a", tmp_path / "b")
     assert {"health_1", "health_2"} <= set(found) and found["reward"] == "The reward ends highest (1.00) with lr 1.0"
     assert found["accuracy"] == "Without a point, accuracy moves most with lr 1.0: it stayed at 0.30"
-    assert "2 runs, 160 learning points; thin: a run" in (tmp_path / "r.html").read_text()
     stages = page.read_stages([tmp_path / "a", tmp_path / "b/grpo_introspect"])
     assert list(figures.arms(stages)) == ["lr 1.0", "lr 2.0"]
     training(tmp_path / "c/grpo_introspect", lr=1.0, mask="all")
@@ -180,10 +193,8 @@ def test_health_names_what_is_wrong(tmp_path):
         .replace('"update_ratio": 1.0', '"update_ratio": 0.4')
         .replace('"leak_rate": 0.0', '"leak_rate": 0.5')
     )
-    assert (
-        titles([tmp_path / "a"], tmp_path)["health"]
-        == "Look at this: precision swallows part of the updates, points leak answers"
-    )
+    said = drawn(tmp_path / "a")["health"]
+    assert said == "Look at this: precision swallows part of the updates, points leak answers"
 
 
 def test_transfer_recall_dreams_and_rivals(tmp_path):
@@ -245,9 +256,10 @@ def test_transfer_recall_dreams_and_rivals(tmp_path):
             eval=ends,
             rollouts=[{"step": 1, "problem_id": "q1", "text": "a", "right": True}],
         )  # Resd's: no points
-    found = titles([tmp_path / name for name in "trdv"], tmp_path)
-    assert "<image" not in (tmp_path / "r.html").read_text()  # the policy of the page would not show it
-    assert found == {
+    page.write([tmp_path / name for name in "trdv"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "<image" not in text  # the policy of the page would not show it
+    assert titles(text) == {
         "transfer_1": "Points gain +0.30 on other questions of their cluster, +0.00 on other clusters",
         "conditions_2": "On test, best point (start writer): +0.50",
         "recall_2": "Recall fires on 100% where a point is needed, on 0% where not",
@@ -264,7 +276,7 @@ def test_a_training_on_few_questions_has_a_heat_map(tmp_path):
         r"c\d-[AB]-(\d)", lambda m: f"preeclampsia-{'AB'[int(m[1]) % 2]}-{1 + int(m[1]) % 3}", log.read_text()
     )
     log.write_text(names)
-    assert "other clusters" in titles([tmp_path / "a"], tmp_path)["transfer_1"]
+    assert "other clusters" in drawn(tmp_path / "a")["transfer_1"]
 
 
 # ---- text, files, bad input ----------------------------------------------------------------------------------------
@@ -277,20 +289,22 @@ def test_hostile_text_is_data_and_comes_back_whole(tmp_path):
         r'<script type="application/json".*?</script>', "", text, flags=re.DOTALL
     ).replace("onerror=&", "")
     assert HOSTILE in data_of(text)["texts"]
+    assert "2 runs, 160 learning points; thin: a run" in text
     assert not re.search(r'(?:src|href)="(?!#)', text) and "@import" not in text  # nothing is loaded
 
 
-def test_every_point_is_there_and_the_same_bytes_are_written_again(tmp_path):
-    training(tmp_path / "a/grpo_introspect")
-    texts = []
-    for name in ("one", "two"):
-        page.write([tmp_path / "a"], tmp_path / f"{name}/r.html")
-        texts.append({p.name: p.read_bytes() for p in sorted((tmp_path / name).rglob("*.*")) if p.is_file()})
-    assert texts[0] == texts[1] and len(texts[0]) == 1 + 2 * 6
-    data = data_of(texts[0]["r.html"].decode())
-    logged = [json.loads(line) for line in (tmp_path / "a/grpo_introspect/rollouts.jsonl").read_text().splitlines()]
-    assert [data["texts"][r[4]] for r in data["rows"]] == [r["text"] for r in logged]
-    assert [r[9] for r in data["rows"]] == [r["leak"] + 8 * (k == 0) for k, r in enumerate(logged)]
+def test_every_point_is_there_and_the_same_bytes_are_written_again(reported, tmp_path):
+    runs, report = reported
+    page.write(runs, tmp_path / "r.html")
+    first, again = (
+        {p.name: p.read_bytes() for p in home.rglob("*.*") if p.is_file()} for home in (report.parent, tmp_path)
+    )
+    assert first == again and len(first) == 1 + 2 * 7
+    data = data_of(report.read_text())
+    logs = [(run / "grpo_introspect/rollouts.jsonl").read_text().splitlines() for run in runs[:2]]
+    logged = [(k, json.loads(line)) for lines in logs for k, line in enumerate(lines)]
+    assert [data["texts"][r[4]] for r in data["rows"]] == [r["text"] for _, r in logged]
+    assert [r[9] for r in data["rows"]] == [r["leak"] + 8 * (k == 0) for k, r in logged]
 
 
 def test_without_matplotlib_the_points_are_still_there(tmp_path, monkeypatch, capsys):

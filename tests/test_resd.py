@@ -14,7 +14,7 @@ from test_distillation import logprobs_of, pair
 
 from baselines import resd
 from baselines.playbook import Playbook
-from baselines.resd import Answer, bounded, lesson, show, training_batch, update_context
+from baselines.resd import Answer, bound_ratio, lesson, show, training_batch, update_context
 from benchmarks.common import take_step
 from common import Options, RivalPhase, UserError
 from introspection import prompts
@@ -90,10 +90,10 @@ def test_what_a_clip_does_to_the_sign():
     The forward form does not.
     """
     student, teacher = pair(20000, 6)
-    assert (divergence(student, bounded(student, teacher, 0.5, 2.0), 0.5) >= 0).all()
-    assert (divergence(student, bounded(student, teacher, 0.2, 0.0), 1.0) >= 0).all()
-    assert (divergence(student, bounded(student, teacher, 0.5, 0.0), 1.0) < 0).any()
-    assert (divergence(student, bounded(student, teacher, 0.0, 5.0), 0.0) < 0).any()
+    assert (divergence(student, bound_ratio(student, teacher, 0.5, 2.0), 0.5) >= 0).all()
+    assert (divergence(student, bound_ratio(student, teacher, 0.2, 0.0), 1.0) >= 0).all()
+    assert (divergence(student, bound_ratio(student, teacher, 0.5, 0.0), 1.0) < 0).any()
+    assert (divergence(student, bound_ratio(student, teacher, 0.0, 5.0), 0.0) < 0).any()
 
 
 def test_a_step_descends_equation_3(tmp_path):

@@ -5,12 +5,14 @@ import os
 import re
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from commands import interrupted, killed, overrides, process, python
+from commands import Dead, interrupted, killed, overrides, process, python
 from conftest import SMALL, config, give_advantages, made_step, one_step, tiny_llama
 
+import grpo_introspect
 from benchmarks.common import take_step
 from common import ROOT, Options, UserError, rng, walk
 from grpo_introspect import evaluate, load_data, main, point_record, step_metrics, training_batch
@@ -273,7 +275,19 @@ def test_an_unconditional_answer_earns_nothing_on_twins_and_a_rule_does(organism
     assert accuracy([ideal[q.id] for q, _ in views]) - alone >= 0.2
 
 
-def test_advantage_options(organism, bank, tmp_path):
+def first_step(cfg, run_dir) -> None:
+    """The first step of a run, as main makes it."""
+
+    def dies(*_) -> None:
+        raise Dead
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Dead):
+        patch.setattr(Run, "save", dies)
+        main(replace(cfg, save_every=1), Options(run_dir))
+
+
+def test_advantage_options(organism, monkeypatch, tmp_path):
+    monkeypatch.setattr(grpo_introspect, "evaluate", lambda *_: {})
     for settings in (
         {"baseline": "fresh"},
         {"clip": "none"},
@@ -284,8 +298,7 @@ def test_advantage_options(organism, bank, tmp_path):
         cfg = config(group_size=8, **settings)
         groups, scores, _ = made_step(organism, cfg)
         run_dir = tmp_path / str(len(list(tmp_path.iterdir())))
-        once = config(**{"shared.questions": bank, "group_size": 8, "steps": 1, "eval_questions": 2} | settings)
-        main(once, Options(run_dir))  # the same noise, so the same points
+        first_step(cfg, run_dir)  # the same noise, so the same points
         logged = [json.loads(line)["advantage"] for line in (run_dir / "rollouts.jsonl").read_text().splitlines()]
         assert logged == [p.advantage for g in groups for p in g.points]
         for group, scores_G in zip(groups, scores, strict=True):
@@ -400,8 +413,8 @@ def test_training_draws_from_train_alone():
     )
 
 
-def test_records_and_evaluation_are_complete(organism):
-    cfg = config()
+def test_records_and_evaluation_are_complete(organism, bank):
+    cfg = config(**{"shared.questions": bank})
     groups, _, reader = made_step(organism, cfg)
     assert set(point_record(cfg, 1, groups[0], groups[0].points[0], 0)) == set(KEYS)
     _, held_out, canary = load_data(cfg)

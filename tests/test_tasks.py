@@ -146,7 +146,7 @@ def test_countdown_generator_makes_solvable_problems_apart_from_each_other(tmp_p
     assert all(by_split.values()) and sum(map(len, by_split.values())) == 200  # nothing stands in two splits
     assert solve((1, 1), 7) is None
     with pytest.raises(UserError, match="fewer than"):
-        countdown.generate(500, 2, 3, 0)
+        countdown.generate(30, 2, 3, 0)
 
 
 @pytest.mark.parametrize(

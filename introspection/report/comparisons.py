@@ -3,7 +3,6 @@ dreams, rivals.
 """
 
 import textwrap
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,66 +25,47 @@ from introspection.report.figures import (
 from introspection.tables.points import BLIND
 from introspection.tables.recall import needs
 
-# What the two splits of table points say of a writer.
-MEASURED = {
-    "test": "memory and skill: new questions of rewarded clusters",
-    "test_clusters": "skill: clusters never rewarded",
-}
-
 
 # ---- dots and dumbbells --------------------------------------------------------------------------------------------
-class Dot(NamedTuple):
-    """A mean with its 95 % interval; dots of one side share a color and an entry of the legend (None: no entry)."""
+def dots(plt, title: str, note: str, xlabel: str, rows: list[tuple], height: float):
+    """A figure of rows (label, what stands behind it, dots) from top to bottom, the dots of a row below each other.
 
-    mean: float
-    low: float
-    high: float
-    color: str
-    side: str | None
-
-
-class Row(NamedTuple):
-    label: str
-    dots: list[Dot]
-    detail: str = ""  # what stands behind the label
-
-
-def dots(axis, rows: list[Row]) -> None:
-    """Rows from top to bottom, the dots of a row below each other."""
+    A dot is (mean, low, high, color, side); the legend names each side once (None: it does not).
+    """
+    figure, (axis,) = frame(plt, title, note, height=height, xlabel=xlabel)
     named = {None}
-    for y, row in enumerate(rows[::-1]):
-        for k, dot in enumerate(row.dots):
-            place = y + 0.14 * (len(row.dots) - 1) - 0.28 * k
+    for y, (_, _, shown) in enumerate(rows[::-1]):
+        for k, (mean, low, high, color, side) in enumerate(shown):
             axis.errorbar(
-                dot.mean,
-                place,
-                xerr=[[dot.mean - dot.low], [dot.high - dot.mean]],
+                mean,
+                y + 0.14 * (len(shown) - 1) - 0.28 * k,
+                xerr=[[mean - low], [high - mean]],
                 fmt="o",
-                color=dot.color,
+                color=color,
                 markersize=4,
                 capsize=2,
                 linewidth=1.2,
-                label=None if dot.side in named else dot.side,
+                label=None if side in named else side,
             )
-            named.add(dot.side)
+            named.add(side)
     axis.axvline(0, color=GREY, linewidth=0.6)
-    labels = ["\n".join(textwrap.wrap(row.label + row.detail, 38)) for row in rows[::-1]]
+    labels = ["\n".join(textwrap.wrap(label + detail, 38)) for label, detail, _ in rows[::-1]]
     axis.set_yticks(range(len(rows)), labels, fontsize=7)
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.locator_params(axis="x", nbins=6)  # more numbers would run into each other where changes are small
-    if named - {None}:
+    if named != {None}:
         legend(axis, 3)
+    return figure
 
 
 def dumbbells(axis, rows: list[tuple]) -> None:
     """Rows (label, before, after, aim or None) from top to bottom."""
     for y, (_, before, after, aim) in enumerate(rows[::-1]):
-        is_bottom, is_top = y == 0, y == len(rows) - 1  # one row of all names each mark in the legend
         axis.plot([before, after], [y, y], color=GREY, linewidth=1)
-        axis.plot(before, y, "o", color=GREY, markersize=4, label="before" if is_bottom else None)
-        axis.plot(after, y, "o", color=BLUE, markersize=4, label="after" if is_bottom else None)
+        axis.plot(before, y, "o", color=GREY, markersize=4, label="before" if y == 0 else None)
+        axis.plot(after, y, "o", color=BLUE, markersize=4, label="after" if y == 0 else None)
         if aim is not None:
-            name = "start model, point in context" if is_top else None
+            name = "start model, point in context" if y == len(rows) - 1 else None  # the top row always has an aim
             axis.plot(aim, y, "|", color=ORANGE, markersize=11, markeredgewidth=2, label=name)
     axis.set_yticks(range(len(rows)), [label for label, *_ in rows[::-1]], fontsize=7)
     axis.set(xlim=(-0.03, 1.03), ylim=(-0.6, len(rows) - 0.4))
@@ -99,68 +79,66 @@ def both_accuracies(sides) -> str:
     return f" (with / without: {told})"
 
 
-def trained_rows(stages: list) -> list[Row]:
+def trained_rows(stages: list) -> list[tuple]:
     """What a training's own logs say: on rewarded questions, and on those of its evaluations."""
     rows = []
     for kind, words in KINDS.items():
-        start = unit_means(window(stages, 0, 0.1), f"advantage_{kind}")
-        end = unit_means(window(stages, 0.9, 1), f"advantage_{kind}")
+        start, end = (unit_means(window(stages, *part), f"advantage_{kind}") for part in ((0, 0.1), (0.9, 1)))
         if start and end:
-            with_point = start_and_end(series(stages, "accuracy/verify"))
-            without = start_and_end(series(stages, "accuracy/fresh"))
-            shown = [Dot(*bar_of(start), GREY, "start"), Dot(*bar_of(end), BLUE, "end")]
-            rows.append(Row(f"training: {words}", shown, both_accuracies(zip(with_point, without, strict=True))))
+            with_point, without = (start_and_end(series(stages, f"accuracy/{side}")) for side in ("verify", "fresh"))
+            shown = [(*bar_of(start), GREY, "start"), (*bar_of(end), BLUE, "end")]
+            rows.append((f"training: {words}", both_accuracies(zip(with_point, without, strict=True)), shown))
     evaluated = [s.records["eval"] for s in stages if len(s.records["eval"]) > 1]
     if evaluated:
         shown, accuracies = [], []
         for place, color, name in ((0, GREY, "start"), (-1, BLUE, "end")):
             seeds = [evaluations[place]["per_question"] for evaluations in evaluated]
-            pairs_of = {q: [seed[q] for seed in seeds if q in seed] for q in seeds[0]}  # (with, without) of each seed
-            gains = [mean_of_measured(w - wo for w, wo in pairs) for pairs in pairs_of.values()]
-            shown.append(Dot(*bar_of(gains), color, name))
-            all_pairs = [pair for pairs in pairs_of.values() for pair in pairs]
-            accuracies.append((mean_of_measured(w for w, _ in all_pairs), mean_of_measured(wo for _, wo in all_pairs)))
-        split = evaluated[0][0]["split"]
-        rows.append(Row(f"{split}: questions never rewarded", shown, both_accuracies(accuracies)))
+            pairs = {q: [seed[q] for seed in seeds if q in seed] for q in seeds[0]}  # (with, without) of each seed
+            gains = [mean_of_measured(w - wo for w, wo in part) for part in pairs.values()]
+            shown.append((*bar_of(gains), color, name))
+            accuracies.append([mean_of_measured(p[k] for part in pairs.values() for p in part) for k in (0, 1)])
+        rows.append((f"{evaluated[0][0]['split']}: questions never rewarded", both_accuracies(accuracies), shown))
     return rows
 
 
-def measured_dot(row: dict, color: str, side: str) -> Dot:
-    """The advantage of a row of eval.py's table."""
-    advantage = row["advantage"]
-    return Dot(advantage["mean"], advantage["low"], advantage["high"], color, side)
+def bar_of_row(row: dict) -> tuple[float, float, float]:
+    """(mean, low, high) of the advantage in a row of eval.py's table."""
+    return row["advantage"]["mean"], row["advantage"]["low"], row["advantage"]["high"]
 
 
-def measured_rows(table: list[dict]) -> list[Row]:
+def measured_rows(table: list[dict]) -> list[tuple]:
     """What eval.py says: memory and skill, the start model reading."""
     rows = []
-    for split, words in MEASURED.items():
-        place = (split, "points", "start")
-        found = {r["writer"]: r for r in table if (r["split"], r["condition"], r["reader"]) == place}
-        sides = (("start", GREY, "start"), ("trained", BLUE, "end"))
-        shown = [measured_dot(found[writer], color, side) for writer, color, side in sides if writer in found]
-        accuracies = [(found[writer]["with"], found[writer]["without"]) for writer, *_ in sides if writer in found]
-        if shown:
-            rows.append(Row(words, shown, both_accuracies(accuracies)))
+    for split, words in (
+        ("test", "memory and skill: new questions of rewarded clusters"),
+        ("test_clusters", "skill: clusters never rewarded"),
+    ):
+        found = {
+            r["writer"]: r for r in table if (r["split"], r["condition"], r["reader"]) == (split, "points", "start")
+        }
+        sides = [
+            (found[writer], color, name)
+            for writer, color, name in (("start", GREY, "start"), ("trained", BLUE, "end"))
+            if writer in found
+        ]
+        if sides:
+            shown = [(*bar_of_row(r), color, name) for r, color, name in sides]
+            rows.append((words, both_accuracies((r["with"], r["without"]) for r, *_ in sides), shown))
     return rows
 
 
 def advantage(plt, name: str, stages: list, tables: list[list[dict]]):
     """Introspection advantage before and after: same, transfer, held out, memory, skill."""
-    rows = trained_rows(stages) if stages else []
-    for table in tables:
-        rows += measured_rows(table)
+    rows = trained_rows(stages) + [row for table in tables for row in measured_rows(table)]
     if not rows:
         return None
-    hardest = rows[-1]  # of the tests that were made
-    before, after = hardest.dots[0].mean, hardest.dots[-1].mean
-    title = f"Introspection advantage {movement(before, after)} ({hardest.label})"
-    units = "tests: seeds > clusters > questions; evaluations of the training: questions"
-    note = f"{sample_size(name, stages)}; bars: 95 % intervals over clusters ({units})"
-    figure, (axis,) = frame(plt, title, note, height=0.9 + 0.6 * len(rows))
-    dots(axis, rows)
-    axis.set_xlabel("accuracy with the point - without")
-    return figure
+    where, _, shown = rows[-1]  # the hardest test that was made
+    title = f"Introspection advantage {movement(shown[0][0], shown[-1][0])} ({where})"
+    note = (
+        f"{sample_size(name, stages)}; bars: 95 % intervals over clusters "
+        "(tests: seeds > clusters > questions; evaluations of the training: questions)"
+    )
+    return dots(plt, title, note, "accuracy with the point - without", rows, 0.9 + 0.6 * len(rows))
 
 
 def conditions(plt, name: str, table: list[dict], split: str):
@@ -175,61 +153,49 @@ def conditions(plt, name: str, table: list[dict], split: str):
         reader = "" if r["reader"] == "start" else f", {r['reader']} reader"
         is_difference = " - " in r["condition"]  # of two conditions: its sides are gains, no accuracies
         accuracies = "" if is_difference else f" ({r['with']:.2f}, {r['without']:.2f})"
-        color = BLUE if r["writer"] == "trained" else GREY
-        shown = measured_dot(r, color, f"{r['writer']} writer")
-        rows.append(Row(f"{r['writer']}: {r['condition']}{reader}{accuracies}", [shown]))
+        shown = [(*bar_of_row(r), BLUE if r["writer"] == "trained" else GREY, f"{r['writer']} writer")]
+        rows.append((f"{r['writer']}: {r['condition']}{reader}", accuracies, shown))
     gains = {(r["writer"], r["condition"]): r["advantage"]["mean"] for r in part if r["reader"] == "start"}
     first = part[0]
     told = [key for key in (("trained", "points"), ("trained", "recalled"), *gains) if key in gains]
     writer, condition = told[0] if told else (first["writer"], first["condition"])  # of whom the title speaks
     gain = gains.get((writer, condition), first["advantage"]["mean"])
-    title = f"On {split}, {condition} ({writer} writer): {gain:+.2f}"
     blind = [gain for key, gain in gains.items() if key[0] == writer and key[1] in BLIND]
-    if blind:
-        title += f"; written blind: at most {max(blind):+.2f}"
-    counts = f"seeds: {max(r['seeds'] for r in part)}, {first['clusters']} clusters, {first['questions']} questions"
-    note = f"{name}; {counts}; in brackets accuracy with and without; bars: 95 %"
-    figure, (axis,) = frame(plt, title, note, height=1.0 + 0.3 * len(rows))
-    dots(axis, rows)
-    axis.set_xlabel("accuracy with the text - without")
-    return figure
+    at_most = f"; written blind: at most {max(blind):+.2f}" if blind else ""
+    title = f"On {split}, {condition} ({writer} writer): {gain:+.2f}{at_most}"
+    note = (
+        f"{name}; seeds: {max(r['seeds'] for r in part)}, {first['clusters']} clusters, "
+        f"{first['questions']} questions; in brackets accuracy with and without; bars: 95 %"
+    )
+    return dots(plt, title, note, "accuracy with the text - without", rows, 1.0 + 0.3 * len(rows))
 
 
 def heat_map(plt, name: str, pairs: dict[tuple[str, str], list[float]], clusters: dict[str, str]):
     """Mean gain of points from one question on another: questions by type of cluster or, where there are many, the
     clusters.
 
-    pairs: gains by (written on, read on); clusters: those of the questions.
+    pairs: gains by (question written on, read on); clusters: those of the questions.
     """
-
-    def by_type(question: str) -> tuple[str, str, str]:
-        cluster = clusters[question]
-        return cluster.rpartition("-")[2], cluster, question  # type: what follows the last dash
-
-    names = sorted(clusters, key=by_type)
-    own, near, far = [], [], []
-    elsewhere: dict[tuple[str, str], list[float]] = {}  # by clusters
-    for (a, b), values in pairs.items():
-        if a == b:
-            own += values
-            continue
-        elsewhere.setdefault((clusters[a], clusters[b]), []).extend(values)
-        if clusters[a] == clusters[b]:
-            near += values
-        else:
-            far += values
+    # The type of a cluster is what follows its last dash.
+    names = sorted(clusters, key=lambda q: (clusters[q].rpartition("-")[2], clusters[q], q))
+    own = [v for (a, b), values in pairs.items() if a == b for v in values]
+    elsewhere = {(a, b): values for (a, b), values in pairs.items() if a != b}
+    near = [v for (a, b), values in elsewhere.items() if clusters[a] == clusters[b] for v in values]
+    far = [v for (a, b), values in elsewhere.items() if clusters[a] != clusters[b] for v in values]
     if not far:
         return None
-    cells_of = pairs
     if len(names) > 40:
-        names, cells_of = list(dict.fromkeys(clusters[q] for q in names)), elsewhere
-    grid = np.array([[mean_of_measured(cells_of.get((a, b), [])) for b in names] for a in names])  # (written, read)
-    on_near, on_far = mean_of_measured(near), mean_of_measured(far)
-    title = f"Points gain {on_near:+.2f} on other questions of their cluster, {on_far:+.2f} on other clusters"
-    note = f"{name}; {len(clusters)} questions"
-    if own:
-        note += f"; on the own question (diagonal) {mean_of_measured(own):+.2f}"
-    figure, (axis,) = frame(plt, title, note, height=4.2)
+        names, pairs = list(dict.fromkeys(clusters[q] for q in names)), {}
+        for (a, b), values in elsewhere.items():
+            pairs.setdefault((clusters[a], clusters[b]), []).extend(values)
+    grid = np.array([[mean_of_measured(pairs.get((a, b), [])) for b in names] for a in names])  # (written on, read on)
+    title = (
+        f"Points gain {mean_of_measured(near):+.2f} on other questions of their cluster, "
+        f"{mean_of_measured(far):+.2f} on other clusters"
+    )
+    diagonal = f"; on the own question (diagonal) {mean_of_measured(own):+.2f}" if own else ""
+    note = f"{name}; {len(clusters)} questions{diagonal}"
+    figure, (axis,) = frame(plt, title, note, height=4.2, xlabel="read on", ylabel="point written on")
     top = max(0.1, float(np.nanmax(np.abs(grid))))
     colors = plt.get_cmap("RdBu", 11)  # few enough to stay vectors: the page's policy loads no image, not even its own
     cells = axis.pcolormesh(grid, cmap=colors, vmin=-top, vmax=top, edgecolor="face", linewidth=0.2)
@@ -237,7 +203,6 @@ def heat_map(plt, name: str, pairs: dict[tuple[str, str], list[float]], clusters
     axis.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=5)
     axis.set_aspect("equal")
     axis.invert_yaxis()
-    axis.set(xlabel="read on", ylabel="point written on")
     figure.colorbar(cells, ax=axis, shrink=0.7, label="accuracy with - without")
     return figure
 
@@ -248,15 +213,14 @@ def recall_calibration(plt, name: str, units: list[dict]):
     best = {r["question_id"]: r for u in units if u["condition"] == "best point" for r in u["questions"]}
     records = [r for u in units if (u["condition"], u["reader"]) == ("recalled", "start") for r in u["questions"]]
     is_needed = needs(list(best.values()) or records)
-    judged = [r for r in records if r["question_id"] in is_needed]  # those between needed and not are left out
+    judged = [r for r in records if r["question_id"] in is_needed]  # questions in the middle are neither
     if not judged:
         return None
-    needed = [r["fired"] for r in judged if is_needed[r["question_id"]]]
-    other = [r["fired"] for r in judged if not is_needed[r["question_id"]]]
-    shares = [f"{mean_of_measured(part):.0%}".replace("nan%", "-") for part in (needed, other)]
+    needed, other = ([r["fired"] for r in judged if is_needed[r["question_id"]] == kind] for kind in (True, False))
+    shares = [f"{mean_of_measured(fired):.0%}".replace("nan%", "-") for fired in (needed, other)]
     title = f"Recall fires on {shares[0]} where a point is needed, on {shares[1]} where not"
     note = f"{name}; {len(needed)} answers' questions need a point, {len(other)} do not (beside the dots: n)"
-    figure, (axis,) = frame(plt, title, note)
+    figure, (axis,) = frame(plt, title, note, ylabel="share of questions that need one")
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.6, linestyle="--", label="perfectly calibrated")
     bins = np.minimum((np.array([r["score"] for r in judged]) * 5).astype(int), 4)  # five of equal width
     for k in sorted(set(bins.tolist())):
@@ -265,27 +229,25 @@ def recall_calibration(plt, name: str, units: list[dict]):
         share = mean_of_measured(is_needed[r["question_id"]] for r in part)
         axis.plot(score, share, "o", color=BLUE)
         axis.annotate(f" {len(part)}", (score, share), fontsize=7)
-    axis.set(
-        xlabel="probability that the turn begins with a recalled point",
-        ylabel="share of questions that need one",
-        xlim=(-0.03, 1.03),
-        ylim=(-0.03, 1.08),
-    )
+    axis.set(xlabel="probability that the turn begins with a recalled point", xlim=(-0.03, 1.03), ylim=(-0.03, 1.08))
     legend(axis)
     return figure
 
 
 def dreams(plt, name: str, stages: list):
     """Each question that was not dreamt, before and after; the mark is the start model with the point in context."""
-    ends = [(s.records["eval"][0], s.records["eval"][-1]) for s in stages]  # (first, last) evaluation of each seed
+    ends = [(s.records["eval"][0], s.records["eval"][-1]) for s in stages]  # of each seed
     rows = []
     for group in ("target", "agreement", "neighbour", "canary"):
         part = [(first, last) for first, last in ends if group in first]
         if part:
             aims = [first.get(f"{group}_with_point") for first, _ in part]
-            before = mean_of_measured(first[group] for first, _ in part)
-            after = mean_of_measured(last[group] for _, last in part)
-            rows.append((f"MEAN OF {group}", before, after, None if aims[0] is None else mean_of_measured(aims)))
+            rows.append((
+                f"MEAN OF {group}",
+                mean_of_measured(first[group] for first, _ in part),
+                mean_of_measured(last[group] for _, last in part),
+                None if aims[0] is None else mean_of_measured(aims),
+            ))  # fmt: skip
     questions = []
     for first, last in ends:
         after, aim = last["each"]["target"], first["each"]["target_with_point"]
@@ -295,13 +257,12 @@ def dreams(plt, name: str, stages: list):
     title = f"After dreaming, accuracy without the point {movement(before, after)}"
     if abs(aim - before) > 0.02:
         title += f", {(after - before) / (aim - before):.0%} of the gap to the point in context"
-    note = f"{sample_size(name, stages)}; {len(questions)} questions"
-    if len(questions) > 30:
-        note += ", the 30 of the largest rise"
+    kept = ", the 30 of the largest rise" if len(questions) > 30 else ""
+    note = f"{sample_size(name, stages)}; {len(questions)} questions{kept}"
     rows += questions[:30]
     figure, (axis,) = frame(plt, title, note, height=1.1 + 0.17 * len(rows))
-    dumbbells(axis, rows)
     axis.set_xlabel("accuracy (agreement: with the start model that has the point)")
+    dumbbells(axis, rows)
     return figure
 
 
@@ -316,15 +277,12 @@ def rivals(plt, groups: dict[str, list[tuple[dict, dict]]]):
         changes = [mean_of_measured(after[q] - before[q] for before, after in seeds) for q in shared]
         if not changes:
             continue
-        start = mean_of_measured(before[q] for before, _ in seeds for q in shared)
-        end = mean_of_measured(after[q] for _, after in seeds for q in shared)
-        dot = Dot(*bar_of(changes), BLUE, None)
-        rows.append(Row(f"{name} ({start:.2f} to {end:.2f}; {len(seeds)} x {len(shared)})", [dot]))
-        if dot.mean > most:
-            best, most = name, dot.mean
+        start, end = (mean_of_measured(side[k][q] for side in seeds for q in shared) for k in (0, 1))
+        change, low, high = bar_of(changes)
+        detail = f" ({start:.2f} to {end:.2f}; {len(seeds)} x {len(shared)})"
+        rows.append((name, detail, [(change, low, high, BLUE, None)]))
+        if change > most:
+            best, most = name, change
     title = f"Accuracy without a point changes most with {best}: {most:+.2f}"
     note = "in brackets: accuracy before and after, seeds x questions; bars: 95 % intervals over questions"
-    figure, (axis,) = frame(plt, title, note, height=0.9 + 0.36 * len(rows))
-    dots(axis, rows)
-    axis.set_xlabel("change of accuracy by training")
-    return figure
+    return dots(plt, title, note, "change of accuracy by training", rows, 0.9 + 0.36 * len(rows))

@@ -52,11 +52,16 @@ def pyplot():
     return plt
 
 
-def frame(plt, title: str, note: str, shape=(1, 1), height: float = 3.0, **options):
-    """(figure, axes) with the finding above and n and seeds below."""
+def frame(plt, title: str, note: str, shape=(1, 1), height: float = 3.0, xlabel: str = "", ylabel: str = "", **options):
+    """(figure, axes) with the finding above, n and seeds below, and each axis named."""
     lines = textwrap.wrap(title, 56)
     figure, axes = plt.subplots(
-        *shape, figsize=(WIDTH, height + 0.15 * len(lines)), layout="constrained", squeeze=False, **options
+        *shape,
+        figsize=(WIDTH, height + 0.15 * len(lines)),
+        layout="constrained",
+        squeeze=False,
+        subplot_kw={"xlabel": xlabel, "ylabel": ylabel},
+        **options,
     )
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=9.5, fontweight="bold")
     figure.supxlabel("\n".join(textwrap.wrap(note, 84)), x=0.01, ha="left", fontsize=7, color=GREY)
@@ -66,11 +71,14 @@ def frame(plt, title: str, note: str, shape=(1, 1), height: float = 3.0, **optio
 def legend(axis, columns: int = 2) -> None:
     """Above the axes, where it covers no data; long names stand below each other."""
     handles, names = axis.get_legend_handles_labels()
-    if max(map(len, names)) >= 32:
-        columns = 1
-    wrapped = ["\n".join(textwrap.wrap(name, 60)) for name in names]
-    place = {"loc": "lower center", "bbox_to_anchor": (0.45, 1.0), "borderaxespad": 0.2}
-    axis.legend(handles, wrapped, ncols=columns, **place)
+    axis.legend(
+        handles,
+        ["\n".join(textwrap.wrap(name, 60)) for name in names],
+        loc="lower center",
+        bbox_to_anchor=(0.45, 1.0),
+        ncols=columns if max(map(len, names)) < 32 else 1,
+        borderaxespad=0.2,
+    )
 
 
 # ---- numbers of a run ----------------------------------------------------------------------------------------------
@@ -81,15 +89,16 @@ def arms(stages: list) -> dict[str, list]:
         kept = {key: value for key, value in stage.config.items() if key not in ("seed", "expect")}
         groups.setdefault(json.dumps(kept, sort_keys=True), []).append(stage)
     settings = [json.loads(key) for key in groups]
+
+    def is_usual(key: str, value) -> bool:
+        """What all have, or most, needs no words."""
+        alike = sum(s.get(key) == value for s in settings)
+        return alike == len(settings) or (alike > 1 and alike > len(settings) / 2)
+
     names = []
     for own in settings:
-        told = []
-        for key, value in own.items():
-            alike = sum(s.get(key) == value for s in settings)
-            usual = alike > 1 and alike > len(settings) / 2  # what most have needs no words
-            if alike < len(settings) and not usual:
-                told.append(f"{key} {value}")
-        names.append(textwrap.shorten(", ".join(told), 70, placeholder=" ..."))
+        told = ", ".join(f"{key} {value}" for key, value in own.items() if not is_usual(key, value))
+        names.append(textwrap.shorten(told, 70, placeholder=" ..."))
     if len(names) > 1:
         names = [name or "as most" for name in names]
     return dict(zip(names, groups.values(), strict=True))
@@ -122,17 +131,15 @@ def movement(before: float, after: float) -> str:
     """A change in words; one of less than 0.02 is none."""
     if abs(after - before) < 0.02:
         return f"stayed at {after:.2f}"
-    verb = "rose" if after > before else "fell"
-    return f"{verb} from {before:.2f} to {after:.2f}"
+    return f"{'rose' if after > before else 'fell'} from {before:.2f} to {after:.2f}"
 
 
 def sample_size(name: str, stages: list, unit: str = "seed") -> str:
     """What a note begins with: whose figure it is, seeds (or runs), learning points."""
-    told = f"{len(stages)} {unit}" if len(stages) == 1 else f"{len(stages)} {unit}s"
     points = sum(len(s.records["rollouts"]) for s in stages)
-    if points:
-        told += f", {points:,} learning points"
-    return f"{name}; {told}" if name else told
+    told = [name] if name else []
+    told.append(f"{len(stages)} {unit}s" if len(stages) > 1 else f"{len(stages)} {unit}")
+    return "; ".join(told) + (f", {points:,} learning points" if points else "")
 
 
 def unit_means(records: list[dict], key: str) -> list[float]:

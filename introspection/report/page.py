@@ -33,27 +33,19 @@ class Stage:
     """One stage of a run directory, with what it has logged so far."""
 
     path: Path
+    kind: str  # its script
+    name: str  # of run and script
     config: dict
     records: dict[str, list[dict]]  # by log
     table: list[dict]  # of eval.py
-
-    @property
-    def kind(self) -> str:
-        return self.path.name
-
-    @property
-    def name(self) -> str:
-        return f"{self.path.parent.name}/{self.path.name}"
 
 
 # ---- reading -------------------------------------------------------------------------------------------------------
 def read_log(path: Path) -> list[dict]:
     """Records of a JSONL log; a last line that is still being written is left out."""
-    if not path.exists():
-        return []
-    *lines, _unfinished = path.read_text().split("\n")
+    lines = path.read_text().split("\n") if path.exists() else []
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines[:-1], start=1):
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
@@ -65,18 +57,17 @@ def read_stages(paths: list[Path]) -> list[Stage]:
     """The stages in run directories, in the order of the pipeline. Raises UserError where there is none."""
     stages = {}
     for path in (p.resolve() for p in paths):
-        folders = [path]
-        if not (path / "config.yaml").is_file():
-            folders = [path / name for name in SCRIPTS if (path / name / "config.yaml").is_file()]
+        inside = [path / name for name in SCRIPTS if (path / name / "config.yaml").is_file()]
+        folders = [path] if (path / "config.yaml").is_file() else inside
         if not folders or folders[0].name not in SCRIPTS:
             raise UserError(f"{path}: no run; expected a folder with {', '.join(STAGES)} or another stage in it")
         for folder in folders:
             config = common.parse_yaml((folder / "config.yaml").read_text(), str(folder / "config.yaml"))
-            table = folder / "table.json"
+            table = json.loads((folder / "table.json").read_text()) if (folder / "table.json").exists() else []
             logs = {name: read_log(folder / f"{name}.jsonl") for name in LOGS}
             if folder.name not in STAGES:
                 logs["rollouts"] = []  # a rival's are no learning points
-            stages[folder] = Stage(folder, config, logs, json.loads(table.read_text()) if table.exists() else [])
+            stages[folder] = Stage(folder, folder.name, f"{folder.parent.name}/{folder.name}", config, logs, table)
     return sorted(stages.values(), key=lambda stage: SCRIPTS.index(stage.kind))
 
 
@@ -103,10 +94,9 @@ def draw(plt, stages: list[Stage], questions: dict[str, Question]) -> dict:
         for i, (name, arm) in enumerate(groups.items()):
             number = f"_{i + 1}" if len(groups) > 1 else ""
             weights = tuple(f"{s.name}/final" for s in arm)
-            tables = []
-            for s in measured:  # what eval.py said of this arm's writers
-                if any(writer.strip().endswith(weights) for writer in s.config["writers"].split(",")):
-                    tables.append(s.table)
+            tables = [  # what eval.py said of this arm's writers
+                s.table for s in measured if any(w.strip().endswith(weights) for w in s.config["writers"].split(","))
+            ]
             drawn[f"advantage{number}"] = comparisons.advantage(plt, name, arm, tables)
             drawn[f"advantage_by_step{number}"] = curves.advantage_by_step(plt, name, arm)
             drawn[f"winners_and_losers{number}"] = curves.winners_and_losers(plt, name, arm)
@@ -134,22 +124,18 @@ def transfers(stages: list[Stage], questions: dict[str, Question]) -> list[tuple
     """
     found = []
     for s in stages:
-        units = s.records["results"] if s.kind == "eval" and s.config["table"] == "transfer" else []
-        for unit in units:
-            if unit["reader"] != "start":
-                continue
+        is_matrix = s.kind == "eval" and s.config["table"] == "transfer"
+        for unit in (u for u in s.records["results"] if is_matrix and u["reader"] == "start"):
             pairs, clusters = {}, {}
             for r in unit["questions"]:
                 pairs.setdefault((r["question_id"], r["on"]), []).append(r["with"] - r["without"])
                 clusters |= {r["question_id"]: r["cluster"], r["on"]: r["on_cluster"]}
-            writer = "start" if unit["writer"] == "start" else "trained"
+            writer = "start" if unit["writer"] == "start" else "trained"  # one that was trained goes by its folder
             found.append((f"{s.name}: {writer} writer, {unit['split']}", pairs, clusters))
         rollouts, pairs, clusters = s.records["rollouts"], {}, {}
         if not rollouts or any(v["question_id"] not in questions for r in rollouts for v in r["verified_on"]):
             continue
-        for r in rollouts:
-            if r["leak"]:
-                continue
+        for r in (r for r in rollouts if not r["leak"]):
             for v in r["verified_on"]:
                 read_on = v["question_id"]
                 pairs.setdefault((r["question_id"], read_on), []).append(v["acc_with"] - v["acc_without"])
@@ -159,30 +145,27 @@ def transfers(stages: list[Stage], questions: dict[str, Question]) -> list[tuple
     return found
 
 
-def method_label(method: str, arm: str, split: str) -> str:
-    """What a method is called beside the others; the only arm of a method has no name."""
-    return f"{method} {arm} on {split}" if arm else f"{method} on {split}"
+def accuracies_of(s: Stage) -> dict[str, tuple[dict, dict]]:
+    """By split, accuracy without a point (before, after) by question; stage 1 evaluates its points on one split."""
+    if s.kind == "grpo_introspect":
+        ends = (s.records["eval"][k]["per_question"] for k in (0, -1))  # (with a point, without) by question
+        before, after = ({q: without for q, (_, without) in pairs.items()} for pairs in ends)
+        return {s.config["eval_split"]: (before, after)}
+    each = [e["each"] for e in s.records["eval"] if "accuracy" in e]
+    return {split: (each[0][split], each[-1][split]) for split in each[0]} if each else {}
 
 
 def methods(stages: list[Stage]) -> dict[str, list[tuple[dict, dict]]]:
     """(before, after) by question of each seed, by method and split; nothing without a rival."""
-    found: dict[str, list[tuple[dict, dict]]] = {}
     rivals = [s for s in stages if s.kind not in STAGES]
-    if not rivals:
-        return found
-    for kind in dict.fromkeys(s.kind for s in rivals):
-        for name, arm in figures.arms([s for s in rivals if s.kind == kind]).items():
+    ours = [s for s in stages if s.kind == "grpo_introspect" and len(s.records["eval"]) > 1 and rivals]
+    found: dict[str, list[tuple[dict, dict]]] = {}
+    for kind in dict.fromkeys(s.kind for s in rivals + ours):
+        method = "stage 1" if kind == "grpo_introspect" else kind
+        for name, arm in figures.arms([s for s in rivals + ours if s.kind == kind]).items():
             for s in arm:
-                evaluations = [e for e in s.records["eval"] if "accuracy" in e]
-                for split in evaluations[0]["each"] if evaluations else ():
-                    before, after = evaluations[0]["each"][split], evaluations[-1]["each"][split]
-                    found.setdefault(method_label(kind, name, split), []).append((before, after))
-    ours = [s for s in stages if s.kind == "grpo_introspect" and len(s.records["eval"]) > 1]
-    for name, arm in figures.arms(ours).items():
-        for s in arm:
-            before, after = (s.records["eval"][k]["per_question"] for k in (0, -1))
-            without = [{q: without for q, (_, without) in side.items()} for side in (before, after)]
-            found.setdefault(method_label("stage 1", name, s.config["eval_split"]), []).append(tuple(without))
+                for split, ends in accuracies_of(s).items():
+                    found.setdefault(f"{method} {name}".strip() + f" on {split}", []).append(ends)
     return found
 
 
@@ -219,9 +202,11 @@ def rounded(value: float | None) -> float | None:
 
 def row_of(run: int, record: dict, in_library: bool, asked: dict[str, int], texts: dict[str, int]) -> list:
     """A rollout in the columns of report.html; questions and texts are named by number, new ones are added."""
-    verified = []
-    for v in record["verified_on"]:
-        verified += [number_of(v["question_id"], asked), v["n"], rounded(v["acc_with"]), rounded(v["acc_without"])]
+    verified = [
+        value
+        for v in record["verified_on"]
+        for value in (number_of(v["question_id"], asked), v["n"], rounded(v["acc_with"]), rounded(v["acc_without"]))
+    ]
     point = record["text"]
     only_point = point is not None and record["completion"] == prompts.INTROSPECTION.format(point=point)
     flags = ((1, record["leak"]), (2, record["meta_gaming"]), (4, point is None), (8, in_library))
@@ -248,8 +233,7 @@ def points_to_browse(stages: list[Stage], questions: dict[str, Question]) -> dic
     """Every rollout in columns and numbers: texts and questions stand in lists of their own, once each."""
     texts: dict[str, int] = {}
     asked: dict[str, int] = {}
-    clusters, rows = {}, []
-    runs = [s for s in stages if s.records["rollouts"]]
+    clusters, rows, runs = {}, [], [s for s in stages if s.records["rollouts"]]
     for k, s in enumerate(runs):
         kept = {r["id"] for r in s.records["library"]}
         for r in s.records["rollouts"]:
@@ -258,10 +242,8 @@ def points_to_browse(stages: list[Stage], questions: dict[str, Question]) -> dic
     shown = []
     for name in asked:
         q = questions.get(name)
-        if q:
-            shown.append([name, q.cluster, f"{q.turn}\nRight: {q.letter}"])
-        else:
-            shown.append([name, clusters.get(name, ""), "(not in the bank any more)"])
+        turn = f"{q.turn}\nRight: {q.letter}" if q else "(not in the bank any more)"
+        shown.append([name, q.cluster if q else clusters.get(name, ""), turn])
     return {"runs": [s.name for s in runs], "questions": shown, "texts": list(texts), "rows": rows}
 
 
@@ -269,11 +251,11 @@ def page(stages: list[Stage], inline: list[str], data: dict) -> str:
     """The template filled in, in one pass, so that nothing that was put in is read as a place to fill."""
     template = (Path(__file__).parent / "report.html").read_text()
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)[1]
-    no_figures = "<p>No figures: matplotlib is not installed (pip install -r requirements.txt).</p>"
     filled = {
         "title": html.escape(", ".join(dict.fromkeys(s.path.parent.name for s in stages))),
         "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "figures": "\n".join(inline) or no_figures,
+        "figures": "\n".join(inline)
+        or "<p>No figures: matplotlib is not installed (pip install -r requirements.txt).</p>",
         "data": json.dumps(common.finite(data), separators=(",", ":")).replace("<", "\\u003c"),  # no tag can open
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: filled[found[1]], template)

@@ -20,29 +20,24 @@ from introspection.sampling import Completion, Trajectory
 from tasks.mcq import Question
 
 
-def best_points(rollouts: list[dict], questions: dict[str, Question], n: int) -> list[dict]:
-    """The n best points by lower bound, each wording once, with the question on which it did best.
-
-    Leaks, points of collected conversations and those whose question is gone are left out.
-    """
-    sound = [r for r in rollouts if r["text"] and not r["leak"] and r["verified_on"] and r["question_id"] in questions]
-    written = [r for r in sound if r["exchange_id"] is None]
-    distinct: dict[str, dict] = {}
-    for record in sorted(library.merge(written), key=lambda r: -library.interval(r)[0]):
-        distinct.setdefault(library.essence(record["text"]), record)
-    return list(distinct.values())[:n]
-
-
 @torch.no_grad()
 def word_ratios(run: Path, config: dict, rollouts: list[dict], questions: dict[str, Question], n: int) -> list[dict]:
-    """The n best points of a run with the log-ratio of each token, by its final weights."""
+    """The n best points of a run with the log-ratio of each token, by its final weights.
+
+    Points of collected conversations are left out.
+    """
     if not (run / "final").is_dir():
         raise UserError(f"--words: {run} has no final/ weights yet")
     folder, cfg = str(run / "final"), SimpleNamespace(**config)
     chat = models.load_chat(folder, cfg.system)
     reader = Reader(models.load_policy(folder, cfg), chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 0))
+    sound = [r for r in rollouts if r["text"] and not r["leak"] and r["verified_on"] and r["question_id"] in questions]
+    best = sorted(library.merge([r for r in sound if r["exchange_id"] is None]), key=lambda r: -library.interval(r)[0])
+    distinct: dict[str, dict] = {}
+    for record in best:  # a wording once, with the question on which it did best
+        distinct.setdefault(library.essence(record["text"]), record)
     shown = []
-    for r in best_points(rollouts, questions, n):
+    for r in list(distinct.values())[:n]:
         question = questions[r["question_id"]]
         said = chat.content_ids(r["attempt"]) + [chat.between[0]]
         attempt = Attempt(Completion(said, [], True), r["source"] == "winner")
@@ -55,11 +50,15 @@ def word_ratios(run: Path, config: dict, rollouts: list[dict], questions: dict[s
             before = group.prompt_ids + said + chat.next(said, asked) + opening
             batch = collate([Trajectory(before, [(point, True)])], [[0]], reader.model.device)
             logprobs.append(token_logprobs(reader.model, batch, cfg.temperature).cpu())
-        told, untold = logprobs
-        words = []
-        for k, ratio in enumerate((told - untold).tolist()):
-            piece = chat.text(point[: k + 1])[len(chat.text(point[:k])) :]  # what this token adds to the text
-            words.append([piece, round(ratio, 3)])
-        about = {"cluster": r["cluster"], "source": r["source"], "gain": library.gain(r), "count": r["count"]}
-        shown.append({"words": words} | about)
+        pieces = [chat.text(point[: k + 1])[len(chat.text(point[:k])) :] for k in range(len(point))]  # of the text
+        words = [[piece, round(x, 3)] for piece, x in zip(pieces, (logprobs[0] - logprobs[1]).tolist(), strict=True)]
+        shown.append(
+            {
+                "words": words,
+                "cluster": r["cluster"],
+                "source": r["source"],
+                "gain": library.gain(r),
+                "count": r["count"],
+            }
+        )
     return shown

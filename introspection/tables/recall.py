@@ -194,8 +194,8 @@ def texts_of(
 def expand(cfg: Settings, units: list[dict]) -> list[dict]:
     """The units and what is compared within them, question by question.
 
-    recalled - emptied: what a recaller's own words are worth to it. interaction: what a text recalled for a composite is
-    worth beyond its parents: R - P1 - P2 + N, the accuracies with that text, with each parent's point, and with none.
+    recalled - emptied: what a recaller's own words are worth to it. interaction: what a text recalled for a composite
+    is worth beyond its parents: R - P1 - P2 + N, accuracies with that text, with each parent's point, and with none.
     """
     at, added = units_by_place(units), []
     for u in (u for u in units if u["condition"] == "recalled"):
