@@ -50,7 +50,8 @@ class Shared:
         """Raises UserError where one of the settings `names` (separated by spaces) is not as expected."""
         for name in names.split():
             if not holds(getattr(self, name)):
-                raise UserError(f"{script}.{name}: expected {expected}, got {getattr(self, name)}")
+                key = f"{script}.{name}".removeprefix(".")  # no script: a setting of all rivals
+                raise UserError(f"{key}: expected {expected}, got {getattr(self, name)}")
 
 
 class _Loader(yaml.SafeLoader):

@@ -7,7 +7,10 @@ A rival is one file beside this one. Its `main` reads:
         return
     for step in arena.steps():
         ...                                   # the method, on arena.problems(step)
-        update = arena.update(trajectories, advantages)
+        arena.updater.backward(trajectories, advantages)
+        arena.updater.clip(cfg.max_grad_norm)
+        update = arena.updater.apply()
+        arena.count(trajectories, advantages, update)
         arena.finish(step, metrics | update)
     arena.close()
 """
@@ -29,7 +32,6 @@ from introspection import models
 from introspection.reader import Reader
 from introspection.rundir import Run
 from introspection.sampling import Trajectory
-from introspection.teacher import Teacher
 from introspection.training import open_training
 from tasks import countdown, finer, function_calling, manufactoria, mcq
 from tasks.problem import SPLITS, Problem
@@ -66,17 +68,9 @@ class Rival(Shared):
     n_eval: int = 4  # answers to each problem
     eval_temperature: float = 1.0  # of these answers
 
-    def at_least_one(self, *names: str) -> None:
-        """Raises UserError for a setting below 1; a rival's own settings come with the section they stand in."""
-        for name in names:
-            if (value := getattr(self, name.rpartition(".")[2])) < 1:
-                raise UserError(f"{name}: expected at least 1, got {value}")
-
     def check(self) -> None:
-        self.at_least_one("steps", "problems_per_step", "max_new_tokens", "save_every", "eval_problems", "n_eval")
-        for name in ("temperature", "lr", "max_grad_norm"):
-            if getattr(self, name) == 0:
-                raise UserError(f"{name}: expected a number above 0")
+        self.check_numbers("", "steps problems_per_step max_new_tokens save_every eval_problems n_eval")
+        self.check_numbers("", "temperature lr max_grad_norm", "a number above 0", lambda n: n > 0)
         unknown = [name for name in self.eval_splits.split(",") if name not in SPLITS]
         if unknown:
             raise UserError(f"eval_splits: expected some of {', '.join(SPLITS)}, got '{unknown[0]}'")
@@ -195,14 +189,10 @@ class Arena:
         chosen = common.walk(self.train, step, n, seed, RivalPhase.ORDER)
         return [p.view(rng(seed, RivalPhase.ORDER, 1, (step - 1) * n + i)) for i, p in enumerate(chosen)]
 
-    def update(self, trajectories: list[Trajectory], weights: list, teacher: Teacher | None = None) -> dict:
-        """One optimiser step on weighted trajectories, or towards a teacher; its metrics. Counts what was trained."""
-        self.updater.backward(trajectories, weights, teacher=teacher)
-        self.updater.clip(self.cfg.max_grad_norm)
-        update = self.updater.apply()
-        self.trained += in_loss(trajectories, weights, update)
+    def count(self, trajectories: list[Trajectory], weights: list, update: dict) -> None:
+        """Adds what an optimiser step trained, or that it was skipped, to the run's counts."""
+        self.trained += tokens_trained(trajectories, weights, update)
         self.skipped += update["skipped_steps"]
-        return update
 
     def finish(self, step: int, metrics: dict) -> None:
         """Logs a step, evaluates and saves where it is time to."""
@@ -280,7 +270,7 @@ class Arena:
         print(f"{tokens}. Everything is in {self.run.path}")
 
 
-def in_loss(trajectories: list[Trajectory], weights: list, update: dict) -> int:
+def tokens_trained(trajectories: list[Trajectory], weights: list, update: dict) -> int:
     """Tokens that an update trained: none of a skipped one, and none of a trajectory without weight.
 
     weights: a number for each trajectory, or a tensor (T,) with one for each of its trained tokens.

@@ -183,7 +183,10 @@ def main(cfg: Config, options: Options) -> None:
         advantages_QG = group_advantages(rewards_QG, cfg.scale_rewards)
         trajectories, weights = training_batch(cfg, chains, advantages_QG.flatten().tolist())
         # Update: one step on policy, so no ratio is clipped.
-        update = arena.update(trajectories, weights)
+        arena.updater.backward(trajectories, weights)
+        arena.updater.clip(cfg.max_grad_norm)
+        update = arena.updater.apply()
+        arena.count(trajectories, weights, update)
         # Log.
         summaries = [len(summary.ids) for c in chains for _, summary in c.generations[1::2]]  # between the answers
         metrics = {

@@ -41,7 +41,7 @@ class Config(Rival):
 
     def check(self) -> None:
         super().check()
-        self.at_least_one("reflect_retry.collect", "reflect_retry.reflection_tokens")
+        self.check_numbers("reflect_retry", "collect reflection_tokens")
         if self.group_size < 2:
             raise UserError("reflect_retry.group_size: a group of 1 has no spread around its mean; expected at least 2")
 
@@ -178,7 +178,10 @@ def main(cfg: Config, options: Options) -> None:
         # Update: the reflection's tokens alone.
         trajectories = [t.trajectory() for t in tries]
         weights = advantages_QG.flatten().tolist()
-        update = arena.update(trajectories, weights)
+        arena.updater.backward(trajectories, weights)
+        arena.updater.clip(cfg.max_grad_norm)
+        update = arena.updater.apply()
+        arena.count(trajectories, weights, update)
         # Log.
         lengths = [len(t.reflection.ids) for t in tries if t.reflection]
         metrics = {

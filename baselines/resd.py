@@ -90,7 +90,7 @@ class Config(Rival):
 
     def check(self) -> None:
         super().check()
-        self.at_least_one("resd.group_size", "resd.inner_updates", "resd.reflection_tokens", "resd.top_k")
+        self.check_numbers("resd", "group_size inner_updates reflection_tokens top_k")
         for name in ("alpha", "ema", "ratio_low"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"resd.{name}: expected a number from 0 to 1, got {getattr(self, name)}")
@@ -311,7 +311,11 @@ def main(cfg: Config, options: Options) -> None:
             solutions |= {a.problem.turn: a.text for a in answers if a.right}
         # Update: towards the teacher, each answer weighted against the success rate of the batch.
         students, teachers, weights = training_batch(cfg, arena, answers)
-        update = arena.update(students, weights, lesson(cfg, arena, students, teachers) if students else None)
+        teacher = lesson(cfg, arena, students, teachers) if students else None
+        arena.updater.backward(students, weights, teacher=teacher)
+        arena.updater.clip(cfg.max_grad_norm)
+        update = arena.updater.apply()
+        arena.count(students, weights, update)
         arena.follow(cfg.ema)
         # Log, and keep what a resumed run needs beyond weights.
         for a in answers:

@@ -53,7 +53,7 @@ class Config(Rival):
 
     def check(self) -> None:
         super().check()
-        self.at_least_one("sdpo.group_size", "sdpo.top_k", "sdpo.updates")
+        self.check_numbers("sdpo", "group_size top_k updates")
         for name in ("alpha", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"sdpo.{name}: expected a number from 0 to 1, got {getattr(self, name)}")
@@ -157,7 +157,10 @@ def main(cfg: Config, options: Options) -> None:
         # Update: towards what the teacher says now; `updates` of them leave the policy that sampled behind.
         for _ in range(cfg.updates):
             weights, teacher = lesson(cfg, arena, students, teachers, sampled) if taught else ([], None)
-            update = arena.update(students, weights, teacher)
+            arena.updater.backward(students, weights, teacher=teacher)
+            arena.updater.clip(cfg.max_grad_norm)
+            update = arena.updater.apply()
+            arena.count(students, weights, update)
         arena.follow(cfg.ema)
         # Log.
         accuracy = sum(a.right for a in answers) / len(answers)

@@ -31,7 +31,7 @@ class Config(Rival):
 
     def check(self) -> None:
         super().check()
-        self.at_least_one("sft.attempts", "sft.batch_size")
+        self.check_numbers("sft", "attempts batch_size")
         if self.reveal == "explanation" and self.task != "mcq":
             raise UserError(f"sft.reveal: problems of task {self.task} have no explanations; expected answer")
 
@@ -81,7 +81,10 @@ def main(cfg: Config, options: Options) -> None:
             trajectories.append(Trajectory(arena.chat.first(problem.turn), [(said, True)]))
         # Update: fine-tuning is a policy gradient with every weight 1.
         weights = [1.0] * len(trajectories)
-        update = arena.update(trajectories, weights)
+        arena.updater.backward(trajectories, weights)
+        arena.updater.clip(cfg.max_grad_norm)
+        update = arena.updater.apply()
+        arena.count(trajectories, weights, update)
         # Log: nothing is sampled in training, so no step has a reward.
         arena.finish(step, {"targets": len(targets)} | update)
     arena.close()

@@ -34,7 +34,7 @@ class Config(Rival):
 
     def check(self) -> None:
         super().check()
-        self.at_least_one("ssd.samples", "ssd.batch_size")
+        self.check_numbers("ssd", "samples batch_size")
         if not 0 < self.top_p <= 1:
             raise UserError(f"ssd.top_p: expected a probability above 0 and at most 1, got {self.top_p}")
         if self.train_temperature == 0:
@@ -101,7 +101,10 @@ def main(cfg: Config, options: Options) -> None:
         trajectories = [Trajectory(t["prompt_ids"], [(t["answer_ids"], True)]) for t in batch]
         weights = [1.0] * len(batch)
         # Update: fine-tuning is a policy gradient with every weight 1.
-        update = arena.update(trajectories, weights)
+        arena.updater.backward(trajectories, weights)
+        arena.updater.clip(cfg.max_grad_norm)
+        update = arena.updater.apply()
+        arena.count(trajectories, weights, update)
         # Log: the grade is told and never used.
         metrics = {"reward": sum(t["right"] for t in batch) / len(batch)}
         arena.finish(step, metrics | update)

@@ -53,7 +53,7 @@ def theirs(model, prompt_ids, n, length, ends):
 def without(part: str, run):
     """`run` with one of our measures taken away."""
 
-    def multinomial(logits, uniform, temperature, top):
+    def multinomial(logits, uniform, temperature, warp):
         logp = torch.log_softmax(logits.float() / temperature, -1)
         token = torch.multinomial(logp.exp(), 1)
         return token[:, 0], logp.gather(1, token)[:, 0]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rebuilds results/first_slice.jsonl: the three shipped configs of stage 1, before and after. About 20 minutes on 2
+# Rebuilds results/first_slice.jsonl: the four shipped configs of stage 1, before and after. About 25 minutes on 2
 # cores; each run resumes if it was interrupted; --quick makes two steps of each.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ if [ "${1:-}" = "--quick" ]; then
     out=runs/first_slice_quick.jsonl
     runs=runs/first_slice_quick
 fi
-jobs=(preeclampsia-0 preeclampsia-1 bank-0 paper_minicluster-0) # config and seed
+jobs=(preeclampsia-0 preeclampsia-1 bank-0 paper_minicluster-0 paper-0) # config and seed
 for job in "${jobs[@]}"; do
     python grpo_introspect.py --config "configs/${job%-*}.yaml" --run-dir "$runs/$job" --resume \
         --set "shared.seed=${job##*-}" "${quick[@]}"

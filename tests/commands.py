@@ -19,6 +19,9 @@ from common import ROOT
 from introspection.rundir import Run
 
 
+ALONE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # as conftest has it in this process
+
+
 def overrides(*changes: str) -> list[str]:
     return [word for change in changes for word in ("--set", change)]
 
@@ -44,14 +47,15 @@ def python(*words) -> subprocess.CompletedProcess:
 
 def process(*words, **environment: str) -> subprocess.CompletedProcess:
     """Runs `python <words>` in a process of its own."""
-    command, surroundings = [sys.executable, *map(str, words)], os.environ | {"HF_HUB_OFFLINE": "1"} | environment
-    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, env=surroundings)
+    command, environment = [sys.executable, *map(str, words)], ALONE | os.environ | environment
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, env=environment)
 
 
 def killed(log: Path, lines: int, *words) -> None:
     """Runs `python <words>` in a process of its own and kills it (kill -9) once a log has so many lines."""
     command, deadline = [sys.executable, *map(str, words)], time.time() + 120
-    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    running = subprocess.Popen(command, cwd=ROOT, env=ALONE | os.environ, **nowhere)
     while (
         not (log.exists() and log.read_text().count("\n") >= lines)
         and running.poll() is None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 
 import pytest
@@ -24,6 +25,8 @@ from introspection.models import load_chat, load_policy
 from introspection.reader import Reader
 from introspection.rollouts import rollout_1, rollout_2, rollout_3
 
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(1)  # models this small gain nothing from a second one, and lose much on a busy machine
 EOS = 3
 SMALL = [
     "steps=4",
@@ -72,11 +75,11 @@ def config(**changes) -> Config:
 
 @pytest.fixture(scope="session")
 def bank(tmp_path_factory) -> str:
-    """The pre-eclampsia bank with 4 of its 80 canary questions: an evaluation asks them all."""
+    """The 13 train questions on pre-eclampsia with few others: an evaluation asks all 80 canary questions."""
     lines = (ROOT / "data/preeclampsia.jsonl").read_text().splitlines(keepends=True)
-    canary = [line for line in lines if json.loads(line)["split"] == "canary"]
+    split = {s: [line for line in lines if json.loads(line)["split"] == s] for s in ("train", "test", "canary")}
     path = tmp_path_factory.mktemp("bank") / "bank.jsonl"
-    path.write_text("".join(line for line in lines if line not in canary[4:]))
+    path.write_text("".join(split["train"] + split["test"][:2] + split["canary"][:4]))
     return str(path)
 
 

@@ -10,7 +10,7 @@ import torch
 from commands import overrides, process, python
 
 from baselines import grpo, reflect_retry, resd, sdpo, sft, ssd
-from baselines.arena import Arena, in_loss, load_problems
+from baselines.arena import Arena, load_problems, tokens_trained
 from baselines.grpo import penalties, rollouts, training_batch
 from common import RIVALS, ROOT, Options, UserError, load_config, rng
 from introspection import prompts
@@ -224,8 +224,8 @@ def test_failures_are_wrong_and_different(tmp_path):
 
 def test_tokens_in_the_loss_are_those_with_an_advantage():
     trajectories = [Trajectory([5], [([1] * n, True), ([2], False)]) for n in (3, 4, 5)]
-    assert in_loss(trajectories, [0.5, 0.0, -0.5], {"skipped_steps": 0}) == 8
-    assert in_loss(trajectories, [0.5, 0.5, 0.5], {"skipped_steps": 1}) == 0
+    assert tokens_trained(trajectories, [0.5, 0.0, -0.5], {"skipped_steps": 0}) == 8
+    assert tokens_trained(trajectories, [0.5, 0.5, 0.5], {"skipped_steps": 1}) == 0
 
 
 def test_a_rival_counts_what_it_collects(tmp_path):

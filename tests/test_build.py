@@ -80,7 +80,7 @@ def test_the_card_of_the_puzzles_is_written(whole, monkeypatch):
     def reader(model, chat, temperature: float, longest: int, key: tuple) -> Reader:
         return Reader(model, chat, temperature, min(longest, 16), key)  # it babbles on to the last token
 
-    monkeypatch.setattr(puzzle_card, "Reader", reader)
+    monkeypatch.setattr(puzzle_card.page, "Reader", reader)
     monkeypatch.setattr("sys.argv", ["puzzle_card", "--model", str(folder), "--n", "3"])
     puzzle_card.main()
     text = (folder / "CARD.md").read_text()

@@ -522,7 +522,7 @@ def test_recallers_are_measured_and_resumed(tmp_path, perturbed):
 
 @pytest.mark.slow
 def test_the_script_resumes_and_repeats_itself(tmp_path):
-    asked = command(tmp_path / "a", "writers=organism/weights", "library=data/points_ideal.jsonl", "eval_questions=6")
+    asked = command(tmp_path / "a", "writers=organism/weights", "library=data/points_ideal.jsonl", "eval_questions=8")
     done = process(*asked)
     assert done.returncode == 0, done.stderr
     results = tmp_path / "a/eval/results.jsonl"

@@ -93,12 +93,12 @@ def test_transfer_questions_may_come_from_the_whole_bank(organism):
 
 
 def test_log_ratio_is_against_no_point(organism):
-    groups, _, _ = one_step(organism, config(reward="log_ratio", group_size=8))
+    groups, _, _ = one_step(organism, config(reward="log_ratio"))
     for group in groups:
         assert torch.equal(group.fresh_rewards_V, torch.zeros(len(group.views_V)))
-    cfg = config(reward="prob", group_size=8, n_fresh=1)
+    cfg = config(reward="prob", n_fresh=1)
     other, _, _ = one_step(organism, cfg)  # the same noise, so the same points and answers
-    groups, _, _ = one_step(organism, config(reward="log_ratio", group_size=8, n_fresh=1))
+    groups, _, _ = one_step(organism, config(reward="log_ratio", n_fresh=1))
     for group, plain in zip(groups, other, strict=True):
         for point, same in zip(group.points, plain.points, strict=True):
             assert point.text == same.text
