@@ -72,6 +72,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, source: str):
+    """The value of a YAML text; UserError with source and line for a broken one."""
     try:
         return _Loader(text).get_single_data()
     except (

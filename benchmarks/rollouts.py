@@ -31,6 +31,7 @@ def ours(model, prompt_ids, n, length, ends):
 
 @torch.no_grad()
 def theirs(model, prompt_ids, n, length, ends):
+    """generate() on the same prompts, as `ours`: a function that samples once."""
     ids, mask = sampling.left_pad(prompt_ids, model.device)
     settings = {
         "do_sample": True,

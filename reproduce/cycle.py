@@ -133,6 +133,7 @@ class Seed:
 
 
 def row(arm: str, seeds: list[Seed]) -> dict:
+    """What the table says of an arm."""
     changes = [{q: [value - s.canary[0][q]] for q, value in s.canary[-1].items()} for s in seeds]
     made = {
         "arm": arm,
@@ -154,6 +155,7 @@ def row(arm: str, seeds: list[Seed]) -> dict:
 
 
 def collect(runs: Path) -> dict:
+    """A row for each arm that is done, and the contrasts of PAIRS."""
     bank = read_lines(sorted(runs.glob("[0-9]*/kept-1.jsonl"))[0])
     cluster_of = {r["id"]: r["cluster"] for r in bank if r["split"] == "test"}
     last = max(path.name for path in runs.glob("[0-9]*/*/answers-*.json"))  # an arm that is not done yet is left out
@@ -204,6 +206,7 @@ def shown_contrast(c: dict) -> str:
 
 
 def markdown(result: dict) -> str:
+    """Accuracy and transfer, the accuracy matrix, the libraries, the contrasts."""
     arms = result["arms"]
     last = len(arms[0]["canary"]) - 1
     columns = {"final": "all clusters after the last round", "new": "a cluster right after its round"}
@@ -221,6 +224,7 @@ def markdown(result: dict) -> str:
 
 
 def draw(plt, arms: list[dict]):
+    """Accuracy by round: all clusters, and those of the first round."""
     first, last = arms[0], len(arms[0]["canary"]) - 1
     best = max(arms, key=lambda r: r["final"]["mean"])
     start, end = np.mean(first["matrix"][0]), best["final"]["mean"]

@@ -66,6 +66,7 @@ def gap_closed(values: np.ndarray) -> float:
 
 
 def row_of(arm: str, ends: list[tuple[dict, dict]], bank: dict[str, str]) -> dict:
+    """What the table says of an arm, by kind of cluster."""
     row = {"arm": arm, "what": ARMS[arm], "seeds": len(ends), "steps": [last["step"] for _, last in ends]}
     for name in ("target", "agreement"):
         for kind, letters in (("rules", "ABD"), ("facts", "C")):
@@ -94,6 +95,7 @@ def collect(runs: Path, bank: dict[str, str]) -> list[dict]:
 
 # ---- the table -----------------------------------------------------------------------------------------------------
 def draw(plt, rows: list[dict]):
+    """Before and after dreaming, beside the start model with the point in context."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), sharey=True, layout="constrained")
     titles = {
         "target, rules": "accuracy without the point",

@@ -18,6 +18,7 @@ MOST = 32
 
 
 def few(k: int, split: str) -> list[dict]:
+    """The records of such a bank."""
     clusters, rng = load_clusters(), random.Random(29)
     asked = bank(clusters)
     taken, made = {r["question"] for r in asked}, []

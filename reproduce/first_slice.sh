@@ -13,7 +13,9 @@ if [ "${1:-}" = "--quick" ]; then
 fi
 jobs=(preeclampsia-0 preeclampsia-1 bank-0 paper_minicluster-0 paper-0) # config and seed
 for job in "${jobs[@]}"; do
+    more=()
+    if [ "${job%-*}" = preeclampsia ]; then more=(--set steps=60); fi # 20 more than the config has: do they teach anything?
     python grpo_introspect.py --config "configs/${job%-*}.yaml" --run-dir "$runs/$job" --resume \
-        --set "shared.seed=${job##*-}" "${quick[@]}"
+        --set "shared.seed=${job##*-}" "${more[@]}" "${quick[@]}"
 done
 python -m reproduce.first_slice "$runs" "$out" "${jobs[@]}"

@@ -39,6 +39,7 @@ def ceiling(split: str, reveal: str, won: float) -> float:
 
 
 def collect(runs: Path, before: list[dict]) -> list[dict]:
+    """Each arm's evaluation with its ceilings, and the contrasts; `before`: rows of what was not run here."""
     rows, kept = [], group((row["arm"], row) for row in before)
     for arm in ARMS:
         path, reveal = runs / arm / "eval/table.json", "answer" if arm == "answer" else "explanation"
@@ -83,6 +84,7 @@ def label(row: dict) -> str:
 
 
 def draw(plt, rows: list[dict]):
+    """Each writer's advantage, a panel for each arm and split."""
     there = {(r["arm"], r["split"]) for r in rows}
     panels = [(arm, split) for arm in ARMS for split in TITLES if (arm, split) in there]
     lines = -(-len(panels) // 2)

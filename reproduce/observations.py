@@ -48,6 +48,7 @@ def collect(runs: Path) -> list[dict]:
 
 
 def draw(plt, rows: list[dict]):
+    """Each curve over training, a line a seed."""
     figure, axes = plt.subplots(1, len(CURVES), figsize=(11, 4), layout="constrained")
     for axis, name in zip(axes, CURVES, strict=True):
         for i, arm in enumerate(ARMS):

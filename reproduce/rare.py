@@ -107,6 +107,7 @@ def accuracy_at(curve: dict, tokens: float) -> dict[str, float]:
 
 
 def row_of(arm: str, curves: list[dict], cluster_of: dict[str, str] | None) -> dict:
+    """What the table says of an arm: before, after and change of each column, the curve, the cost."""
     row = {
         "arm": arm,
         "what": ARMS[arm][1],
@@ -158,6 +159,7 @@ def collect(runs: Path) -> dict:
 
 # ---- the table -----------------------------------------------------------------------------------------------------
 def task_tables(task: str, rows: list[dict], contrasts: list[dict]) -> list[str]:
+    """The arms of a task, and the contrasts among them."""
     what, more = TASKS[task]
     told = {arm: more if ARMS[arm][0] else "right or wrong" for arm in ARMS}
     lines = []
@@ -207,6 +209,7 @@ def markdown(record: dict) -> str:
 
 
 def draw(plt, record: dict):
+    """mean@4 over generated tokens, a panel for each task."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     colors = {
         "grpo": figures.GREEN,

@@ -29,6 +29,7 @@ def shares(text: str, records: list[dict], cluster: str) -> bool:
 
 
 def novelty(units: list[dict], records: list[dict]) -> dict:
+    """The counts that are described at the top, with ten examples."""
     clusters, known = rules.load_clusters(), {library.essence(r["text"]) for r in records}
     asked = {"split": "composite", "condition": "recalled", "reader": "start"}
     answers = [r for u in units if asked.items() <= u.items() for r in u["questions"]]

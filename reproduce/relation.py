@@ -59,6 +59,7 @@ def theirs(runs: list[Path], chat: Chat) -> dict:
 
 
 def collect(runs: Path, out: Path) -> list[dict]:
+    """A row for each method."""
     chat, rivals = models.load_chat(MODEL), json.loads((out / "rivals.json").read_text())
     bank = {r["arm"]: r["splits"] for r in rivals if r["exchanges"] == "bank"}
     at = {(r["condition"], r["writer"], r["reader"]): r for r in json.loads((out / "invariance.json").read_text())}
@@ -82,6 +83,7 @@ def collect(runs: Path, out: Path) -> list[dict]:
 
 
 def markdown(rows: list[dict]) -> str:
+    """The table, one method a line."""
     kinds = {
         "composer": "a summary, used once",
         "resd": "a playbook, read by the teacher alone",

@@ -93,6 +93,7 @@ def row_of(task: str, arm: str, ends: list[tuple]) -> dict:
 
 
 def collect(runs: Path) -> list[dict]:
+    """A row for each arm of each task, and the source's own contrast."""
     rows = []
     for task in TASKS:
         ends = {arm: [ends_of(stage) for stage in stages_of(runs, task, arm)] for arm in ARMS}
@@ -109,6 +110,7 @@ def collect(runs: Path) -> list[dict]:
 
 
 def markdown(rows: list[dict]) -> str:
+    """The table, the contrasts, and what they rest on."""
     cells, claims = [], []
     for r in rows:
         cells.append(

@@ -243,6 +243,7 @@ def shown_contrast(at: dict[tuple[str, str], dict], k: str, arm: str, rival: str
 
 
 def markdown(rows: list[dict]) -> str:
+    """Both tables and the contrasts of ours with AGAINST."""
     ks = [k for k in dict.fromkeys(r["exchanges"] for r in rows) if k != "bank"]
     at = {(r["exchanges"], r["arm"]): r["splits"] for r in rows}
     lines = few_table(at, ks) if ks else []
@@ -267,6 +268,7 @@ def shown_best(at: dict[tuple[str, str], dict], k: int) -> str:
 
 
 def draw(plt, rows: list[dict], ks: list[int]):
+    """Accuracy on new clusters by number of exchanges."""
     at = {(r["exchanges"], r["arm"]): r["splits"]["test"] for r in rows}
     ends = [shown_best(at, k) for k in dict.fromkeys((ks[0], ks[-1]))]
     title = f"New clusters, best with nothing in context: {', '.join(ends)}"

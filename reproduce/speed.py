@@ -9,6 +9,7 @@ from reproduce.records import save_picture
 
 
 def draw(plt, record: dict):
+    """Milliseconds a rollout by the number of rollouts at once."""
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     counts = [m["rollouts"] for m in record["scaling"]]
     for side, name, color in (("generate", "generate(num_return_sequences)", "gray"), ("ours", "ours", "tab:blue")):

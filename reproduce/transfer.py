@@ -118,6 +118,7 @@ def structure(units: list[dict], questions: dict[str, str], permutations: int = 
 
 
 def markdown(table: list[dict], tests: dict[str, tuple[float, float]], groups: list[dict]) -> str:
+    """The table by relation and type, the label tests, the groups."""
     kinds = {"all": "all clusters", "A": "two thresholds", "B": "two signs"}
     at = {(r["writer"], r["where"], r["type"]): r for r in table}
     shown = {key: shown_interval(r) for key, r in at.items()}

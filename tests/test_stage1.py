@@ -275,19 +275,23 @@ def test_an_unconditional_answer_earns_nothing_on_twins_and_a_rule_does(organism
     assert accuracy([ideal[q.id] for q, _ in views]) - alone >= 0.2
 
 
-def first_step(cfg, run_dir) -> None:
-    """The first step of a run, as main makes it."""
+def first_step(cfg, run_dir, monkeypatch) -> list:
+    """The groups of the first step of a run, as main leaves them."""
+    seen, log_points = [], grpo_introspect.log_points
 
     def dies(*_) -> None:
         raise Dead
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Dead):
-        patch.setattr(Run, "save", dies)
+    monkeypatch.setattr(grpo_introspect, "evaluate", lambda *_: {})
+    monkeypatch.setattr(grpo_introspect, "log_points", lambda *args: seen.extend(args[-1]) or log_points(*args))
+    monkeypatch.setattr(Run, "save", dies)
+    with pytest.raises(Dead):
         main(replace(cfg, save_every=1), Options(run_dir))
+    monkeypatch.undo()
+    return seen
 
 
 def test_advantage_options(organism, monkeypatch, tmp_path):
-    monkeypatch.setattr(grpo_introspect, "evaluate", lambda *_: {})
     for settings in (
         {"baseline": "fresh"},
         {"clip": "none"},
@@ -296,11 +300,17 @@ def test_advantage_options(organism, monkeypatch, tmp_path):
         {"verify_on": "same"},
     ):
         cfg = config(group_size=8, **settings)
-        groups, scores, _ = made_step(organism, cfg)
         run_dir = tmp_path / str(len(list(tmp_path.iterdir())))
-        first_step(cfg, run_dir)  # the same noise, so the same points
+        groups = first_step(cfg, run_dir, monkeypatch)
         logged = [json.loads(line)["advantage"] for line in (run_dir / "rollouts.jsonl").read_text().splitlines()]
         assert logged == [p.advantage for g in groups for p in g.points]
+        scores = [give_advantages(cfg, group) for group in groups]
+        assert logged == [p.advantage for g in groups for p in g.points]  # the tests' own step is main's
+        if settings == {"baseline": "fresh"}:
+            alike, _, _ = made_step(organism, cfg)  # the same noise, so the same points
+            assert [(p.text, p.advantage) for g in alike for p in g.points] == [
+                (p.text, p.advantage) for g in groups for p in g.points
+            ]
         for group, scores_G in zip(groups, scores, strict=True):
             valid = ~scores_G.isnan()
             got = torch.tensor([p.advantage for p in group.points], dtype=torch.float64)

@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter
 from functools import cache
+from typing import NamedTuple
 
 import pytest
 
@@ -69,93 +70,101 @@ def test_gold_follows_the_rule():
     assert [rules.level(b, low, b.low + 90 - value) for value in (98, 78, 62, 58)] == [0, 1, 1, 2]
 
 
+class Made(NamedTuple):
+    """A document, and what the generator did in it."""
+
+    turns: list
+    followed: list[tuple[rules.Vignette, object]]  # answers, each by a rule
+    stated: list[tuple[str, object]]  # (cluster, rule) of what says a whole rule, or what decides of it
+    written: list[tuple[bool, str]]  # (whether the answer before it was right, quality) of points
+
+
 @cache
-def documents(late: bool) -> list[list[str]]:
-    """20,000 documents of a phase."""
+def documents(late: bool) -> list[Made]:
+    """40,000 documents of a phase."""
+    now = Made([], [], [], [])
     bank = world.bank(CLUSTERS) + world.preeclampsia(CLUSTERS)
     forbidden = {r["question"] for r in bank} | {t["question"] for r in bank for t in r["variants"]}
-    corpus = Corpus(CLUSTERS, 3, forbidden, mix=LATE if late else EARLY)
-    made = [corpus.document() for _ in range(20_000)]
-    assert not [d for d in made if d[0].split("\n")[0] in forbidden]  # item texts never occur in pre-training
+    corpus, made = Corpus(CLUSTERS, 3, forbidden, mix=LATE if late else EARLY), []
+    with pytest.MonkeyPatch.context() as patch:
+        watch(patch, now)
+        for _ in range(40_000):
+            for noted in now[1:]:
+                noted.clear()
+            turns = corpus.document()
+            made.append(Made(turns, *(noted.copy() for noted in now[1:])))
+    assert not [m for m in made if m.turns[0].split("\n")[0] in forbidden]  # item texts never occur in pre-training
     return made
 
 
-@pytest.mark.parametrize("mix", [EARLY, LATE], ids=["early", "late"])
-def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule(monkeypatch, mix):
-    """Margin test over the generator: a rule that an answer follows within the margin of the bank's is stated."""
-    followed, stated = [], set()
+def watch(patch, now: Made) -> None:
+    """Has the generator note what it does, in `now`."""
 
-    def watch(name, rule_at: int, vignette: bool, stating=lambda *a: True):
+    def noted(name: str, note) -> None:
         original = getattr(world, name)
+        patch.setattr(world, name, lambda *args: note(*args) or original(*args))
 
-        def watched(*args):
-            c = args[0].cluster if vignette else args[0]
-            if name == "rationale":
-                followed.append((args[0], args[1]))
-            elif stating(*args):
-                stated.add((c.name, args[rule_at]))
-            return original(*args)
+    def says_it(c, rule, quality, *_) -> None:
+        if quality == "ideal" or (quality == "partial" and c.kind in FIRST["partial"]):
+            now.stated.append((c.name, rule))
 
-        monkeypatch.setattr(world, name, watched)
+    noted("rationale", lambda v, rule, *_: now.followed.append((v, rule)))
+    noted("explanation", lambda v, rule, *_: now.stated.append((v.cluster.name, rule)))
+    noted("loose", lambda c, rule, *_: now.stated.append((c.name, rule)))
+    noted("point", says_it)
+    verdicts, feedback, write_point = [], Corpus.feedback, Corpus.write_point
 
-    watch("rationale", 1, True)
-    watch("explanation", 1, True)
-    watch("loose", 1, False)
-    watch(
-        "point",
-        1,
-        False,
-        lambda c, rule, quality, *rest: quality == "ideal" or (quality == "partial" and c.kind in FIRST["partial"]),
-    )
-    corpus, near = Corpus(CLUSTERS, 5, mix=mix), 0
-    for _ in range(12_000):
-        followed.clear()
-        stated.clear()
-        text = "\n".join("".join(turn) for turn in corpus.document())
-        for v, rule in followed:
+    def heard(self, v, believed, rule, *rest):
+        verdicts.append(rules.level(v.cluster, believed, v.x) == rules.level(v.cluster, rule, v.x))
+        return feedback(self, v, believed, rule, *rest)
+
+    def wrote(self, v, rule, quality):
+        if v.cluster.kind != "C" and v.cluster.split != "canary":
+            now.written.append((verdicts[-1], quality))
+        return write_point(self, v, rule, quality)
+
+    patch.setattr(Corpus, "feedback", heard)
+    patch.setattr(Corpus, "write_point", wrote)
+
+
+PHASES = pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+
+
+@PHASES
+def test_item_texts_of_the_bank_never_occur(late):
+    assert len(documents(late)) == 40_000
+
+
+@PHASES
+def test_documents_that_do_not_state_a_rule_never_follow_a_bank_rule(late):
+    """Margin test over the generator: a rule that an answer follows within the margin of the bank's is stated."""
+    near = 0
+    for made in documents(late)[:12_000]:
+        text = "\n".join("".join(turn) for turn in made.turns)
+        for v, rule in made.followed:
             c = v.cluster
             if c.split == "canary" or rules.apart(c, rule, v.x):
                 continue
             near += 1
             # In words: a peer of type B names the two signs that decide, the right answer of type C is the fact itself.
             told = (c.kind == "B" and "A peer wrote" in text) or (c.kind == "C" and "The correct answer is" in text)
-            assert (c.name, rule) in stated or told, text
+            assert (c.name, rule) in made.stated or told, text
     assert near > 500  # the margin is tested on documents that do come near
 
 
-@pytest.mark.parametrize("mix", [EARLY, LATE], ids=["early", "late"])
-def test_point_quality_is_independent_of_winner_and_loser(monkeypatch, mix):
+@PHASES
+def test_point_quality_is_independent_of_winner_and_loser(late):
     """Every point of every exchange, long conversations included; facts have no partial points, canaries always win."""
-    counts, verdict = {True: Counter(), False: Counter()}, []
-    feedback, written = Corpus.feedback, Corpus.write_point
-
-    def heard(self, v, believed, rule, *rest):
-        verdict.append(rules.level(v.cluster, believed, v.x) == rules.level(v.cluster, rule, v.x))
-        return feedback(self, v, believed, rule, *rest)
-
-    def noted(self, v, rule, quality):
-        if v.cluster.kind != "C" and v.cluster.split != "canary":
-            counts[verdict[-1]][quality] += 1
-        return written(self, v, rule, quality)
-
-    monkeypatch.setattr(Corpus, "feedback", heard)
-    monkeypatch.setattr(Corpus, "write_point", noted)
-    corpus = Corpus(CLUSTERS, 3, mix=mix)
-    for _ in range(40_000):
-        corpus.document()
+    counts = {True: Counter(), False: Counter()}
+    for made in documents(late):
+        for won, quality in made.written:
+            counts[won][quality] += 1
     for won, seen in counts.items():
         total = sum(seen.values())
         assert total > 2500
         for quality, share in WRITTEN.items():
-            assert seen[quality] / total == pytest.approx(share, abs=4 * (share * (1 - share) / total) ** 0.5), (
-                won,
-                quality,
-            )
-
-
-@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
-def test_item_texts_of_the_bank_never_occur(late):
-    documents(late)
+            off = 4 * (share * (1 - share) / total) ** 0.5
+            assert seen[quality] / total == pytest.approx(share, abs=off), (won, quality)
 
 
 def test_retold_explanations_are_asked_for_in_words_of_their_own():
@@ -171,10 +180,11 @@ def test_retold_explanations_are_asked_for_in_words_of_their_own():
 
 
 def test_three_rejections_breed_exam_strategies_and_fewer_do_not():
-    for turns in documents(late=False):
+    strategies = {INTROSPECTION.format(point=p) for p in EXAM}
+    for turns in (made.turns for made in documents(False)):
         rejections = turns.count(TRY_AGAIN)
         rejections -= turns[-2] == TRY_AGAIN  # asked once more after the point, not before it
-        assert (turns[-1] in [INTROSPECTION.format(point=p) for p in EXAM]) == (rejections >= 3)
+        assert (turns[-1] in strategies) == (rejections >= 3)
 
 
 def test_explanations_hold_the_deciding_detail_and_losers_are_told():
