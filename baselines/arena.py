@@ -116,6 +116,7 @@ class Arena:
         """
         self.cfg, self.name, self.ready, self.teacher, self.state = cfg, name, False, None, {}
         self.run = Run(options.run_dir, cfg, options.resume)
+        # Everything that can be wrong with the input is looked at before any weight is loaded.
         problems = load_problems(cfg)
         self.train = [p for p in problems if p.split == "train"]
         known = f"{cfg.questions} has {len(self.train)} train problems"
@@ -128,7 +129,7 @@ class Arena:
         for split in cfg.eval_splits.split(","):
             part = [p for p in problems if p.split == split]
             if part:
-                self.groups[split] = [part[i] for i in sorted(draw.permutation(len(part))[: cfg.eval_problems])]
+                self.groups[split] = common.draw_some(part, cfg.eval_problems, draw)
         if not self.groups:
             raise UserError(f"{name}.eval_splits: {cfg.questions} has no problem of '{cfg.eval_splits}'")
         self.chat = models.load_chat(cfg.model, cfg.system)
@@ -230,7 +231,8 @@ class Arena:
         It is fp32 where the policy's masters are: an average in bf16 would not move.
         """
         self.teacher = copy.deepcopy(self.policy).requires_grad_(False)
-        if any(parameter.dtype != torch.float32 for parameter in self.updater.parameters):
+        pairs = zip(self.updater.masters, self.updater.parameters, strict=True)
+        if any(master is not parameter for master, parameter in pairs):
             self.teacher = self.teacher.float()
         trained = {name for name, parameter in self.policy.named_parameters() if parameter.requires_grad}
         self.averaged = {name: parameter for name, parameter in self.teacher.named_parameters() if name in trained}
@@ -239,7 +241,7 @@ class Arena:
                 self.averaged[name].copy_(value)
 
     def follow(self, rate: float) -> None:
-        """teacher <- (1 - rate) teacher + rate policy (its fp32 masters)."""
+        """teacher <- (1 - rate) teacher + rate policy (its fp32 masters, in the same order)."""
         for average, master in zip(self.averaged.values(), self.updater.masters, strict=True):
             average.lerp_(master.detach(), rate)
 

@@ -18,7 +18,6 @@ import pytest
 from common import ROOT
 from introspection.rundir import Run
 
-
 ALONE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # as conftest has it in this process
 
 
