@@ -308,9 +308,10 @@ def test_views_of_questions_move_the_right_letter():
 # ---- command lines ---------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", RIVALS)
-def test_a_rival_runs_resumes_and_says_what_is_wrong(tmp_path, stage):
+def test_a_rival_runs_resumes_and_says_what_is_wrong(parrot, tmp_path, stage):
     rival = ["-m", f"baselines.{stage}", "--config", "configs/bank.yaml"]
-    words = [*rival, "--run-dir", str(tmp_path / "run"), *overrides(*SMALL, "shared.cluster=kidney-A")]
+    little = [f"shared.model={parrot}", "shared.cluster=kidney-A"]
+    words = [*rival, "--run-dir", str(tmp_path / "run"), *overrides(*SMALL, *little)]
     done = process(*words)
     assert done.returncode == 0 and f"{stage} finished" in done.stdout, done.stderr
     folder = tmp_path / "run" / stage

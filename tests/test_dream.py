@@ -180,10 +180,10 @@ def test_agreement_is_measured_against_the_labels(reader):
 
 
 @pytest.mark.slow
-def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(tmp_path):
+def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(parrot, tmp_path):
     def command(folder: str, *more: str) -> list[str]:
         words = ["dream_tta.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / folder), "--resume"]
-        return words + overrides(*SMALL, "steps=4", "eval_questions=3", *more)
+        return words + overrides(*SMALL, f"shared.model={parrot}", "steps=4", *more)
 
     done = process(*command("whole"))
     assert done.returncode == 0 and "gap closed" in done.stdout, done.stderr

@@ -1,6 +1,5 @@
 """Evaluation: the statistics, the points, and the script as a user runs it."""
 
-import copy
 import itertools
 import json
 from dataclasses import replace
@@ -12,8 +11,9 @@ from commands import overrides, process, python
 from conftest import config
 
 import eval as evaluation
-from common import ROOT, Options, TablePhase, UserError, load_config
+from common import ROOT, Options, Shared, TablePhase, UserError, load_config
 from introspection import library
+from introspection.models import load_policy, load_tokenizer, save
 from introspection.reader import Reader
 from introspection.stats import bootstrap_clusters, bootstrap_pairs, cluster_means, estimate, holm, sign_flip
 from introspection.tables import invariance, points, recall, transfer
@@ -266,16 +266,14 @@ def test_best_of_is_measured_on_questions_where_it_was_not_chosen(readers, monke
 
 
 @pytest.fixture(scope="module")
-def perturbed(organism, tmp_path_factory):
-    """A trained writer to be: the bundled model with a little noise in its weights."""
-    policy, chat = organism
-    folder, other = tmp_path_factory.mktemp("perturbed"), copy.deepcopy(policy)
+def perturbed(parrot, tmp_path_factory):
+    """A trained writer to be: a small model with a little noise in its weights."""
+    folder, policy = tmp_path_factory.mktemp("perturbed"), load_policy(parrot, Shared())
     torch.manual_seed(0)
     with torch.no_grad():
-        for parameter in other.parameters():
+        for parameter in policy.parameters():
             parameter += 0.01 * parameter.std() * torch.randn_like(parameter)
-    other.save_pretrained(folder)
-    chat.tokenizer.save_pretrained(folder)
+    save(policy, load_tokenizer(parrot), folder)
     return folder
 
 
@@ -491,20 +489,21 @@ def test_asked_again_shows_no_answer_and_counts_the_same_letter(readers, monkeyp
     assert rows == set(invariance.PLACES)
 
 
-def command(run_dir, *changes: str) -> list[str]:
-    return ["eval.py", "--config", "configs/bank.yaml", "--run-dir", str(run_dir), *overrides(*SMALL, *changes)]
+def command(parrot: str, run_dir, *changes: str) -> list[str]:
+    words = ["eval.py", "--config", "configs/bank.yaml", "--run-dir", str(run_dir)]
+    return words + overrides(*SMALL, f"shared.model={parrot}", *changes)
 
 
 @pytest.mark.parametrize(
     "table, words", [("transfer", "permuted labels"), ("invariance", "| trained | kl, same | own |")]
 )
-def test_the_other_tables_run(tmp_path, perturbed, table, words):
-    done = python(*command(tmp_path, f"table={table}", f"writers={perturbed}", "eval_questions=4"))
+def test_the_other_tables_run(tmp_path, parrot, perturbed, table, words):
+    done = python(*command(parrot, tmp_path, f"table={table}", f"writers={perturbed}", "eval_questions=8"))
     assert done.returncode == 0 and words in done.stdout, done.stderr
 
 
-def test_recallers_are_measured_and_resumed(tmp_path, perturbed):
-    asked = command(tmp_path, *RECALL, f"writers={perturbed}", "eval_questions=2")
+def test_recallers_are_measured_and_resumed(tmp_path, parrot, perturbed):
+    asked = command(parrot, tmp_path, *RECALL, f"writers={perturbed}", "eval_questions=4")
     done = python(*asked, "--resume")
     assert done.returncode == 0, done.stderr
     for words in (
@@ -521,8 +520,8 @@ def test_recallers_are_measured_and_resumed(tmp_path, perturbed):
 
 
 @pytest.mark.slow
-def test_the_script_resumes_and_repeats_itself(tmp_path):
-    asked = command(tmp_path / "a", "writers=organism/weights", "library=data/points_ideal.jsonl", "eval_questions=8")
+def test_the_script_resumes_and_repeats_itself(tmp_path, parrot):
+    asked = command(parrot, tmp_path / "a", f"writers={parrot}", "library=data/points_ideal.jsonl")
     done = process(*asked)
     assert done.returncode == 0, done.stderr
     results = tmp_path / "a/eval/results.jsonl"
@@ -531,7 +530,7 @@ def test_the_script_resumes_and_repeats_itself(tmp_path):
     start, trained = (json.loads(lines[i])["questions"] for i in (0, 6))
     assert start == trained  # the same weights under the same noise
     rows = (tmp_path / "a/eval/table.json").read_text()
-    results.write_text("\n".join(lines[:10]) + "\n" + lines[10][:1000])  # killed in the middle of a line
+    results.write_text("\n".join(lines[:4]) + "\n" + lines[4][:1000])  # killed in the middle of a line
     assert python(*asked, "--resume").returncode == 0
     assert results.read_text().splitlines() == lines and (tmp_path / "a/eval/table.json").read_text() == rows
 

@@ -14,9 +14,9 @@ from common import ROOT, gather_ranks, is_first_rank, max_over_ranks, share_of_r
 SETTINGS = [*SMALL, "optimizer=sgd", "lr=0.5", "questions_per_step=3", "steps=2", "save_every=1"]
 
 
-def command(bank: str, folder) -> list[str]:
+def command(parrot: str, bank: str, folder) -> list[str]:
     words = ["grpo_introspect.py", "--config", "configs/preeclampsia.yaml", "--run-dir", str(folder)]
-    return words + overrides(*SETTINGS, f"shared.questions={bank}")
+    return words + overrides(*SETTINGS, f"shared.model={parrot}", f"shared.questions={bank}")
 
 
 # What two ranks run: the command, the loss of what it ended with, and the command again. Importing torch costs more.
@@ -52,19 +52,19 @@ def same(a, b) -> bool:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_and_resume(bank, tmp_path):
+def test_two_processes_equal_one_and_resume(parrot, bank, tmp_path):
     one, again, two = tmp_path / "one", tmp_path / "two", tmp_path / "two-whole"
-    assert python(*command(bank, one)).returncode == 0
+    assert python(*command(parrot, bank, one)).returncode == 0
     (tmp_path / "twice.py").write_text(TWICE)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "twice.py"]
-    script, *words = command(bank, again)
+    script, *words = command(parrot, bank, again)
     done = process(*launcher, script, again, *words, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("stage 1 finished") == 2  # the first rank alone speaks, in each of both runs
     for name in ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl"):
         assert same(logged(one, name), logged(two, name)), name
     weights = [load_file(folder / "grpo_introspect/final/model.safetensors") for folder in (one, two, again)]
-    start = load_file(ROOT / "organism/weights/model.safetensors")
+    start = load_file(f"{parrot}/model.safetensors")
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor, weights[1][name], atol=2e-6), name
     assert any((tensor - start[name]).abs().max() > 1e-3 for name, tensor in weights[0].items())  # and they did move

@@ -379,14 +379,14 @@ def test_impossible_settings_are_refused(settings, said):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_it_ends_bit_identically(tmp_path):
+def test_killed_and_resumed_it_ends_bit_identically(parrot, tmp_path):
     """kill -9 in the middle: weights, teacher, playbook, solutions and logs end as without it."""
     changes = "steps=6 problems_per_step=2 eval_problems=4 n_eval=1 save_every=2 inner_updates=3"
     changes += " concise_every=2 max_entries=5 ema=0.1 reveal=explanation"
 
     def command(name: str) -> list[str]:
         run = f"-m baselines.resd --config configs/bank.yaml --run-dir {tmp_path / name}"
-        return run.split() + overrides(*changes.split())
+        return run.split() + overrides(*changes.split(), f"shared.model={parrot}")
 
     assert python(*command("whole")).returncode == 0
     killed(tmp_path / "cut/resd/metrics.jsonl", 3, *command("cut"))

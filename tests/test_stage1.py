@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,8 +33,13 @@ TIMES = ("time/", "tokens_per_second", "peak_memory_gib")
 STAGE_1 = ("grpo_introspect.py", "--config", "configs/preeclampsia.yaml")
 
 
-def small(bank: str, run_dir, *more: str) -> list[str]:
-    return [*STAGE_1, "--run-dir", str(run_dir), *overrides(*SMALL, f"shared.questions={bank}", *more)]
+@pytest.fixture(scope="module")
+def little(parrot, bank) -> list[str]:
+    return [*SMALL, f"shared.model={parrot}", f"shared.questions={bank}"]
+
+
+def small(little, run_dir, *more: str) -> list[str]:
+    return [*STAGE_1, "--run-dir", str(run_dir), *overrides(*little, *more)]
 
 
 def metrics(run_dir) -> list[dict]:
@@ -46,9 +52,9 @@ def weights(run_dir) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def finished(bank, tmp_path_factory):
+def finished(little, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("finished")
-    done = process(*small(bank, run_dir))
+    done = process(*small(little, run_dir))
     assert done.returncode == 0, done.stderr
     return run_dir, done
 
@@ -83,22 +89,22 @@ def test_run_directory_and_summary(finished):
 
 
 @pytest.mark.slow
-def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, bank, tmp_path):
+def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, little, parrot, tmp_path):
     """Killed without warning once the third step is logged, resumed: same metrics, same weights as the unbroken run."""
-    killed(tmp_path / "grpo_introspect/metrics.jsonl", 3, *small(bank, tmp_path))
+    killed(tmp_path / "grpo_introspect/metrics.jsonl", 3, *small(little, tmp_path))
     assert not (tmp_path / "grpo_introspect/final").exists()
-    done = python(*small(bank, tmp_path), "--resume")
+    done = python(*small(little, tmp_path), "--resume")
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path) == metrics(finished[0])
     for name in ("rollouts.jsonl", "library.jsonl", "eval.jsonl"):
         assert (tmp_path / "grpo_introspect" / name).read_bytes() == (
             finished[0] / "grpo_introspect" / name
         ).read_bytes()
-    assert weights(tmp_path) == weights(finished[0])
+    assert weights(tmp_path) == weights(finished[0]) != Path(parrot, "model.safetensors").read_bytes()
 
 
-def test_sigterm_checkpoints_and_says_how_to_go_on(bank, tmp_path):
-    words = small(bank, tmp_path, "steps=50", "eval_every=0", "save_every=1000")
+def test_sigterm_checkpoints_and_says_how_to_go_on(little, tmp_path):
+    words = small(little, tmp_path, "steps=50", "eval_every=0", "save_every=1000")
     log = tmp_path / "grpo_introspect/metrics.jsonl"
     done = interrupted(log, 1, lambda: os.kill(os.getpid(), signal.SIGTERM), *words)
     assert done.returncode == 128 + signal.SIGTERM and "--resume" in done.stderr
@@ -106,14 +112,16 @@ def test_sigterm_checkpoints_and_says_how_to_go_on(bank, tmp_path):
 
 
 @pytest.mark.slow
-def test_used_directory_resume_of_finished_run_and_changed_config(finished, bank):
+def test_used_directory_resume_of_finished_run_and_changed_config(finished, little):
     run_dir, _ = finished
-    used = python(*small(bank, run_dir))
+    used = python(*small(little, run_dir))
     assert used.returncode == 2 and all(word in used.stderr for word in ("--resume", "--run-dir", "delete"))
-    again = python(*small(bank, run_dir, "expect=other words"), "--resume")  # a sentence for the reader, not a setting
+    again = python(
+        *small(little, run_dir, "expect=other words"), "--resume"
+    )  # a sentence for the reader, not a setting
     assert again.returncode == 0 and "stage 1 finished" in again.stdout
     # Of a finished run too: its summary would be that of other settings.
-    changed = python(*small(bank, run_dir, "lr=0.5"), "--resume")
+    changed = python(*small(little, run_dir, "lr=0.5"), "--resume")
     assert changed.returncode == 2 and "lr" in changed.stderr and "Traceback" not in changed.stderr
 
 
