@@ -6,9 +6,9 @@ Importing torch and transformers is most of what a process of its own costs, so 
 import io
 import os
 import runpy
+import signal
 import subprocess
 import sys
-import time
 import warnings
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -51,19 +51,14 @@ def process(*words, **environment: str) -> subprocess.CompletedProcess:
 
 
 def killed(log: Path, lines: int, *words) -> None:
-    """Runs `python <words>` in a process of its own and kills it (kill -9) once a log has so many lines."""
-    command, deadline = [sys.executable, *map(str, words)], time.time() + 120
-    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    running = subprocess.Popen(command, cwd=ROOT, env=ALONE | os.environ, **nowhere)
-    while (
-        not (log.exists() and log.read_text().count("\n") >= lines)
-        and running.poll() is None
-        and time.time() < deadline
-    ):
-        time.sleep(0.02)
-    assert running.poll() is None, "finished before it could be killed"
-    running.kill()
-    running.wait()
+    """Runs `python <words>` in a process of its own, which is killed (kill -9) as soon as a log has so many lines."""
+    here = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import commands"
+    done = process("-c", f"{here}; commands.die({str(log)!r}, {lines}, {[*map(str, words)]!r})")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def die(log: str, lines: int, words: list[str]) -> None:
+    interrupted(Path(log), lines, lambda: os.kill(os.getpid(), signal.SIGKILL), *words)
 
 
 class Dead(BaseException):

@@ -144,6 +144,12 @@ def organism():
     return load_policy(cfg.model, cfg), load_chat(cfg.model)
 
 
+@pytest.fixture(scope="session")
+def parroting(parrot):
+    """What `organism` is, of the parrot."""
+    return load_policy(parrot, config()), load_chat(parrot)
+
+
 def one_step(organism, cfg: Config, step: int = 1, exchanges: list | None = None):
     """(groups, scores, reader) of the three rollouts of one step, as main makes them."""
     policy, chat = organism
@@ -165,7 +171,7 @@ MADE: dict[tuple, tuple] = {}
 
 def made_step(organism, cfg: Config):
     """What `one_step` makes of its settings, made once for all tests that only read it."""
-    key = dataclasses.astuple(cfg)
+    key = (id(organism), *dataclasses.astuple(cfg))
     if key not in MADE:
         MADE[key] = one_step(organism, cfg)
     return MADE[key]

@@ -8,6 +8,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from commands import overrides, process, python
+from safetensors.torch import load_file
 
 from baselines import grpo, reflect_retry, resd, sdpo, sft, ssd
 from baselines.arena import Arena, load_problems, tokens_trained
@@ -27,7 +28,7 @@ def configured(module, stage: str, *overrides: str):
 
 
 def arena_of(module, stage: str, tmp_path, *overrides: str) -> Arena:
-    cfg = configured(module, stage, *overrides)
+    cfg = configured(module, stage, "eval_problems=1", "n_eval=1", *overrides)
     return Arena(cfg, Options(tmp_path / stage), stage, reference=True)
 
 
@@ -306,17 +307,23 @@ def test_views_of_questions_move_the_right_letter():
 
 
 # ---- command lines ---------------------------------------------------------------------------------------------------
+def differ(weights: dict, others: dict) -> bool:
+    return any(not torch.equal(tensor, others[name]) for name, tensor in weights.items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", RIVALS)
 def test_a_rival_runs_resumes_and_says_what_is_wrong(parrot, tmp_path, stage):
     rival = ["-m", f"baselines.{stage}", "--config", "configs/bank.yaml"]
-    little = [f"shared.model={parrot}", "shared.cluster=kidney-A"]
+    model = str(ROOT / "organism/second") if stage in ("sdpo", "resd") else parrot  # a parrot does not heed a teacher
+    little = [f"shared.model={model}", "shared.cluster=kidney-A"]
     words = [*rival, "--run-dir", str(tmp_path / "run"), *overrides(*SMALL, *little)]
     done = process(*words)
     assert done.returncode == 0 and f"{stage} finished" in done.stdout, done.stderr
     folder = tmp_path / "run" / stage
     assert {"final", "metrics.jsonl", "eval.jsonl", "config.yaml", "checkpoint-2"} <= {p.name for p in folder.iterdir()}
     weights = (folder / "final/model.safetensors").read_bytes()
+    assert differ(load_file(folder / "final/model.safetensors"), load_file(f"{model}/model.safetensors"))
     for name in ("final", "checkpoint-2"):  # as if it had been killed after the first step
         shutil.rmtree(folder / name)
     again = python(*words, "--resume")

@@ -187,14 +187,19 @@ def readers(organism):
     return Reader(policy, chat, 1.0, 48, (0, 0, 1))
 
 
-def test_blind_writers_are_told_nothing_or_something_wrong(readers):
+@pytest.fixture(scope="module")
+def parrots(parroting):
+    return Reader(*parroting, 1.0, 48, (0, 0, 1))
+
+
+def test_blind_writers_are_told_nothing_or_something_wrong(parrots):
     cfg = settings()
     questions = evaluation.load_data(cfg)["test_clusters"]
     for reveal in ("nothing", "swapped"):
-        for group in points.write_points(cfg, readers, questions, reveal, 4, 2):
+        for group in points.write_points(cfg, parrots, questions, reveal, 4, 2):
             q = group.question
             for point in group.points:
-                turn = readers.chat.text(point.turn_ids)
+                turn = parrots.chat.text(point.turn_ids)
                 assert (
                     f"{q.options[q.answer]} ({q.letter})" not in turn
                     and "Correct" not in turn
@@ -203,10 +208,10 @@ def test_blind_writers_are_told_nothing_or_something_wrong(readers):
                 assert ("The correct answer is" in turn) == ("Wrong" in turn) == (reveal == "swapped")
 
 
-def test_points_of_another_cluster_and_of_a_library(readers):
+def test_points_of_another_cluster_and_of_a_library(parrots):
     cfg = settings("library=data/points_ideal.jsonl")
     questions = evaluation.load_data(cfg)["test_clusters"]
-    groups = points.write_points(cfg, readers, questions, "answer", 2, 2)
+    groups = points.write_points(cfg, parrots, questions, "answer", 2, 2)
     texts = {g.question.id: [p.text for p in g.points] for g in groups}
     cluster = {g.question.id: g.question.cluster for g in groups}
     points.swap_points(cfg, groups)
@@ -223,30 +228,30 @@ def test_points_of_another_cluster_and_of_a_library(readers):
             ("two", "b", None),
         )
     ]
-    (group,) = points.from_library(cfg, readers, questions, records)
+    (group,) = points.from_library(cfg, parrots, questions, records)
     assert [p.text for p in group.points] == ["better. two"] and group.question is questions[0]
 
 
-def test_answers_that_are_kept_are_the_ones_that_would_be_sampled(readers):
+def test_answers_that_are_kept_are_the_ones_that_would_be_sampled(parrots):
     keeping, prompts = (
-        replace(readers, kept={}, generated=0),
-        [readers.prompt(q) for q in load_questions(ROOT / "data/bank.jsonl")[:6]],
+        replace(parrots, kept={}, generated=0),
+        [parrots.prompt(q) for q in load_questions(ROOT / "data/bank.jsonl")[:6]],
     )
     numbers = [(i,) for i in range(6)]
     first = keeping.sample_kept(prompts[:4], 9, numbers[:4])
     both = keeping.sample_kept(prompts, 9, numbers)
-    plain = replace(readers, generated=0).sample_kept(prompts, 9, numbers)
+    plain = replace(parrots, generated=0).sample_kept(prompts, 9, numbers)
     assert [c.ids for c in both] == [c.ids for c in plain] and both[:4] == first and len(keeping.kept) == 6
     assert keeping.generated == sum(len(c.ids) for c in first + both)  # as if nothing had been kept
     other = replace(keeping, key=(9, 9)).sample_kept(prompts, 9, numbers)
     assert [c.ids for c in other] != [c.ids for c in both]
 
 
-def test_best_of_is_measured_on_questions_where_it_was_not_chosen(readers, monkeypatch):
+def test_best_of_is_measured_on_questions_where_it_was_not_chosen(parrots, monkeypatch):
     cfg = settings("eval_questions=0")
     questions = [q for q in evaluation.load_data(cfg)["test_clusters"] if q.cluster in ("sepsis-A", "lung-B")]
-    groups = points.write_points(cfg, readers, questions, "answer", 3, 2)
-    lonely = points.write_points(cfg, readers, questions[:2], "answer", 3, 2)
+    groups = points.write_points(cfg, parrots, questions, "answer", 3, 2)
+    lonely = points.write_points(cfg, parrots, questions[:2], "answer", 3, 2)
     calls = []
 
     def scored(cfg, reader, groups):
@@ -256,12 +261,12 @@ def test_best_of_is_measured_on_questions_where_it_was_not_chosen(readers, monke
                 p.accuracies_V = p.accuracies_V.new_full((2,), [0.1, 0.9, 0.4][i])
 
     monkeypatch.setattr(points, "try_points", scored)
-    points.best_of(cfg, readers, groups, questions)
+    points.best_of(cfg, parrots, groups, questions)
     for (chosen_on, written, key), (measured_on, best, later), group in zip(*calls, groups, strict=True):
         assert not chosen_on & measured_on and group.question.id not in chosen_on | measured_on
         assert best == [written[1]] and key != later
     calls.clear()
-    points.best_of(cfg, readers, lonely, questions[:2])
+    points.best_of(cfg, parrots, lonely, questions[:2])
     assert calls == [[], []]  # one other question cannot serve for both
 
 
@@ -393,11 +398,11 @@ def test_recall_is_judged_where_it_is_needed_and_beyond_its_parents():
     assert made["condition"] == "interaction" and gain(made["questions"][0]) == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
 
 
-def test_the_matrix_tries_every_point_on_every_question(readers):
+def test_the_matrix_tries_every_point_on_every_question(parrots):
     cfg = settings("table=transfer", "eval_questions=0", "n_verify=1", "n_fresh=1")
     questions = [q for q in evaluation.load_data(cfg)["test_clusters"] if q.cluster in ("sepsis-A", "lung-B")][::4]
     records = transfer.measure(
-        cfg, transfer.conditions(cfg, "start", [])[0], Cast(readers, readers, readers, questions, {}, {})
+        cfg, transfer.conditions(cfg, "start", [])[0], Cast(parrots, parrots, parrots, questions, {}, {})
     )
     pairs = {(r["question_id"], r["on"]) for r in records}
     assert len(records) == len(pairs) and pairs == {
@@ -521,7 +526,7 @@ def test_recallers_are_measured_and_resumed(tmp_path, parrot, perturbed):
 
 @pytest.mark.slow
 def test_the_script_resumes_and_repeats_itself(tmp_path, parrot):
-    asked = command(parrot, tmp_path / "a", f"writers={parrot}", "library=data/points_ideal.jsonl")
+    asked = command(parrot, tmp_path / "a", f"writers={parrot}", "library=data/points_ideal.jsonl", "eval_questions=8")
     done = process(*asked)
     assert done.returncode == 0, done.stderr
     results = tmp_path / "a/eval/results.jsonl"

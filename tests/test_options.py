@@ -14,8 +14,8 @@ from introspection.sampling import Trajectory
 from tasks.mcq import load_exchanges, load_questions
 
 
-def test_losers_see_a_winner_of_their_own_group(organism):
-    groups, _, reader = one_step(organism, config(reveal="peer", group_size=8, questions_per_step=6))
+def test_losers_see_a_winner_of_their_own_group(parroting):
+    groups, _, reader = one_step(parroting, config(reveal="peer", group_size=8, questions_per_step=6))
     seen = 0
     for group in groups:
         winners = {reader.chat.text(a.completion.ids) for a in group.attempts_G if a.won}
@@ -60,12 +60,12 @@ def test_empty_points_are_measured_as_no_point(organism, monkeypatch):
             assert torch.equal(point.accuracies_V, group.fresh_accuracies_V) and not point.verifications
 
 
-def test_wrong_answers_are_sent_back(organism):
+def test_wrong_answers_are_sent_back(parroting):
     """User turns between attempts say 'try again', winners are left alone, and only sampled turns can be trained."""
     cfg = config(
         correction_turns=2, group_size=8, questions_per_step=4, mask="conversation", train_loser_attempt="true"
     )
-    groups, _, reader = one_step(organism, cfg)
+    groups, _, reader = one_step(parroting, cfg)
     lengths = set()
     for point in (p for g in groups for p in g.points):
         before = point.attempt.before
@@ -86,9 +86,9 @@ def test_wrong_answers_are_sent_back(organism):
         assert sum(trajectory.loss_mask) == sampled
 
 
-def test_transfer_questions_may_come_from_the_whole_bank(organism):
+def test_transfer_questions_may_come_from_the_whole_bank(parroting):
     for pool, alike in (("cluster", {True}), ("bank", {True, False})):
-        groups, _, _ = one_step(organism, config(transfer_pool=pool, n_verify=8))
+        groups, _, _ = one_step(parroting, config(transfer_pool=pool, n_verify=8))
         assert {v.cluster == g.question.cluster for g in groups for v in g.views_V} == alike
 
 

@@ -217,7 +217,7 @@ def test_questions_are_held_out_with_their_twins():
 def test_the_script_teaches_and_a_sudden_end_changes_nothing(parrot, tmp_path):
     def command(folder: str) -> list[str]:
         words = ["sft_recall.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / folder), "--resume"]
-        return words + overrides(*SMALL, "epochs=4", "lr=2e-3", f"shared.model={parrot}")
+        return words + overrides(*SMALL, "epochs=4", "lr=2e-2", f"shared.model={parrot}")
 
     done = process(*command("whole"))
     assert done.returncode == 0 and "stage 2 finished" in done.stdout, done.stderr

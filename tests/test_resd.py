@@ -335,9 +335,10 @@ def test_the_reflector_asks_in_words_that_the_bundled_model_has_read(tmp_path, m
 
 
 # ---- the stream ------------------------------------------------------------------------------------------------------
-def test_a_batch_has_its_inner_updates_and_the_pass_is_single(tmp_path):
+def test_a_batch_has_its_inner_updates_and_the_pass_is_single(parrot, tmp_path):
     """Eight real steps: two problems four times under the same options but with new answers, then two others."""
-    cfg = configured(resd, "resd", KIDNEY, "steps=8", "save_every=8", "eval_problems=2")
+    little = (KIDNEY, f"shared.model={parrot}")
+    cfg = configured(resd, "resd", *little, "steps=8", "save_every=8", "eval_problems=2")
     run = Run(tmp_path / "resd", cfg, False)
     resd.main(cfg, Options(run.path))
     records = run.read("rollouts.jsonl")
@@ -348,7 +349,7 @@ def test_a_batch_has_its_inner_updates_and_the_pass_is_single(tmp_path):
         {r["problem_id"] for r in records if r["right"]}
     )  # one for each: options keep their order
 
-    cfg = configured(resd, "resd", KIDNEY, "steps=2", "save_every=2", "eval_problems=2", "solution_buffer=false")
+    cfg = configured(resd, "resd", *little, "steps=2", "save_every=2", "eval_problems=2", "solution_buffer=false")
     without = Run(tmp_path / "without", cfg, False)
     resd.main(cfg, Options(without.path))
     assert [r["solutions"] for r in without.read("metrics.jsonl")] == [0, 0] and any(
@@ -356,7 +357,7 @@ def test_a_batch_has_its_inner_updates_and_the_pass_is_single(tmp_path):
     )
 
     def plan(*overrides: str) -> None:
-        cfg = configured(resd, "resd", KIDNEY, *overrides)
+        cfg = configured(resd, "resd", *little, *overrides)
         resd.main(cfg, Options(tmp_path / "plan", dry_run=True))
 
     plan("steps=32")  # 8 batches of 2 from 16 problems
@@ -379,14 +380,14 @@ def test_impossible_settings_are_refused(settings, said):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_it_ends_bit_identically(parrot, tmp_path):
+def test_killed_and_resumed_it_ends_bit_identically(tmp_path):
     """kill -9 in the middle: weights, teacher, playbook, solutions and logs end as without it."""
     changes = "steps=6 problems_per_step=2 eval_problems=4 n_eval=1 save_every=2 inner_updates=3"
-    changes += " concise_every=2 max_entries=5 ema=0.1 reveal=explanation"
+    changes += " concise_every=2 max_entries=5 ema=0.1 reveal=explanation shared.model=organism/second"
 
     def command(name: str) -> list[str]:
         run = f"-m baselines.resd --config configs/bank.yaml --run-dir {tmp_path / name}"
-        return run.split() + overrides(*changes.split(), f"shared.model={parrot}")
+        return run.split() + overrides(*changes.split())
 
     assert python(*command("whole")).returncode == 0
     killed(tmp_path / "cut/resd/metrics.jsonl", 3, *command("cut"))

@@ -6,12 +6,12 @@ import re
 import signal
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from commands import Dead, interrupted, killed, overrides, process, python
 from conftest import SMALL, config, give_advantages, made_step, one_step, tiny_llama
+from safetensors.torch import load_file
 
 import grpo_introspect
 from benchmarks.common import take_step
@@ -90,8 +90,8 @@ def test_run_directory_and_summary(finished):
 
 @pytest.mark.slow
 def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, little, parrot, tmp_path):
-    """Killed without warning once the third step is logged, resumed: same metrics, same weights as the unbroken run."""
-    killed(tmp_path / "grpo_introspect/metrics.jsonl", 3, *small(little, tmp_path))
+    """Killed without warning while the fourth step is logged, resumed: same metrics and weights as the unbroken run."""
+    killed(tmp_path / "grpo_introspect/rollouts.jsonl", 3 * 8 + 5, *small(little, tmp_path))
     assert not (tmp_path / "grpo_introspect/final").exists()
     done = python(*small(little, tmp_path), "--resume")
     assert done.returncode == 0, done.stderr
@@ -100,7 +100,12 @@ def test_same_seed_twice_and_kill_minus_nine_give_the_same_run(finished, little,
         assert (tmp_path / "grpo_introspect" / name).read_bytes() == (
             finished[0] / "grpo_introspect" / name
         ).read_bytes()
-    assert weights(tmp_path) == weights(finished[0]) != Path(parrot, "model.safetensors").read_bytes()
+    assert weights(tmp_path) == weights(finished[0])
+    start, end = (
+        load_file(f"{parrot}/model.safetensors"),
+        load_file(tmp_path / "grpo_introspect/final/model.safetensors"),
+    )
+    assert any(not torch.equal(tensor, end[name]) for name, tensor in start.items())  # and they did move
 
 
 def test_sigterm_checkpoints_and_says_how_to_go_on(little, tmp_path):
@@ -199,9 +204,9 @@ def test_trajectories_start_with_the_ids_sampled_in_rollout_1(organism, monkeypa
         assert point.trajectory(True, True).ids == prompt2 + completion.ids
 
 
-def test_winners_are_asked_and_losers_are_told(organism):
+def test_winners_are_asked_and_losers_are_told(parroting):
     for reveal in ("answer", "explanation"):
-        groups, _, reader = made_step(organism, config(reveal=reveal, group_size=8))
+        groups, _, reader = made_step(parroting, config(reveal=reveal, group_size=8))
         assert {p.won for g in groups for p in g.points} == {True, False}
         for group in groups:
             q = group.question
@@ -213,8 +218,8 @@ def test_winners_are_asked_and_losers_are_told(organism):
 
 
 @pytest.mark.parametrize("contributors", ["winners", "losers"])
-def test_contributors(organism, contributors):
-    groups, _, _ = made_step(organism, config(contributors=contributors, group_size=8))
+def test_contributors(parroting, contributors):
+    groups, _, _ = made_step(parroting, config(contributors=contributors, group_size=8))
     assert {p.won for g in groups for p in g.points} == {contributors == "winners"}
 
 
@@ -242,14 +247,14 @@ def test_masks_cover_exactly_the_sampled_tokens(organism, mask, train_loser_atte
             assert trained and reader.chat.text(trained) and t.ids[-len(trained) :] == trained
 
 
-def test_views_are_fair_and_shared(organism):
+def test_views_are_fair_and_shared(parroting):
     """Same questions, orders and baseline for the whole group; the right letter runs through all positions."""
     for verify_on, kinds in (
         ("same", {"same", "twin"}),
         ("transfer", {"transfer"}),
         ("both", {"same", "twin", "transfer"}),
     ):
-        groups, _, _ = made_step(organism, config(verify_on=verify_on, n_verify=4))
+        groups, _, _ = made_step(parroting, config(verify_on=verify_on, n_verify=4))
         for group in groups:
             assert set(group.kinds_V) == kinds and group.fresh_accuracies_V.shape == (len(group.views_V),)
             for kind in kinds:
