@@ -4,6 +4,7 @@ Importing torch and transformers is most of what a process of its own costs, so 
 """
 
 import io
+import json
 import os
 import runpy
 import signal
@@ -14,15 +15,25 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from common import ROOT
 from introspection.rundir import Run
 
-ALONE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # as conftest has it in this process
+ALONE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # one thread, as conftest has it in this process
+# What a process of its own begins with where it runs commands by the functions below.
+HERE = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import commands"
 
 
 def overrides(*changes: str) -> list[str]:
     return [word for change in changes for word in ("--set", change)]
+
+
+def same_weights(*folders) -> bool:
+    """Whether two model folders hold the same weights, whatever else stands in their files."""
+    one, other = (load_file(f"{folder}/model.safetensors") for folder in folders)
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def python(*words) -> subprocess.CompletedProcess:
@@ -50,10 +61,21 @@ def process(*words, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False, env=environment)
 
 
+def one_process(*commands: list[str]) -> list[subprocess.CompletedProcess]:
+    """Runs one `python <words>` after the other in a process of their own."""
+    done = process("-c", f"{HERE}; commands.tell({[*commands]!r})")
+    assert done.returncode == 0, done.stderr
+    return [subprocess.CompletedProcess(*told) for told in json.loads(done.stdout)]
+
+
+def tell(commands: list[list[str]]) -> None:
+    done = [python(*words) for words in commands]
+    print(json.dumps([[d.args, d.returncode, d.stdout, d.stderr] for d in done]))
+
+
 def killed(log: Path, lines: int, *words) -> None:
     """Runs `python <words>` in a process of its own, which is killed (kill -9) as soon as a log has so many lines."""
-    here = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import commands"
-    done = process("-c", f"{here}; commands.die({str(log)!r}, {lines}, {[*map(str, words)]!r})")
+    done = process("-c", f"{HERE}; commands.die({str(log)!r}, {lines}, {[*map(str, words)]!r})")
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

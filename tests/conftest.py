@@ -1,16 +1,14 @@
 """Small models that every test may use, and one step of stage 1 on the bundled one. Real code paths, no download."""
 
 import dataclasses
-import itertools
 import json
-import math
 import os
 import signal
-from collections import Counter
 
 import pytest
 import torch
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from parrot import make_parrot
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from common import ROOT, load_config, walk
 from grpo_introspect import (
@@ -24,7 +22,7 @@ from grpo_introspect import (
     view_weights,
 )
 from introspection.losses import centred_advantages, standard_errors
-from introspection.models import load_chat, load_policy, load_tokenizer, save
+from introspection.models import load_chat, load_policy, save
 from introspection.reader import Reader
 from introspection.rollouts import rollout_1, rollout_2, rollout_3
 
@@ -55,7 +53,7 @@ def tiny_llama(vocab_size: int = 32, dtype=torch.float32, seed: int = 0, **chang
 
 @pytest.fixture(autouse=True)
 def interrupts_stop_the_tests():
-    """A run catches signals in order to checkpoint; behind it they end the process again."""
+    """A run catches signals in order to checkpoint; after it they end the process again."""
     yield
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -86,55 +84,11 @@ def bank(tmp_path_factory) -> str:
     return str(path)
 
 
-HEARD = [
-    *(f"Answer: ({letter})" for letter in "ABCD"),
-    "<introspection>act early from 140 on</introspection>",
-    "<introspection>wait before 160</introspection>",
-    "<introspection>act before 140</introspection>",
-    "<introspection>wait early on from 160</introspection>",
-]
-
-
 @pytest.fixture(scope="session")
 def parrot(tmp_path_factory) -> str:
-    """A model of few words: guesses a letter, or writes a learning point where one was asked for. Its folder.
-
-    For tests of what is around a model: it takes a tenth of the organism's time, and its points and answers are worth
-    different things by luck, so that there is something to train. It knows what follows what in HEARD.
-    """
-    tokenizer = load_tokenizer("organism/weights")
-
-    def ids(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False).input_ids
-
-    (begin,), (end,), (asked,) = ids("\n"), ids("<turn|>"), ids(" learning")
-    answer, point = ids(HEARD[0])[0], ids(HEARD[4])[0]
-    heard = [[begin, *ids(turn), end] for turn in HEARD]
-    places = {token: 2 + i for i, token in enumerate(sorted({asked, *itertools.chain(*heard)}))}
-    model = tiny_llama(
-        len(tokenizer), hidden_size=64, num_hidden_layers=1, num_attention_heads=2, tie_word_embeddings=False
-    )
-    model.generation_config = GenerationConfig(pad_token_id=0, eos_token_id=end)
-    attention, weights = model.model.layers[0].self_attn, model.state_dict()
-    for name, weight in weights.items():
-        if "norm" not in name and "gate_proj" not in name and "up_proj" not in name:
-            weight.zero_()
-    # Each token of HEARD is one of 64 dimensions, any other token is the first; the norms make 8 of their 1.
-    seen, said = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
-    seen[:, 0] = 1.0
-    for token, place in places.items():
-        seen[token, 0], seen[token, place] = 0.0, 1.0
-        following = Counter(b for turn in heard for a, b in itertools.pairwise(turn) if a == token)
-        for other, count in following.items():
-            said[other, place] = (24 + math.log(count)) / 8
-    said[end, 0] = said[end, places[asked]] = said[end, places[end]] = 3.0
-    # A head looks for 'learning' (in a dimension that hardly rotates), and the second dimension says that it was found.
-    attention.q_proj.weight.data[15] = attention.k_proj.weight.data[15, places[asked]] = 2.0
-    attention.v_proj.weight.data[0, places[asked]] = 1 / 8
-    attention.o_proj.weight.data[1, 0] = 1.0
-    said[answer, places[begin]], said[point, places[begin]], said[point, 1] = 3.0, 2.0, 2.0
+    """The folder of a model of few words (parrot.py), as shared.model takes it."""
     folder = tmp_path_factory.mktemp("parrot")
-    save(model, tokenizer, folder)
+    save(*make_parrot(), folder)
     return str(folder)
 
 

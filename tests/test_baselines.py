@@ -7,8 +7,8 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from commands import overrides, process, python
-from safetensors.torch import load_file
+import yaml
+from commands import one_process, overrides, python, same_weights
 
 from baselines import grpo, reflect_retry, resd, sdpo, sft, ssd
 from baselines.arena import Arena, load_problems, tokens_trained
@@ -76,7 +76,6 @@ def test_reductions_are_their_definitions(reduction):
 
 
 @pytest.mark.dev
-@pytest.mark.slow
 @pytest.mark.parametrize(("reduction", "loss_type"), [("sequence", "grpo"), ("token", "dapo"), ("constant", "dr_grpo")])
 def test_reductions_are_those_of_trl(reduction, loss_type):
     """TRL's own loss function on the same tensors, on policy."""
@@ -307,23 +306,28 @@ def test_views_of_questions_move_the_right_letter():
 
 
 # ---- command lines ---------------------------------------------------------------------------------------------------
-def differ(weights: dict, others: dict) -> bool:
-    return any(not torch.equal(tensor, others[name]) for name, tensor in weights.items())
+@pytest.fixture(scope="module")
+def finished(parrot, tmp_path_factory):
+    """(command, what it said) of a whole run of each rival; a parrot does not heed a teacher."""
+    home, heeding = tmp_path_factory.mktemp("rivals"), str(ROOT / "organism/second")
+    commands = []
+    for stage in RIVALS:
+        little = [f"shared.model={heeding if stage in ('sdpo', 'resd') else parrot}", "shared.cluster=kidney-A"]
+        words = ["-m", f"baselines.{stage}", "--config", "configs/bank.yaml", "--run-dir", str(home)]
+        commands.append(words + overrides(*SMALL, *little))
+    return home, dict(zip(RIVALS, zip(commands, one_process(*commands), strict=True), strict=True))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", RIVALS)
-def test_a_rival_runs_resumes_and_says_what_is_wrong(parrot, tmp_path, stage):
-    rival = ["-m", f"baselines.{stage}", "--config", "configs/bank.yaml"]
-    model = str(ROOT / "organism/second") if stage in ("sdpo", "resd") else parrot  # a parrot does not heed a teacher
-    little = [f"shared.model={model}", "shared.cluster=kidney-A"]
-    words = [*rival, "--run-dir", str(tmp_path / "run"), *overrides(*SMALL, *little)]
-    done = process(*words)
+def test_a_rival_runs_resumes_and_says_what_is_wrong(finished, tmp_path, stage):
+    home, (words, done) = finished[0], finished[1][stage]
     assert done.returncode == 0 and f"{stage} finished" in done.stdout, done.stderr
-    folder = tmp_path / "run" / stage
+    folder = home / stage
     assert {"final", "metrics.jsonl", "eval.jsonl", "config.yaml", "checkpoint-2"} <= {p.name for p in folder.iterdir()}
     weights = (folder / "final/model.safetensors").read_bytes()
-    assert differ(load_file(folder / "final/model.safetensors"), load_file(f"{model}/model.safetensors"))
+    model = yaml.safe_load((folder / "config.yaml").read_text())["model"]
+    assert not same_weights(model, folder / "final")
     for name in ("final", "checkpoint-2"):  # as if it had been killed after the first step
         shutil.rmtree(folder / name)
     again = python(*words, "--resume")
@@ -331,13 +335,14 @@ def test_a_rival_runs_resumes_and_says_what_is_wrong(parrot, tmp_path, stage):
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     steps = [r["step"] for r in map(json.loads, (folder / "eval.jsonl").read_text().splitlines()) if "accuracy" in r]
     assert steps == [0, 2]  # before and after
+    rival = [*words[:4], "--run-dir", tmp_path / "other"]
     for bad, said in (
         ("stepss=1", "unknown key"),
         ("eval_splits=dev", "eval_splits"),
         ("problems_per_step=100000", "problems_per_step"),
         ("task=chess", "task"),
     ):
-        wrong = python(*rival, "--run-dir", tmp_path / "other", *overrides(bad))
+        wrong = python(*rival, *overrides(bad))
         assert wrong.returncode == 2 and said in wrong.stderr and wrong.stderr.count("\n") == 1, wrong.stderr
-    assert python(*rival, "--run-dir", tmp_path / "other", "--dry-run").returncode == 0
+    assert python(*rival, "--dry-run").returncode == 0
     assert not (tmp_path / "other").exists()

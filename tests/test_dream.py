@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from commands import broken_off, overrides, process, python
+from commands import broken_off, overrides, process, python, same_weights
 
 import dream_tta
 from common import ROOT, UserError, load_config
@@ -193,6 +193,7 @@ def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(parrot, tmp_pa
     assert not (broken / "final").exists() and python(*command("broken")).returncode == 0
     for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl", "final/model.safetensors"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
+    assert not same_weights(parrot, whole / "final")  # it did dream
     stopped = python(*command("loud", "lr=0.05", "kl_coef=0"))  # destroys the model, and the canary says so
     assert stopped.returncode == 0 and "3 steps" not in stopped.stdout
     assert "the stopping canary fell" in stopped.stderr + stopped.stdout

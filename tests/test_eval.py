@@ -526,7 +526,7 @@ def test_recallers_are_measured_and_resumed(tmp_path, parrot, perturbed):
 
 @pytest.mark.slow
 def test_the_script_resumes_and_repeats_itself(tmp_path, parrot):
-    asked = command(parrot, tmp_path / "a", f"writers={parrot}", "library=data/points_ideal.jsonl", "eval_questions=8")
+    asked = command(parrot, tmp_path / "a", f"writers={parrot}", "library=data/points_ideal.jsonl")
     done = process(*asked)
     assert done.returncode == 0, done.stderr
     results = tmp_path / "a/eval/results.jsonl"

@@ -247,10 +247,10 @@ def test_expected_outputs_match_as_re_does():
     for malformed in ("R+?", "R**", "((((((R))))))", "(" * 9999, ")", "R|)", "*"):
         with pytest.raises(ValueError):
             fits(malformed, "R")
-    began = time.perf_counter()
+    began = time.process_time()
     for pattern in ("(R+)+B", "(R|R)*B", "((((R+)+)+)+)+B", "(R?R?R?)*B", "(((.*R)*.*B)*.*R)*Y", ".*.*.*.*.*.*B"):
         assert not fits(pattern, "R" * 1500) and fits(pattern, "R" * 1499 + pattern[-1])
-    assert time.perf_counter() - began < 10  # not a speed test: `re` takes longer than anybody waits
+    assert time.process_time() - began < 10  # not a speed test: `re` takes longer than anybody waits
 
 
 CHAIN = (
@@ -268,12 +268,12 @@ HOSTILE = [
 
 def test_hostile_programs_are_graded_in_bounded_time():
     began, many = (
-        time.perf_counter(),
+        time.process_time(),
         Manufactoria("p", "", tuple(Case("RB" * 10, True, "(R+)+B", True) for _ in range(35)), "test"),
     )
     for text in (t for hostile in HOSTILE for t in (turn(hostile), hostile, f"```\n{hostile}\n```")):
         assert not manufactoria.grade(text, many) and 0 < len(manufactoria.feedback(text, many)) <= 2000
-    assert time.perf_counter() - began < 60  # not a speed test
+    assert time.process_time() - began < 60  # not a speed test
 
 
 def test_feedback_shows_the_first_run_time_error_or_else_the_two_shortest_failures():
@@ -501,12 +501,12 @@ def test_finer_grader_on_labelled_outputs():
         (f"<answer>{TAGS.gold}", True),
         (f"{TAGS.gold}<answer></answer>", False),
     ]
-    began = time.perf_counter()
+    began = time.process_time()
     assert [(text, finer.grade(text, TAGS)) for text, _ in rows] == rows
     assert (
         not finer.grade("<answer>" * 10**5, TAGS)
         and not finer.grade("</answer>" * 10**5, TAGS)
-        and time.perf_counter() - began < 10
+        and time.process_time() - began < 10
     )
     numbers = [
         ("5,12,-3", True),

@@ -15,7 +15,7 @@ from tasks.mcq import load_exchanges, load_questions
 
 
 def test_losers_see_a_winner_of_their_own_group(parroting):
-    groups, _, reader = one_step(parroting, config(reveal="peer", group_size=8, questions_per_step=6))
+    groups, _, reader = one_step(parroting, config(reveal="peer", group_size=16, questions_per_step=6))
     seen = 0
     for group in groups:
         winners = {reader.chat.text(a.completion.ids) for a in group.attempts_G if a.won}
@@ -63,7 +63,7 @@ def test_empty_points_are_measured_as_no_point(organism, monkeypatch):
 def test_wrong_answers_are_sent_back(parroting):
     """User turns between attempts say 'try again', winners are left alone, and only sampled turns can be trained."""
     cfg = config(
-        correction_turns=2, group_size=8, questions_per_step=4, mask="conversation", train_loser_attempt="true"
+        correction_turns=2, group_size=16, questions_per_step=8, mask="conversation", train_loser_attempt="true"
     )
     groups, _, reader = one_step(parroting, cfg)
     lengths = set()
@@ -93,12 +93,12 @@ def test_transfer_questions_may_come_from_the_whole_bank(parroting):
 
 
 def test_log_ratio_is_against_no_point(organism):
-    groups, _, _ = one_step(organism, config(reward="log_ratio"))
+    groups, _, _ = one_step(organism, config(reward="log_ratio", group_size=8))
     for group in groups:
         assert torch.equal(group.fresh_rewards_V, torch.zeros(len(group.views_V)))
-    cfg = config(reward="prob", n_fresh=1)
+    cfg = config(reward="prob", group_size=8, n_fresh=1)
     other, _, _ = one_step(organism, cfg)  # the same noise, so the same points and answers
-    groups, _, _ = one_step(organism, config(reward="log_ratio", n_fresh=1))
+    groups, _, _ = one_step(organism, config(reward="log_ratio", group_size=8, n_fresh=1))
     for group, plain in zip(groups, other, strict=True):
         for point, same in zip(group.points, plain.points, strict=True):
             assert point.text == same.text

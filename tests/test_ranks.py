@@ -1,6 +1,7 @@
 """Two processes are one: the same metrics, the same weights, resume included (gloo, on the CPU)."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,10 +9,10 @@ from commands import overrides, process, python
 from conftest import SMALL
 from safetensors.torch import load_file
 
-from common import ROOT, gather_ranks, is_first_rank, max_over_ranks, share_of_rank, sum_over_ranks
+from common import gather_ranks, is_first_rank, max_over_ranks, share_of_rank, sum_over_ranks
 
 # SGD: AdamW turns a gradient that is zero but for rounding into a full step.
-SETTINGS = [*SMALL, "optimizer=sgd", "lr=0.5", "questions_per_step=3", "steps=2", "save_every=1"]
+SETTINGS = [*SMALL, "optimizer=sgd", "lr=0.5", "questions_per_step=3"]
 
 
 def command(parrot: str, bank: str, folder) -> list[str]:
@@ -19,23 +20,12 @@ def command(parrot: str, bank: str, folder) -> list[str]:
     return words + overrides(*SETTINGS, f"shared.model={parrot}", f"shared.questions={bank}")
 
 
-# What two ranks run: the command, the loss of what it ended with, and the command again. Importing torch costs more.
-TWICE = """
-import runpy, shutil, sys
-import torch.distributed as dist
-from pathlib import Path
-
-script, run_dir, *sys.argv[1:] = sys.argv[1:]
-runpy.run_path(script, run_name="__main__")
-dist.barrier()
-if dist.get_rank() == 0:
-    shutil.copytree(run_dir, run_dir + "-whole")
-    for lost in ("final", "checkpoint-2"):
-        shutil.rmtree(Path(run_dir, "grpo_introspect", lost))
-dist.barrier()
-sys.argv.append("--resume")
-runpy.run_path(script, run_name="__main__")
-"""
+def two_processes(*words: str) -> str:
+    """What `torchrun --nproc-per-node 2 <words>` prints."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = process(*launcher, *words, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def logged(folder, name: str) -> list[dict]:
@@ -53,23 +43,23 @@ def same(a, b) -> bool:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_and_resume(parrot, bank, tmp_path):
-    one, again, two = tmp_path / "one", tmp_path / "two", tmp_path / "two-whole"
+    one, two = tmp_path / "one", tmp_path / "two"
     assert python(*command(parrot, bank, one)).returncode == 0
-    (tmp_path / "twice.py").write_text(TWICE)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "twice.py"]
-    script, *words = command(parrot, bank, again)
-    done = process(*launcher, script, again, *words, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("stage 1 finished") == 2  # the first rank alone speaks, in each of both runs
+    assert two_processes(*command(parrot, bank, two)).count("stage 1 finished") == 1  # the first rank alone speaks
     for name in ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl"):
         assert same(logged(one, name), logged(two, name)), name
-    weights = [load_file(folder / "grpo_introspect/final/model.safetensors") for folder in (one, two, again)]
+    weights = [load_file(folder / "grpo_introspect/final/model.safetensors") for folder in (one, two)]
     start = load_file(f"{parrot}/model.safetensors")
     for name, tensor in weights[0].items():
         assert torch.allclose(tensor, weights[1][name], atol=2e-6), name
     assert any((tensor - start[name]).abs().max() > 1e-3 for name, tensor in weights[0].items())  # and they did move
-    assert logged(again, "metrics.jsonl") == logged(two, "metrics.jsonl")
-    assert all(torch.equal(tensor, weights[2][name]) for name, tensor in weights[1].items())
+    before = logged(two, "metrics.jsonl")
+    for lost in ("final", "checkpoint-4"):
+        shutil.rmtree(two / "grpo_introspect" / lost)
+    two_processes(*command(parrot, bank, two), "--resume")
+    assert logged(two, "metrics.jsonl") == before
+    again = load_file(two / "grpo_introspect/final/model.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in weights[1].items())
 
 
 def test_one_process_is_a_world_of_one():

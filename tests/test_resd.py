@@ -382,7 +382,7 @@ def test_impossible_settings_are_refused(settings, said):
 @pytest.mark.slow
 def test_killed_and_resumed_it_ends_bit_identically(tmp_path):
     """kill -9 in the middle: weights, teacher, playbook, solutions and logs end as without it."""
-    changes = "steps=6 problems_per_step=2 eval_problems=4 n_eval=1 save_every=2 inner_updates=3"
+    changes = "steps=6 problems_per_step=4 eval_problems=4 n_eval=1 save_every=2 inner_updates=3"
     changes += " concise_every=2 max_entries=5 ema=0.1 reveal=explanation shared.model=organism/second"
 
     def command(name: str) -> list[str]:

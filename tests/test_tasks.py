@@ -120,9 +120,9 @@ def test_countdown_grader_on_labelled_outputs():
     ],
 )
 def test_countdown_grader_is_bounded(hostile):
-    began = time.perf_counter()
+    began = time.process_time()
     assert not countdown.grade(f"<answer>{hostile}</answer>", PROBLEMS["24"])
-    assert time.perf_counter() - began < 1  # not a speed test: one of these used to be minutes, or a crash
+    assert time.process_time() - began < 1  # not a speed test: one of these used to be minutes, or a crash
 
 
 def test_expressions_are_exact_and_agree_with_python():
@@ -298,9 +298,9 @@ def test_function_calling_grader_on_labelled_outputs():
     ],
 )
 def test_function_calling_grader_is_bounded(hostile):
-    began = time.perf_counter()
+    began = time.process_time()
     assert not function_calling.grade(hostile, problem([WEATHER]))
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_equal_values_have_equal_texts_and_others_do_not():
