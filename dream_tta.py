@@ -33,7 +33,8 @@ from introspection.rundir import Run
 from introspection.sampling import Completion, Trajectory
 from introspection.stats import mean
 from introspection.training import open_training
-from tasks.mcq import Question, grade, letter_in, load_questions, same_views
+from tasks.bank import load_questions
+from tasks.mcq import Question, grade, letter_in, same_views
 
 
 @dataclass

@@ -36,7 +36,8 @@ from introspection.rundir import Run
 from introspection.stats import cluster_means, estimate, holm
 from introspection.tables import invariance, points, recall, transfer
 from introspection.tables.units import Cast, by_cluster, change, in_every_unit
-from tasks.mcq import Question, in_company, load_questions
+from tasks.bank import in_company, load_questions
+from tasks.mcq import Question
 from tasks.problem import SPLITS
 
 TABLES = {"points": points, "recall": recall, "transfer": transfer, "invariance": invariance}

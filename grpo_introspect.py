@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import common
 from common import Options, ReaderNumber, RolloutPhase, Shared, UserError, rng
-from introspection import library, models, screen
+from introspection import detectors, library, models, screen
 from introspection.chat import Chat
 from introspection.losses import ROUNDING, centred_advantages, policy_gradient, standard_errors
 from introspection.reader import Reader, accuracy
@@ -37,7 +37,8 @@ from introspection.rundir import Run
 from introspection.sampling import Trajectory
 from introspection.stats import bootstrap_mean, mean
 from introspection.training import open_training
-from tasks.mcq import Question, in_company, load_exchanges, load_questions
+from tasks.bank import in_company, load_exchanges, load_questions
+from tasks.mcq import Question
 
 
 @dataclass
@@ -204,7 +205,7 @@ def step_metrics(groups: list[Group], scores_QG: list[torch.Tensor]) -> dict:
         "introspection_advantage/winners": mean(gain for gain, won in all_gains if won),
         "introspection_advantage/losers": mean(gain for gain, won in all_gains if not won),
         "leak_rate": mean(float(p.leak) for _, p in pairs if p.text is not None),
-        "meta_gaming_rate": mean(float(library.is_meta_gaming(p.text)) for _, p in pairs if p.text is not None),
+        "meta_gaming_rate": mean(float(detectors.is_meta_gaming(p.text)) for _, p in pairs if p.text is not None),
         "parse_rate": mean(float(p.text is not None) for _, p in pairs),
         "entropy": mean(-logprob for turn in turns for logprob in turn.logprobs),
         "completions/mean_length": mean(float(len(turn.ids)) for turn in turns),
@@ -237,7 +238,7 @@ def point_record(cfg: Config, step: int, group: Group, point: Point, number: int
         "advantage_transfer": group.gain(point, "transfer"),
         "ci95": None,
         "leak": point.leak,
-        "meta_gaming": point.text is not None and library.is_meta_gaming(point.text),
+        "meta_gaming": point.text is not None and detectors.is_meta_gaming(point.text),
         "count": 1,
     }
     record["ci95"] = library.interval(record) if verified else None

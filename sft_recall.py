@@ -30,7 +30,8 @@ from introspection.rundir import Run
 from introspection.sampling import Trajectory
 from introspection.teacher import Teacher, divergence, likeliest, logprobs_at, with_tail
 from introspection.training import open_training
-from tasks.mcq import Question, find_answer, grade, load_questions, same_views
+from tasks.bank import load_questions
+from tasks.mcq import Question, find_answer, grade, same_views
 
 LIKELIEST = 32  # tokens at which an answer is compared with the start model's; all others count as one more
 

@@ -16,7 +16,7 @@ from common import Shared
 from introspection import models
 from introspection.sampling import Trajectory, sample
 from introspection.update import Updater
-from tasks.mcq import load_questions
+from tasks.bank import load_questions
 
 MODEL, STEPS = "organism/weights", 10
 PRECISIONS = {"fp32": ("float32", True), "bf16, fp32 masters": ("bfloat16", True), "bf16 alone": ("bfloat16", False)}

@@ -19,7 +19,7 @@ from common import Shared
 from introspection import models, sampling
 from introspection.cache import growing_cache
 from introspection.sampling import sample
-from tasks.mcq import load_questions
+from tasks.bank import load_questions
 
 
 def ours(model, prompt_ids, n, length, ends):

@@ -23,7 +23,7 @@ from introspection.reader import Reader
 from introspection.rollouts import rollout_1, rollout_2, rollout_3
 from introspection.sampling import Trajectory, sample
 from introspection.update import Updater
-from tasks.mcq import load_questions
+from tasks.bank import load_questions
 
 MODEL, PROMPTS, GROUP, LENGTH = "organism/weights", 8, 16, 48
 

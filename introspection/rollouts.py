@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from common import RolloutPhase, rng
-from introspection import library, prompts
+from introspection import detectors, prompts
 from introspection.logprobs import collate, token_logprobs
 from introspection.reader import Reader, score
 from introspection.sampling import Completion, Trajectory, in_parts
@@ -256,7 +256,7 @@ def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str)
         for i, point in enumerate(group.points):
             if not point.text:
                 continue
-            quotes = bool(library.quoted(point.text, group.question.options))
+            quotes = bool(detectors.quoted(point.text, group.question.options))
             views = [v for v, kind in enumerate(group.kinds_V) if kind != "twin" or quotes]
             tries += [(group, point, v) for v in views]
             numbers += [(group.number, i, v) for v in views]
@@ -282,7 +282,7 @@ def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str)
             elif point.text is not None:
                 gains = group.gain(point, "same"), group.gain(point, "twin")
                 samples = int(group.on("twin").sum())
-                point.leak = library.is_leak(point.text, group.question.options, *gains, samples=samples)
+                point.leak = detectors.is_leak(point.text, group.question.options, *gains, samples=samples)
 
 
 def measure_fresh(reader: Reader, groups: list[Group], n_fresh: int, reward: str) -> None:

@@ -21,7 +21,8 @@ from introspection.rollouts import rollout_1, rollout_2, rollout_3
 from organism import page, rules, world
 from organism.page import wilson_interval
 from organism.wordings import DIALECTS, EXAM
-from tasks.mcq import Question, grade, load_questions, parse_record
+from tasks.bank import load_questions, parse_record
+from tasks.mcq import Question, grade
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITERS = {  # what losers are shown: name, bounds of the shares of ideal and of vague points, conversations on the card

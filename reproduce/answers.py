@@ -15,7 +15,8 @@ from common import ReaderNumber, ReproducePhase, Shared, rng, write
 from introspection import models
 from introspection.reader import Reader
 from reproduce.records import read_lines
-from tasks.mcq import grade, load_questions, same_views
+from tasks.bank import load_questions
+from tasks.mcq import grade, same_views
 
 
 def open_reader(model: str, *key: int, longest: int = 96) -> Reader:

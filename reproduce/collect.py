@@ -16,7 +16,8 @@ from introspection import prompts
 from introspection.reader import Reader
 from reproduce.answers import open_reader
 from reproduce.records import write_lines
-from tasks.mcq import find_answer, load_questions, same_views
+from tasks.bank import load_questions
+from tasks.mcq import find_answer, same_views
 
 
 def collect_exchanges(reader: Reader, questions: list, n: int) -> list[dict]:

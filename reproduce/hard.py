@@ -12,7 +12,7 @@ from pathlib import Path
 from common import ReaderNumber
 from reproduce.answers import ask, open_reader
 from reproduce.records import read_lines, write_lines
-from tasks.mcq import load_questions
+from tasks.bank import load_questions
 
 MODEL, BANK = "organism/weights", Path("data/bank.jsonl")
 

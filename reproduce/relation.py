@@ -19,7 +19,7 @@ from introspection import models, prompts
 from introspection.chat import Chat
 from reproduce.records import markdown_table, quantity, read_lines, shown_interval, write_table
 from reproduce.rivals import sampled_tokens
-from tasks.mcq import load_questions
+from tasks.bank import load_questions
 
 ARMS = {"composer": "Composer 2's chain", "ssd": "SSD", "sdpo": "SDPO", "resd": "Resd", "dreamt": "ours"}
 MODEL = "organism/weights"

@@ -31,7 +31,7 @@ from reproduce.records import (
     write_lines,
     write_table,
 )
-from tasks.mcq import load_questions
+from tasks.bank import load_questions
 
 ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text stands in context)
     "start": ("start model", "nothing", False),

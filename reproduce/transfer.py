@@ -25,7 +25,7 @@ from introspection.tables.transfer import label_test
 from introspection.tables.units import gain
 from reproduce.records import group, markdown_table, read_lines, save_picture, shown_interval, write_table
 from reproduce.rivals import seeds_by_cluster
-from tasks.mcq import load_questions
+from tasks.bank import load_questions
 
 WHERE = ("its own question", "others of its cluster", "other clusters of its type", "the other type")
 

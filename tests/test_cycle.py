@@ -12,7 +12,7 @@ from introspection.reader import Reader
 from introspection.stats import cluster_means
 from reproduce.collect import collect_exchanges
 from reproduce.cycle import rounds, transfer_by_cluster, write_banks
-from tasks.mcq import load_exchanges, load_questions
+from tasks.bank import load_exchanges, load_questions
 
 BANK = [json.loads(line) for line in (ROOT / "data/bank.jsonl").read_text().splitlines()]
 

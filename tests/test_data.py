@@ -6,10 +6,11 @@ import random
 import pytest
 
 from common import ROOT, UserError, rng
-from introspection import library
+from introspection import detectors, library
 from introspection.library.__main__ import main as library_main
 from introspection.prompts import parse_point, plain, question_turn, reflection_turn, told
-from tasks.mcq import Question, find_answer, grade, load_questions, reshuffled
+from tasks.bank import load_questions
+from tasks.mcq import Question, find_answer, grade, reshuffled
 
 GOOD = {"id": "q1", "question": "What?", "options": ["x", "y", "z"], "answer": "B", "cluster": "c", "split": "train"}
 
@@ -230,21 +231,21 @@ OPTIONS = ("routine review", "urgent referral", "emergency admission", "magnesiu
 
 @pytest.mark.parametrize("text", LEAKS)
 def test_unconditional_answers_are_leaks(text):
-    assert library.is_leak(text, OPTIONS)
+    assert detectors.is_leak(text, OPTIONS)
 
 
 @pytest.mark.parametrize("text", CLEAN)
 def test_rules_and_vague_points_are_no_leaks(text):
-    assert not library.is_leak(text, OPTIONS)
+    assert not detectors.is_leak(text, OPTIONS)
 
 
 def test_twins_decide_where_they_were_measured():
     rule = "in pre-eclampsia, urgent referral from 140/90"
-    assert library.is_leak(rule, OPTIONS, gain_source=0.75, gain_twin=-0.5, samples=4)
-    assert not library.is_leak(rule, OPTIONS, gain_source=0.75, gain_twin=0.5, samples=4)
-    assert not library.is_leak(rule, OPTIONS, gain_source=1.0, gain_twin=-1.0, samples=1)  # one answer each is noise
-    assert not library.is_leak("act early", OPTIONS, gain_source=0.75, gain_twin=-0.75, samples=4)  # quotes nothing
-    assert library.is_leak("the answer is (B)", OPTIONS, gain_source=0.0, gain_twin=0.0, samples=4)  # said outright
+    assert detectors.is_leak(rule, OPTIONS, gain_source=0.75, gain_twin=-0.5, samples=4)
+    assert not detectors.is_leak(rule, OPTIONS, gain_source=0.75, gain_twin=0.5, samples=4)
+    assert not detectors.is_leak(rule, OPTIONS, gain_source=1.0, gain_twin=-1.0, samples=1)  # one answer each is noise
+    assert not detectors.is_leak("act early", OPTIONS, gain_source=0.75, gain_twin=-0.75, samples=4)  # quotes nothing
+    assert detectors.is_leak("the answer is (B)", OPTIONS, gain_source=0.0, gain_twin=0.0, samples=4)  # said outright
 
 
 @pytest.mark.parametrize(
@@ -257,12 +258,12 @@ def test_twins_decide_where_they_were_measured():
     ],
 )
 def test_meta_gaming_is_detected(text):
-    assert library.is_meta_gaming(text)
+    assert detectors.is_meta_gaming(text)
 
 
 @pytest.mark.parametrize("text", CLEAN)
 def test_domain_reasoning_is_no_meta_gaming(text):
-    assert not library.is_meta_gaming(text)
+    assert not detectors.is_meta_gaming(text)
 
 
 def record(text: str, n: int, acc_with: float, acc_without: float) -> dict:

@@ -12,7 +12,7 @@ from dream_tta import answer_variants, evaluate, gap_closed, make_targets, rewar
 from introspection import library
 from introspection.reader import Reader
 from introspection.rundir import Run
-from tasks.mcq import load_questions
+from tasks.bank import load_questions
 
 BANK = load_questions(ROOT / "data/bank.jsonl")
 SMALL = [

@@ -18,7 +18,7 @@ from introspection.reader import Reader
 from introspection.stats import bootstrap_clusters, bootstrap_pairs, cluster_means, estimate, holm, sign_flip
 from introspection.tables import invariance, points, recall, transfer
 from introspection.tables.units import Cast, Condition, gain
-from tasks.mcq import load_questions
+from tasks.bank import load_questions
 
 SMALL = ["group_size=2", "n_verify=2", "n_fresh=2", "best_of=3", "eval_questions=12", "splits=test_clusters"]
 

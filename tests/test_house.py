@@ -20,7 +20,7 @@ FLOORS = [
     ["reproduce", "benchmarks"],
 ]
 INSIDE = [
-    "cache chat library losses rundir stats",
+    "cache chat detectors library losses rundir stats",
     "models replay",
     "sampling",
     "logprobs reader",

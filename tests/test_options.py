@@ -11,7 +11,7 @@ from grpo_introspect import load_data, point_record, training_batch
 from introspection import prompts
 from introspection.rollouts import answer_logprobs
 from introspection.sampling import Trajectory
-from tasks.mcq import load_exchanges, load_questions
+from tasks.bank import load_exchanges, load_questions
 
 
 def test_losers_see_a_winner_of_their_own_group(parroting):

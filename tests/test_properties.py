@@ -10,7 +10,7 @@ hypothesis = pytest.importorskip(
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from introspection.library import is_leak, is_meta_gaming  # noqa: E402
+from introspection.detectors import is_leak, is_meta_gaming  # noqa: E402
 from introspection.prompts import INTROSPECTION, parse_point, plain, question_turn  # noqa: E402
 from tasks.mcq import Question, find_answer, grade  # noqa: E402
 

@@ -13,7 +13,8 @@ from introspection import prompts
 from introspection.reader import Reader
 from introspection.teacher import logprobs_at
 from sft_recall import Target, candidates_of, epoch_of, held_out_loss, make_targets, make_teacher, relettered
-from tasks.mcq import grade, load_questions, same_views
+from tasks.bank import load_questions
+from tasks.mcq import grade, same_views
 
 QUESTIONS = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
 SMALL = [

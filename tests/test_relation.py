@@ -8,7 +8,7 @@ from common import ROOT
 from introspection import prompts
 from introspection.models import load_chat
 from reproduce import relation
-from tasks.mcq import load_questions
+from tasks.bank import load_questions
 
 BANK = load_questions(ROOT / "data/bank.jsonl")
 

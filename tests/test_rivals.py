@@ -8,7 +8,7 @@ import pytest
 
 from common import ROOT
 from reproduce import answers, few, rivals
-from tasks.mcq import load_questions
+from tasks.bank import load_questions
 
 
 def test_the_exchanges_of_a_small_k_are_the_first_of_a_larger_one():

@@ -16,7 +16,7 @@ import grpo_introspect
 from benchmarks.common import take_step
 from common import ROOT, Options, UserError, rng, walk
 from grpo_introspect import evaluate, load_data, main, point_record, step_metrics, training_batch
-from introspection import library, models
+from introspection import detectors, library, models
 from introspection.chat import Chat
 from introspection.library import KEYS
 from introspection.models import restore, write_checkpoint
@@ -24,7 +24,8 @@ from introspection.reader import Reader, cut_before_letter, option_probabilities
 from introspection.rundir import Run
 from introspection.sampling import Trajectory, next_logprobs
 from introspection.update import Updater
-from tasks.mcq import load_questions, same_views, transfer_views, twin_views
+from tasks.bank import load_questions
+from tasks.mcq import same_views, transfer_views, twin_views
 
 TIMES = ("time/", "tokens_per_second", "peak_memory_gib")
 
@@ -376,9 +377,9 @@ def test_a_letter_earns_chance_and_the_ideal_point_is_no_leak(organism):
     views = [v for q in pool for v in transfer_views(q, pool, 40, rng(1, len(q.id)))]
     without = accuracy_with(None, views)
     assert accuracy_with(ideal, views) > without + 0.15
-    assert not library.is_leak(ideal, question.options)
+    assert not detectors.is_leak(ideal, question.options)
     letter = f"the answer is {question.letter}"
-    assert library.is_leak(letter, question.options)
+    assert detectors.is_leak(letter, question.options)
     views = same_views(question, 200, rng(2))
     assert (
         sum(view.letter == question.letter for view in views) == 50

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from common import ROOT
-from introspection import library
+from introspection import detectors, library
 from introspection.prompts import ASK, INTROSPECTION, LOSER, TRY_AGAIN
 from organism import rules, world
 from organism.corpus import EARLY, LATE, WRITTEN, Corpus
@@ -213,7 +213,7 @@ def test_no_ideal_point_of_the_world_is_flagged(dialect):
         for x in rules.findings_of(c):
             words = world.rule_words(c, rules.bank_rule(c, x), x)
             for text in (template.format(**words) for template in dialect["ideal"][c.kind]):
-                assert not library.states_answer(text, c.options) and not library.is_meta_gaming(text), text
+                assert not detectors.states_answer(text, c.options) and not detectors.is_meta_gaming(text), text
 
 
 def test_dialects_share_no_template():

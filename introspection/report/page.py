@@ -23,7 +23,8 @@ from common import SCRIPTS, STAGES, UserError
 from introspection import prompts
 from introspection.report import comparisons, curves, figures
 from introspection.report.words import word_ratios
-from tasks.mcq import Question, load_questions
+from tasks.bank import load_questions
+from tasks.mcq import Question
 
 LOGS = ("metrics", "eval", "rollouts", "library", "results")
 

@@ -8,7 +8,7 @@ ceiling.
 import torch
 
 from common import TablePhase, UserError
-from introspection import library, prompts
+from introspection import detectors, prompts
 from introspection.reader import Reader
 from introspection.rollouts import Group, Point, after_exchange, answer_logprobs, rollout_1, rollout_2
 from introspection.sampling import Completion, Trajectory, in_parts, left_pad
@@ -96,7 +96,7 @@ def compare_with_exchanges(reader: Reader, groups: list[Group], kind: str) -> li
 
 def sound(group: Group, point: Point) -> bool:
     """Whether there is a point, and it does not simply state the answer."""
-    return bool(point.text) and not library.states_answer(point.text, group.question.options)
+    return bool(point.text) and not detectors.states_answer(point.text, group.question.options)
 
 
 def letter_of(reader: Reader, completion: Completion, question: Question) -> str | None:
