@@ -35,11 +35,17 @@ class Shared:
     """The section `shared:`, the same for every script."""
 
     model: str = "organism/weights"  # folder or Hugging Face name of the policy's start weights
-    questions: str = "data/bank.jsonl"  # question bank, JSONL (docs/reference.md, 'Records')
+    questions: str = "data/bank.jsonl"  # question bank, JSONL (docs/reference.md, 'Records'); several with commas
+    # how rows of published files get a split: by a hash of id and cluster, from their own column `split`, or from the
+    # name of their file; our records have theirs
+    split_by: Literal["hash", "column", "file"] = "hash"
     cluster: str = ""  # keep the clusters whose name starts with this; empty: all
     seed: int = 0  # keys all sampling noise and all choices of questions
     dtype: Literal["float32", "bfloat16"] = "float32"  # weights of the policy; bfloat16 gets fp32 masters (update.py)
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
+    # wording of all turns: organism (the bundled model knows no other), plain (for models that others made), or a YAML
+    # file of templates (docs/reference.md, 'Prompts')
+    prompts: str = "organism"
     system: str = ""  # system prompt; goes in front of the first user turn where the chat template has no such role
     # leaves embeddings (and the tied head) as they are: 2.8 of Gemma 4 E2B's 4.6 B parameters
     freeze_embeddings: bool = False

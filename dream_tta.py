@@ -33,6 +33,7 @@ from introspection.rundir import Run
 from introspection.sampling import Completion, Trajectory
 from introspection.stats import mean
 from introspection.training import open_training
+from introspection.verdicts import GAP, Verdict, by_cluster, gap_words, judge
 from tasks.bank import load_questions
 from tasks.mcq import Question, grade, letter_in, same_views
 
@@ -202,7 +203,7 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], lab
 # ---- main ----------------------------------------------------------------------------------------------------------
 def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Question]]]:
     """(questions to dream about, their points, groups of questions for the evaluations)."""
-    questions = load_questions(common.ROOT / cfg.questions)
+    questions = load_questions(cfg.questions, split_by=cfg.split_by)
     records = library.merge(library.load_library(common.ROOT / cfg.library))
     known = {r["question_id"] for r in records}
     fitting = [q for q in questions if q.split == cfg.dream_split and q.id in known]
@@ -237,6 +238,7 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Qu
 
 def main(cfg: Config, options: Options) -> None:
     # Everything that can be wrong with the input is looked at before any weight is loaded.
+    prompts.use(cfg.prompts, common.ROOT)
     run = Run(options.run_dir, cfg, options.resume)
     cfg = replace(cfg, library=cfg.library or str(run.stage_1 / "library.jsonl"))
     questions, points, groups = load_data(cfg)
@@ -354,13 +356,16 @@ def start_dream(
     for name, right in (("target", {q.id: q.letter for q in target}), ("agreement", labels)):
         part = {q.id: count[right[q.id]] / cfg.n_label for q, count in zip(target, counted, strict=True)}
         record["each"][f"{name}_with_point"], record[f"{name}_with_point"] = part, mean(part.values())
-    run.log("eval.jsonl", record | {"labels": labels})
+    clusters = {name: {q.id: q.cluster for q in part} for name, part in groups.items()}
+    run.log("eval.jsonl", record | {"labels": labels, "clusters": clusters})
 
 
-def gap_closed(first: dict, last: dict, name: str) -> float | None:
-    """(after - before) / (with the point before dreaming - before); None where the gap is at most 0.02."""
-    gap = first[f"{name}_with_point"] - first[name]
-    return (last[name] - first[name]) / gap if abs(gap) > 0.02 else None
+def change(first: dict, last: dict, name: str, hurts: bool = False) -> Verdict:
+    """What may be said of a group's change; hurts: the point that was dreamt makes answers in context worse."""
+    group = "target" if name == "agreement" else name
+    each = {q: last["each"][name][q] - before for q, before in first["each"][name].items()}
+    clusters = first.get("clusters", {}).get(group, {})
+    return judge([by_cluster(each, clusters)], group == "target", "the point hurts in context" if hurts else "")
 
 
 def summary(run: Run) -> str:
@@ -374,15 +379,16 @@ def summary(run: Run) -> str:
         f"{last['step']} steps; without the point in context, on questions that were not dreamt:",
     ]
     for name, words in (("target", "accuracy"), ("agreement", "agreement with the start model that has the point")):
-        closed = gap_closed(first, last, name)
-        shown = "no gap to close" if closed is None else f"gap closed {closed:+.2f}"
+        aim = first[f"{name}_with_point"]
         lines.append(
             f"   {words}: {first[name]:.3f} -> {last[name]:.3f}, "
-            f"with the point in context {first[f'{name}_with_point']:.3f}: {shown}"
+            f"with the point in context {aim:.3f}: {gap_words(first[name], last[name], aim)}"
         )
+        lines.append(f"      change {change(first, last, name, aim < first[name] - GAP)}")
     for name in ("neighbour", "canary_stop", "canary"):
         if name in first:
             lines.append(f"   {name}: {first[name]:.3f} -> {last[name]:.3f}")
+            lines.append(f"      change {change(first, last, name)}")
     lines += [
         "",
         f"Everything is in {run.path}: targets.jsonl (variants, labels), metrics.jsonl, eval.jsonl, final/ (weights)",

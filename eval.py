@@ -22,6 +22,7 @@ Run:     python eval.py --config configs/bank.yaml
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,14 +30,15 @@ from tqdm import tqdm
 
 import common
 from common import Options, ReaderNumber, Shared, UserError, rng
-from introspection import library, models
+from introspection import library, models, prompts, screen
 from introspection.reader import Reader
 from introspection.report import page
 from introspection.rundir import Run
-from introspection.stats import cluster_means, estimate, holm
+from introspection.stats import cluster_means, estimate, holm, mean
 from introspection.tables import invariance, points, recall, transfer
 from introspection.tables.units import Cast, by_cluster, change, in_every_unit
-from tasks.bank import in_company, load_questions
+from introspection.verdicts import spoilt_by, words_of
+from tasks.bank import draw_in_company, load_questions
 from tasks.mcq import Question
 from tasks.problem import SPLITS
 
@@ -131,6 +133,9 @@ def table(cfg: Config, units: list[dict]) -> list[dict]:
                 row["no_point_change"] = change(seeds, base[0]["questions"], split, lambda r: r["without"])
         if writer == "trained" and cfg.table != "transfer":
             row["p"] = row.get("change", row["advantage"])["p"]
+        judged = row.get("change", row["advantage"])
+        sound = {"points": mean(r.get("valid") for records in seeds for r in records)}
+        row["verdict"] = words_of(judged["low"], judged["high"], row["questions"], spoilt_by(sound))
         rows.append(row)
     # One contrast of a table was named beforehand; Holm is for the others.
     primary = TABLES[cfg.table].primary(cfg)
@@ -144,9 +149,10 @@ def markdown(rows: list[dict], heads: tuple[str, str, str] = ("with", "without",
     """The table for people; heads: of the columns of accuracy.
 
     p: sign flips over clusters, of the change where there is one, else of the advantage; Holm's but for the primary.
+    verdict: of the same.
     """
     compared = f"change against start ({heads[2]} of each seed)"
-    columns = ["split", "writer", "condition", "reader", *heads, compared, "p", "n"]
+    columns = ["split", "writer", "condition", "reader", *heads, compared, "p", "n", "verdict"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for r in rows:
         changed = shown(r["change"]) if "change" in r else ""
@@ -157,12 +163,14 @@ def markdown(rows: list[dict], heads: tuple[str, str, str] = ("with", "without",
             p = f"{r['p_holm']:.4f}" if "p_holm" in r else f"{r['p']:.4f} (primary)"
         size = f"{r['seeds']} x {r['clusters']} clusters, {r['questions']} questions"
         accuracies = [f"{r['with']:.3f}", f"{r['without']:.3f}", shown(r["advantage"])]
-        lines.append(line_of([r["split"], r["writer"], r["condition"], r["reader"], *accuracies, changed, p, size]))
+        cells = [r["split"], r["writer"], r["condition"], r["reader"], *accuracies, changed, p, size, r["verdict"]]
+        lines.append(line_of(cells))
         if "no_point_change" in r:
-            bound = f"one-sided 95 % bound {r['no_point_change']['lower_bound']:+.3f}"
-            moved = f"{shown(r['no_point_change'])}, {bound}"
+            own = r["no_point_change"]
+            moved = f"{shown(own)}, one-sided 95 % bound {own['lower_bound']:+.3f}"
+            said = words_of(own["low"], own["high"], r["questions"])
             without = f"{r['without']:.3f}"
-            lines.append(line_of([r["split"], "trained", "no point", "own", "", without, "", moved, "", size]))
+            lines.append(line_of([r["split"], "trained", "no point", "own", "", without, "", moved, "", size, said]))
     return "\n".join(lines)
 
 
@@ -180,13 +188,16 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
 
     Raises UserError for an empty split.
     """
-    questions, data = load_questions(common.ROOT / cfg.questions, cfg.cluster), {}
+    questions, data = load_questions(cfg.questions, cfg.cluster, cfg.split_by), {}
     for split in cfg.splits.split(","):
         part = [q for q in questions if q.split == split]
-        if cfg.eval_questions:
+        # A recalled point is tried on its own question, any other on others of its cluster.
+        if cfg.table != "recall":
+            part = draw_in_company(part, cfg.eval_questions or len(part), rng(cfg.seed))
+            if len(part) < cfg.eval_questions:
+                print(screen.few(len(part), cfg.eval_questions, split), file=sys.stderr)
+        elif cfg.eval_questions:
             part = common.draw_some(part, cfg.eval_questions, rng(cfg.seed))
-        if cfg.table != "recall":  # a recalled point is tried on its own question, any other on others of its cluster
-            part = in_company(part)
         if not part:
             company = "" if cfg.table == "recall" else " with another one in its cluster"
             raise UserError(f"eval.splits: {cfg.questions} has no '{split}' question{company}")
@@ -235,6 +246,7 @@ def load_reader(cfg: Config, name: str) -> Reader:
 
 def main(cfg: Config, options: Options) -> None:
     # Which table, which writers, on which splits: all of it is looked at before any weight is loaded.
+    prompts.use(cfg.prompts, common.ROOT)
     run, table_module = Run(options.run_dir, cfg, options.resume), TABLES[cfg.table]
     data = load_data(cfg)
     trained = writers_of(cfg, run)
@@ -254,7 +266,7 @@ def main(cfg: Config, options: Options) -> None:
     writers = ["start", *trained, cfg.foreign] if cfg.foreign else ["start", *trained]
     todo = [(w, split, c) for w in writers for split in data for c in table_module.conditions(cfg, w, trained)]
     todo = [(w, split, c) for w, split, c in todo if (w, split, c.label, c.reader) not in done]
-    sources = {q.id: q.question for q in load_questions(common.ROOT / cfg.questions)}
+    sources = {q.id: q.question for q in load_questions(cfg.questions, split_by=cfg.split_by)}
     loaded = {"start": load_reader(cfg, cfg.model)} if todo else {}
     for name, split, condition in tqdm(todo, desc="eval", dynamic_ncols=True, disable=None):
         # Never more than three models in memory: let go of the others before another one is loaded.

@@ -28,16 +28,17 @@ from tqdm import tqdm
 
 import common
 from common import Options, ReaderNumber, RolloutPhase, Shared, UserError, rng
-from introspection import detectors, library, models, screen
+from introspection import detectors, library, models, prompts, screen
 from introspection.chat import Chat
+from introspection.evaluation import evaluate
 from introspection.losses import ROUNDING, centred_advantages, policy_gradient, standard_errors
-from introspection.reader import Reader, accuracy
+from introspection.reader import Reader
 from introspection.rollouts import Group, Point, rollout_1, rollout_2, rollout_3
 from introspection.rundir import Run
 from introspection.sampling import Trajectory
-from introspection.stats import bootstrap_mean, mean
+from introspection.stats import mean
 from introspection.training import open_training
-from tasks.bank import in_company, load_exchanges, load_questions
+from tasks.bank import draw_in_company, in_company, load_exchanges, load_questions
 from tasks.mcq import Question
 
 
@@ -171,11 +172,25 @@ def training_batch(cfg: Config, groups: list[Group]) -> tuple[list[Trajectory], 
         # Departure from paper: where attempts are trained, a loser's wrong one is not, unless train_loser_attempt.
         train_attempt = cfg.mask != "learning_point" and (point.won or cfg.train_loser_attempt)
         train_errors = cfg.mask != "learning_point" and cfg.train_loser_attempt
-        trained = [point.trajectory(train_attempt, train_errors)]
-        if cfg.mask == "conversation+verification":  # right and wrong answers alike, with the point's advantage
-            trained += point.verifications
-        trajectories += trained
-        advantages += [point.advantage for _ in trained]
+        trajectories.append(point.trajectory(train_attempt, train_errors))
+        advantages.append(point.advantage)
+    if cfg.mask == "conversation+verification":
+        for group in groups:
+            answers, weights = verification_batch(cfg, group)
+            trajectories, advantages = trajectories + answers, advantages + weights
+    return trajectories, advantages
+
+
+def verification_batch(cfg: Config, group: Group) -> tuple[list[Trajectory], list[float]]:
+    """The answers of rollout 3, each weighed by its own reward against its view's mean; 0 after points not valid."""
+    rewards = rewards_of(group)  # (G, V)
+    valid = torch.tensor([point.valid for point in group.points], dtype=torch.bool)
+    trajectories, advantages = [], []
+    for i, point in enumerate(group.points):
+        for v, answer in point.verifications:
+            advantage = (rewards[i, v] - rewards[valid, v].mean()).item() if point.valid else 0.0
+            trajectories.append(answer)
+            advantages.append(advantage if cfg.clip == "none" else max(advantage, 0.0))
     return trajectories, advantages
 
 
@@ -259,42 +274,19 @@ def log_points(cfg: Config, run: Run, chat: Chat, step: int, groups: list[Group]
     return records
 
 
-def evaluate(cfg: Config, reader: Reader, questions: list[Question], canary: list[Question], step: int) -> dict:
-    """Accuracy with and without the points that the policy writes now, on questions whose points were never rewarded.
-
-    Each question: 4 attempts, their points, each tried on 2 other questions of its cluster. A point that does not parse
-    or leaks counts as none. The noise is the same at every step, so that before and after are compared like with like.
-    """
+def evaluate_now(cfg: Config, reader: Reader, data: tuple, step: int) -> dict:
+    """The points that the policy writes now, on questions whose points are never rewarded; data: from `load_data`."""
+    train, held_out, canary = data
     reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.EVALUATION))
-    part, numbers = common.share_of_rank(questions)
-    groups = rollout_1(reader, part, questions, group_size=4, verify_on="transfer", n_verify=2, numbers=numbers)
     asked = {"reveal": cfg.reveal, "introspect": cfg.introspect, "max_point_tokens": cfg.max_point_tokens}
-    rollout_2(reader, groups, contributors="both", **asked)
-    rollout_3(reader, groups, n_fresh=4, reward="sampled")
-    per_question = {}
-    for group in common.gather_ranks(groups):
-        fresh = group.fresh_accuracies_V.mean().item()
-        told = mean(p.accuracies_V.mean().item() if p.valid else fresh for p in group.points)
-        per_question[group.question.id] = [told, fresh]
-    advantage, low, high = bootstrap_mean([told - fresh for told, fresh in per_question.values()])
-    return {
-        "step": step,
-        "split": cfg.eval_split,
-        "accuracy_with": mean(told for told, _ in per_question.values()),
-        "accuracy_without": mean(fresh for _, fresh in per_question.values()),
-        "introspection_advantage": advantage,
-        "ci95": [low, high],
-        "accuracy/canary": accuracy(reader, canary, RolloutPhase.CANARY, 2) if canary else None,
-        "per_question": per_question,
-    }
+    return evaluate(reader, held_out, canary, {q.cluster for q in train}, step=step, **asked)
 
 
 # ---- main ----------------------------------------------------------------------------------------------------------
 def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Question]]:
     """(train, eval, canary) questions. Raises UserError where a step or an evaluation could not be drawn from them."""
-    questions = load_questions(common.ROOT / cfg.questions, cfg.cluster)
+    questions = load_questions(cfg.questions, cfg.cluster, cfg.split_by)
     train = [q for q in questions if q.split == "train"]
-    canary = [q for q in questions if q.split == "canary"]
     if cfg.verify_on != "same" and cfg.transfer_pool == "cluster":
         paired = in_company(train)
         if len(paired) < len(train):
@@ -311,11 +303,11 @@ def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Questio
         known = f"{cfg.questions} has {len(train)} train questions"
         raise UserError(f"grpo_introspect.questions_per_step: {cfg.questions_per_step} asked for, but {known}")
     held_out = in_company([q for q in questions if q.split == cfg.eval_split])
-    chosen = in_company(common.draw_some(held_out, cfg.eval_questions, rng(cfg.seed)))
+    chosen = draw_in_company(held_out, cfg.eval_questions, rng(cfg.seed))
     if not chosen:
-        where = f"no two {cfg.eval_split} questions of one cluster in {cfg.questions} to evaluate on"
-        raise UserError(f"grpo_introspect.eval_questions: {where}")
-    return train, chosen, canary
+        nowhere = f"no two {cfg.eval_split} questions of one cluster in {cfg.questions}"
+        raise UserError(f"grpo_introspect.eval_questions: {nowhere}")
+    return train, chosen, [q for q in questions if q.split == "canary"]
 
 
 @contextmanager
@@ -329,7 +321,9 @@ def phase(bar: tqdm, clock: dict[str, float], name: str):
 
 def main(cfg: Config, options: Options) -> None:
     # Everything that can be wrong with the input is looked at before any weight is loaded.
-    train, held_out, canary = load_data(cfg)
+    prompts.use(cfg.prompts, common.ROOT)
+    data = load_data(cfg)
+    train, held_out, _ = data
     exchanges = load_exchanges(common.ROOT / cfg.exchanges, train) if cfg.exchanges else []
     chat = models.load_chat(cfg.model, cfg.system)
     if options.dry_run:
@@ -352,7 +346,7 @@ def main(cfg: Config, options: Options) -> None:
     reader = Reader(training.policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, done, ReaderNumber.STEP))
     print(f"{cfg.model}: {len(train)} train questions, {len(held_out)} {cfg.eval_split} questions, run in {run.path}")
     if done == 0:
-        run.log("eval.jsonl", evaluate(cfg, reader, held_out, canary, 0))
+        run.log("eval.jsonl", evaluate_now(cfg, reader, data, 0))
     hidden = None if common.is_first_rank() else True  # None: tqdm decides, no bar in a log file
     steps = range(done + 1, cfg.steps + 1)
     bar = tqdm(steps, initial=done, total=cfg.steps, desc="stage 1", dynamic_ncols=True, disable=hidden)
@@ -422,7 +416,7 @@ def main(cfg: Config, options: Options) -> None:
         metrics = {"step": step} | step_metrics(groups, scores_QG) | update | {"skipped_steps": skipped}
         evaluation = None
         if step == cfg.steps or (cfg.eval_every and step % cfg.eval_every == 0):
-            evaluation = evaluate(cfg, reader, held_out, canary, step)
+            evaluation = evaluate_now(cfg, reader, data, step)
             run.log("eval.jsonl", evaluation)
         metrics["accuracy/canary"] = evaluation["accuracy/canary"] if evaluation else None
         sampling = sum(clock[f"time/rollout{i}"] for i in (1, 2, 3))

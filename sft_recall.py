@@ -19,6 +19,7 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -30,8 +31,9 @@ from introspection.rundir import Run
 from introspection.sampling import Trajectory
 from introspection.teacher import Teacher, divergence, likeliest, logprobs_at, with_tail
 from introspection.training import open_training
+from introspection.verdicts import by_cluster, judge, spoilt_by
 from tasks.bank import load_questions
-from tasks.mcq import Question, find_answer, grade, same_views
+from tasks.mcq import Question, grade, letter_in, same_views
 
 LIKELIEST = 32  # tokens at which an answer is compared with the start model's; all others count as one more
 
@@ -72,42 +74,42 @@ class Config(Shared):
 class Target:
     """What the model shall say to a question.
 
-    `recall` None: nothing is to be recalled; `said`: its own right answer.
+    `recall` None: nothing is to be recalled; `said`: its own right answers, each (options as they stood, text).
     """
 
     question: Question
     recall: str | None
-    said: str | None
+    said: list[tuple[list[str], str]]
 
     @property
     def family(self) -> str:
         """The id that a question shares with its twins."""
         return self.question.id.split("~")[0]
 
-    def conversations(self, reader: Reader, view: Question) -> tuple[Trajectory, Trajectory]:
-        """(what the model shall say, the same answer read after the point), on one order of the options.
+    def conversations(self, reader: Reader, draw: np.random.Generator | None) -> tuple[Trajectory, Trajectory]:
+        """(what the model shall say, the same answer read after the point); draw None: as it was measured first.
 
-        In the second one the point stands in the question's turn instead of the model's.
+        In the second one the point stands in the question's turn instead of the model's. An answer is taught under the
+        order of options in which it was sampled, because it may speak of letters anywhere.
         """
         chat, block, answer = reader.chat, [], []
+        view, said = same_views(self.question, 1, draw)[0] if draw else self.question, None
+        if self.said:
+            options, said = self.said[int(draw.integers(len(self.said))) if draw else 0]
+            place = options.index(self.question.options[self.question.answer])
+            view = replace(self.question, options=tuple(options), answer=place)
         if self.recall is not None:
             block = chat.content_ids(prompts.RECALL.format(point=prompts.plain(self.recall)))
-        if self.said:
-            end = chat.between[:1]  # the turn's terminator
-            answer = chat.content_ids(relettered(self.said, self.question, view)) + end
+        if said is not None:
+            answer = chat.content_ids(said) + chat.between[:1]  # the turn's terminator
         recalling = Trajectory(reader.prompt(view), [(block, True), (answer, True)])
         reading = Trajectory(reader.prompt(view, self.recall), [(answer, True)])
         return recalling, reading
 
 
-def relettered(text: str, question: Question, view: Question) -> str:
-    """A right answer to a question as the right answer to another order of its options."""
-    found = find_answer(text, question.options)
-    return text[: found[0]] + view.letter + text[found[0] + 1 :] if found else text
-
-
 # ---- what is needed ------------------------------------------------------------------------------------------------
-Answers = list[tuple[float, str | None]]  # of each (question, point): accuracy, and an answer that is right
+Said = list[tuple[list[str], str]]  # answers that are right, each with the options as they stood
+Answers = list[tuple[float, Said]]  # of each (question, point): accuracy, and what was right
 
 
 def measure(reader: Reader, asked: list[tuple[Question, str | None]], phase: int, n: int) -> Answers:
@@ -118,25 +120,33 @@ def measure(reader: Reader, asked: list[tuple[Question, str | None]], phase: int
     texts = [reader.chat.text(c.ids) for c in completions]
     right = [grade(text, view) for text, view in zip(texts, views, strict=True)]
     results = []
-    for i, (question, _) in enumerate(asked):
+    for i in range(len(asked)):
         part = range(i * n, (i + 1) * n)
-        first = next((k for k in part if right[k]), None)
-        said = None
-        if first is not None:
-            # A model that recalls already would otherwise be held to the block that it wrote this time.
-            said = relettered(prompts.without_recall(texts[first]), views[first], question)
+        # A model that recalls already would otherwise be held to the block that it wrote this time.
+        said = [(list(views[k].options), prompts.without_recall(texts[k])) for k in part if right[k]]
         results.append((sum(right[k] for k in part) / n, said))
     return results
 
 
 def candidates_of(question: Question, records: list[dict], n: int) -> list[str]:
-    """The n most promising points of a question's cluster, by lower bound, each wording once."""
-    fitting = [r for r in records if r["text"] and not r["leak"] and r["cluster"] == question.cluster]
-    fitting.sort(key=lambda r: -(r["ci95"][0] if r["ci95"] else -1.0))
+    """The n most promising points for a question, each wording once: first those that were measured on it, by their
+    advantage there (paper: argmax over points of A(i; q)), then others of its cluster, by lower bound.
+    """
+    sound = [r for r in records if r["text"] and not r["leak"]]
+    here = [(gain_on(question, r), r) for r in sound]
+    own = [r for gain, r in sorted(here, key=lambda pair: -(pair[0] or 0.0)) if gain is not None]
+    near = [r for r in sound if r["cluster"] == question.cluster]
+    near.sort(key=lambda r: -(r["ci95"][0] if r["ci95"] else -1.0))
     best: dict[str, str] = {}
-    for record in fitting:  # a wording ranks by its best record
+    for record in own + near:  # a wording ranks by its best record
         best.setdefault(library.essence(record["text"]), record["text"])
     return list(best.values())[:n]
+
+
+def gain_on(question: Question, record: dict) -> float | None:
+    """A point's advantage on one question; None where it was not measured there."""
+    part = [v for v in record["verified_on"] or () if v["question_id"] == question.id]
+    return library.gain({"verified_on": part}) if part else None
 
 
 def make_targets(cfg: Config, reader: Reader, questions: list[Question], records: list[dict]) -> list[dict]:
@@ -155,7 +165,7 @@ def make_targets(cfg: Config, reader: Reader, questions: list[Question], records
     # Needed, not needed, or in between, which is left out of training.
     made = []
     for question, (without, said) in zip(questions, base, strict=True):
-        accuracy, said_with = with_point.get(question.id, (None, None))
+        accuracy, said_with = with_point.get(question.id, (None, []))
         kind = "unknown"
         if without >= cfg.not_needed_accuracy:
             kind = "not needed"
@@ -190,7 +200,7 @@ def epoch_of(
     most = max(map(len, classes))
     drawn = [part[i % len(part)] for part in classes if part for i in range(most)]
     drawn = [drawn[i] for i in draw.permutation(len(drawn))]
-    pairs = [t.conversations(reader, same_views(t.question, 1, draw)[0]) for t in drawn]
+    pairs = [t.conversations(reader, draw) for t in drawn]
     return [pairs[i : i + cfg.batch_size] for i in range(0, len(pairs), cfg.batch_size)]
 
 
@@ -235,8 +245,8 @@ def forward_kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def held_out_loss(cfg: Config, reader: Reader, start, targets: list[Target]) -> float:
-    """Mean over targets of the mean loss of their tokens, on the options as the bank has them."""
-    pairs = [t.conversations(reader, t.question) for t in targets]
+    """Mean over targets of the mean loss of their tokens, on the first of their answers."""
+    pairs = [t.conversations(reader, None) for t in targets]
     teacher = make_teacher(cfg, start, pairs)
     said = logprobs_at(reader.model, [t for t, _ in pairs], teacher.ids, 1.0, cfg.max_tokens_per_micro_batch)
     losses = [teacher.divergence(*both).mean().item() for both in zip(said, teacher.logprobs, strict=True)]
@@ -256,6 +266,10 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epo
             "questions": len(questions),
             "fire_rate": sum(fired) / len(texts),
             "accuracy": sum(right) / len(texts),
+            "parse_rate/answer": sum(letter_in(t, q.options) is not None for t, q in zip(texts, questions, strict=True))
+            / len(texts),
+            "each": {q.id: float(hit) for q, hit in zip(questions, right, strict=True)},
+            "clusters": {q.id: q.cluster for q in questions},
         }
     return record
 
@@ -266,7 +280,7 @@ def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Q
 
     A twin that is another split's question word for word is left out.
     """
-    questions = load_questions(common.ROOT / cfg.questions, cfg.cluster)
+    questions = load_questions(cfg.questions, cfg.cluster, cfg.split_by)
     # Samples of a wording that came up often are pooled.
     records = library.merge(library.load_library(common.ROOT / cfg.library))
     elsewhere = {q.question for q in questions if q.split != "train"}
@@ -309,6 +323,7 @@ def split_targets(cfg: Config, run: Run, train: list[Question]) -> tuple[list[Ta
 
 def main(cfg: Config, options: Options) -> None:
     # Everything that can be wrong with the input is looked at before any weight is loaded.
+    prompts.use(cfg.prompts, common.ROOT)
     run = Run(options.run_dir, cfg, options.resume)
     cfg = replace(cfg, library=cfg.library or str(run.stage_1 / "library.jsonl"))
     train, records, groups = load_data(cfg)
@@ -403,8 +418,12 @@ def summary(run: Run) -> str:
         b, a = before[split], after[split]
         lines.append(
             f"   {split}: recall fires {b['fire_rate']:.2f} -> {a['fire_rate']:.2f}, "
-            f"accuracy {b['accuracy']:.3f} -> {a['accuracy']:.3f} ({a['questions']} questions)"
+            f"accuracy {b['accuracy']:.3f} -> {a['accuracy']:.3f}"
         )
+        spoilt = "every answer is wrong now" if b["accuracy"] > a["accuracy"] == 0 else ""
+        spoilt = spoilt or spoilt_by({"answers": a["parse_rate/answer"]})
+        change = by_cluster({q: a["each"][q] - right for q, right in b["each"].items()}, a["clusters"])
+        lines.append(f"      change {judge([change], split in ('train', 'val', 'test'), spoilt)}")
     lines += ["", f"Everything is in {run.path}: targets.jsonl, metrics.jsonl, eval.jsonl, final/ (weights)"]
     return "\n".join(lines)
 

@@ -28,16 +28,16 @@ from tqdm import tqdm
 
 import common
 from common import Options, ReaderNumber, RivalPhase, Shared, UserError, rng
-from introspection import models
+from introspection import models, prompts
 from introspection.reader import Reader
 from introspection.rundir import Run
 from introspection.sampling import Trajectory
 from introspection.training import open_training
-from tasks import countdown, finer, function_calling, manufactoria, mcq
+from tasks import bank, countdown, finer, function_calling, manufactoria
 from tasks.problem import SPLITS, Problem
 
 LOADERS = {
-    "mcq": mcq.load_questions,
+    "mcq": bank.load_questions,
     "countdown": countdown.load,
     "function_calling": function_calling.load,
     "manufactoria": manufactoria.load,
@@ -80,12 +80,14 @@ class Rival(Shared):
 
 def load_problems(cfg: Rival) -> list[Problem]:
     """All problems of shared.questions, and of cfg.canary. Raises UserError with file and line for a malformed one."""
-    path = common.ROOT / cfg.questions
     if cfg.cluster and cfg.task != "mcq":
         raise UserError(
             f"shared.cluster: problems of task {cfg.task} have no clusters; expected none, got '{cfg.cluster}'"
         )
-    loaded = mcq.load_questions(path, cfg.cluster) if cfg.task == "mcq" else LOADERS[cfg.task](path)
+    if cfg.task == "mcq":
+        loaded = bank.load_questions(cfg.questions, cfg.cluster, cfg.split_by)
+    else:
+        loaded = LOADERS[cfg.task](common.ROOT / cfg.questions)
     if cfg.canary:
         task, _, file = cfg.canary.partition(":")
         tested = [p for p in LOADERS[task](common.ROOT / file) if p.split == "test"]
@@ -117,6 +119,7 @@ class Arena:
         self.cfg, self.name, self.ready, self.teacher, self.state = cfg, name, False, None, {}
         self.run = Run(options.run_dir, cfg, options.resume)
         # Everything that can be wrong with the input is looked at before any weight is loaded.
+        prompts.use(cfg.prompts, common.ROOT)
         problems = load_problems(cfg)
         self.train = [p for p in problems if p.split == "train"]
         known = f"{cfg.questions} has {len(self.train)} train problems"

@@ -11,6 +11,7 @@ Outputs: runs/<config>/sft/ with targets.jsonl, metrics.jsonl, eval.jsonl (first
 Run:     python -m baselines.sft --config configs/bank.yaml
 """
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -37,10 +38,8 @@ class Config(Rival):
 
 
 def correction(problem: Problem, reveal: str) -> str | None:
-    """What the model should have said. Raises UserError for a record without the explanation that is asked for."""
-    if reveal == "explanation" and isinstance(problem, Question):
-        if problem.explanation is None:
-            raise UserError(f"sft.reveal: question '{problem.id}' has no explanation")
+    """What the model should have said: the answer alone where its explanation is asked for and there is none."""
+    if reveal == "explanation" and isinstance(problem, Question) and problem.explanation:
         return f"{problem.explanation} {problem.gold}"
     return problem.gold
 
@@ -61,6 +60,13 @@ def main(cfg: Config, options: Options) -> None:
     if not arena.ready:
         return
     run = arena.run
+    if cfg.reveal == "explanation":
+        unexplained = sum(p.explanation is None for p in arena.train)
+        if unexplained == len(arena.train):
+            raise UserError(f"sft.reveal: no train problem of {cfg.questions} has an explanation; use answer")
+        if unexplained:
+            told = "have no explanation; their corrections are the answer alone"
+            print(f"{cfg.questions}: {unexplained} train problems {told}", file=sys.stderr)
     if arena.done == 0:  # a resumed run has its targets already
         for target in make_targets(cfg, arena):
             run.log("targets.jsonl", target)

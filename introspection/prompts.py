@@ -1,4 +1,7 @@
-"""Every template and every parser: named constants and pure string functions, no tokenizer, no I/O.
+"""Every template and every parser: named constants and pure string functions, no tokenizer.
+
+The constants are the wording of the bundled model, `shared.prompts: organism`. `use` puts another set in their place,
+for the whole process: `plain`, for models that others made, or a YAML file of one's own.
 
 A conversation (paper, 'GRPO Training Procedure'; the paper's own wording was lost, see docs/method.md):
 
@@ -14,11 +17,16 @@ Text from questions, options and learning points is data: `plain` keeps it from 
 """
 
 import re
+from pathlib import Path
+from string import Formatter
+
+from common import UserError, parse_yaml
 
 LETTERS = "ABCDEFGH"
 
 OPTION = "{text} ({letter})"
-QUESTION = "{question}\nOptions: {options}\nThink briefly, then write Answer: text (letter)."
+BETWEEN_OPTIONS = ", "
+QUESTION = "{question}\nOptions: {options}\nThink briefly, then write Answer: text (letter).{point}"
 POINT = "\nLearning point: {point}"
 ASK = "Write one learning point for similar questions inside <introspection></introspection>."
 ASK_OPTIONAL = (
@@ -52,8 +60,36 @@ ATTEMPT = " You wrote: {attempt}."  # the student's own wrong answer, shown to i
 INTROSPECTION = "<introspection>{point}</introspection>"
 RECALL = "<recall>{point}</recall>"  # what stage 2 teaches the model to write before its answer, where it helps
 
+# For models that follow instructions: options one a line, the point apart and before the instruction, a writer who is
+# asked for a rule and not for the answer, an answer line that is easy to follow. What is missing stays as above.
+PLAIN = {
+    "OPTION": "{letter}) {text}",
+    "BETWEEN_OPTIONS": "\n",
+    "QUESTION": "{question}\n\n{options}\n{point}\n"
+    "Think it through in a few sentences. Then give your answer on a last line of its own: the word Answer, a colon "
+    "and the letter of one option.",
+    "POINT": "\nA lesson from earlier questions, for use where it applies:\n{point}\n",
+    "ASK": "Now write down one lesson that will help with other questions of this kind: a general rule, with the "
+    "condition under which it holds. Do not mention this question, its options or its letters. Write it in one or two "
+    "sentences between <introspection> and </introspection>.",
+    "ASK_OPTIONAL": "If there is a lesson that will help with other questions of this kind, write it down: a general "
+    "rule, with the condition under which it holds. Do not mention this question, its options or its letters. Write it "
+    "in one or two sentences between <introspection> and </introspection>. If there is none, leave the block empty: "
+    "<introspection></introspection>.",
+    "WINNER": "That is correct. What did you get right? {ask}",
+    "LOSER": "That is wrong. The correct answer is {letter}) {answer}.{told} What were you missing? {ask}",
+    "TRY_AGAIN": "That is wrong. Try again, and end with your answer on a last line of its own.",
+    "EXPLANATION": "\nExplanation: {explanation}\n",
+    "PEER": "\nSomebody who was right wrote:\n{attempt}\n",
+    "FEEDBACK": "\nFeedback on an earlier try: the correct answer is {letter}) {answer}.{told}",
+    "SIMILAR": "{question}\n\n{options}\n\nWrite another question on the same rule, for which the same options could "
+    "be offered. Write the question alone, without options and without an answer.",
+    "REFLECT": "That is wrong. What went wrong? Reflect in a few words.",
+}
+
 _OWN_TAG = re.compile(r"<(?=\s*/?\s*(?:introspection|recall)\b)", re.IGNORECASE)
-_BLOCK = re.compile(r"<introspection>(.*?)</introspection>", re.DOTALL)
+_BLOCK = re.compile(r"<introspection>(.*?)</introspection>", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
 _TAG = re.compile(r"\W*([a-z]{3}-\d{5})\W+(helpful|harmful|neutral)\W*")
 _RECALL = re.compile(r"\s*<recall>(.*?)</recall>", re.DOTALL)
 
@@ -66,13 +102,13 @@ def plain(text: str) -> str:
 def list_options(options: list[str]) -> str:
     """The options of a question as its turn shows them."""
     listed = zip(LETTERS, options, strict=False)
-    return ", ".join(OPTION.format(letter=letter, text=plain(text)) for letter, text in listed)
+    return BETWEEN_OPTIONS.join(OPTION.format(letter=letter, text=plain(text)) for letter, text in listed)
 
 
 def question_turn(question: str, options: list[str], point: str | None = None) -> str:
     """The user turn of rollouts 1 and 3. The point follows the question, so all points share one question prefix."""
-    turn = QUESTION.format(question=plain(question), options=list_options(options))
-    return turn if point is None else turn + POINT.format(point=plain(point))
+    told = "" if point is None else POINT.format(point=plain(point))
+    return QUESTION.format(question=plain(question), options=list_options(options), point=told)
 
 
 def told(explanation: str | None = None, peer: str | None = None) -> str:
@@ -94,16 +130,29 @@ def reflection_turn(won: bool, letter: str | None, answer: str | None, shown: st
     return LOSER.format(letter=letter, answer=plain(answer), told=shown, ask=ask)
 
 
-def parse_point(text: str, optional: bool = False) -> str | None:
-    """The one learning point in a model turn, on one line; None without exactly one well-closed block.
-
-    An empty block is None too, unless points are optional: then it is "", the decision not to write one.
+def blocks_of(text: str) -> list[str] | None:
+    """The texts of the well-closed blocks of a model turn, on one line each, out of any fence; None where a tag stands
+    alone.
     """
-    blocks = _BLOCK.findall(text)
-    if len(blocks) != 1 or text.count("<introspection>") != 1 or text.count("</introspection>") != 1:
+    blocks, lower = _BLOCK.findall(text), text.lower()
+    if not blocks or not len(blocks) == lower.count("<introspection>") == lower.count("</introspection>"):
         return None
-    point = " ".join(blocks[0].split())
-    return point if point or optional else None
+    return [" ".join(_FENCE.sub("", block).split()) for block in blocks]
+
+
+def parse_point(text: str, optional: bool = False) -> str | None:
+    """The one learning point in a model turn; None without exactly one well-closed block that is not empty.
+
+    An empty block beside it only echoes what was asked for. Alone it is None too, unless points are optional: then it
+    is "", the decision not to write one.
+    """
+    blocks = blocks_of(text)
+    if blocks is None:
+        return None
+    points = [block for block in blocks if block]
+    if points:
+        return points[0] if len(points) == 1 else None
+    return "" if optional else None
 
 
 def parse_entries(text: str) -> list[str] | None:
@@ -111,10 +160,8 @@ def parse_entries(text: str) -> list[str] | None:
 
     An empty block adds nothing. None without any well-closed block.
     """
-    blocks = _BLOCK.findall(text)
-    if not blocks or not len(blocks) == text.count("<introspection>") == text.count("</introspection>"):
-        return None
-    return [entry for entry in (" ".join(block.split()) for block in blocks) if entry]
+    blocks = blocks_of(text)
+    return None if blocks is None else [entry for entry in blocks if entry]
 
 
 def parse_tags(text: str) -> dict[str, str]:
@@ -138,3 +185,52 @@ def without_recall(text: str) -> str:
     """A model turn without the learning point that it recalls before anything else."""
     found = _RECALL.match(text)
     return text[found.end() :].lstrip() if found else text
+
+
+# ---- sets of templates ---------------------------------------------------------------------------------------------
+# All that a set may word; tags are no part of it, so that parsers need not know which set is in use.
+TEMPLATES = (
+    "OPTION BETWEEN_OPTIONS QUESTION POINT ASK ASK_OPTIONAL WINNER LOSER TRY_AGAIN EXPLANATION PEER FEEDBACK "
+    "FEEDBACK_ELSE GOLD SIMILAR SUMMARISE SUMMARY REFLECT RETRY DIAGNOSE CONFIRM PLAYBOOK CURATE ATTEMPT"
+).split()
+ORGANISM = {name: globals()[name] for name in TEMPLATES}
+
+
+def fields(template: str) -> set[str]:
+    """The names in braces. Raises ValueError for braces that are not closed."""
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+
+
+def use(name: str, root: Path) -> None:
+    """Puts the set `shared.prompts` names in the place of the constants above: organism, plain, or a YAML file of
+    templates by name, beside `plain` for those that it leaves out.
+
+    Raises UserError with the file and the key of a template that is not known or does not fill in what it must.
+    """
+    chosen = {"organism": {}, "plain": PLAIN}.get(name)
+    if chosen is None:
+        chosen = PLAIN | read_templates(root / name)
+    globals().update(ORGANISM | chosen)
+
+
+def read_templates(path: Path) -> dict[str, str]:
+    """The templates of a YAML file, by name in capitals."""
+    if not path.is_file():
+        raise UserError(f"shared.prompts: expected organism, plain or a YAML file, and there is no file '{path}'")
+    given = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: expected templates by name, such as question: ...")
+    made = {}
+    for key, text in given.items():
+        name = str(key).upper()
+        if name not in ORGANISM or not isinstance(text, str):
+            raise UserError(f"{path}: '{key}': expected the text of one of {', '.join(sorted(ORGANISM)).lower()}")
+        try:
+            found = fields(text)
+        except ValueError as error:
+            raise UserError(f"{path}: '{key}': {error} (a brace that is meant is written twice)") from error
+        if found != fields(ORGANISM[name]):
+            needed = ", ".join(f"{{{field}}}" for field in sorted(fields(ORGANISM[name]))) or "nothing in braces"
+            raise UserError(f"{path}: '{key}': expected a text with {needed}, got {sorted(found)}")
+        made[name] = text
+    return made

@@ -3,6 +3,7 @@
 All points of a question are measured on the same views (tasks/mcq.py), and so is the reader without a point.
 """
 
+import bisect
 import math
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from common import share_of_rank, sum_over_ranks
 from introspection import prompts
 from introspection.chat import Chat
 from introspection.sampling import Completion, next_logprobs, sample
-from tasks.mcq import Question, find_answer, grade
+from tasks.answers import find_answer
+from tasks.mcq import Question, grade
 
 MIN_PROBABILITY = 0.01  # of reward log_ratio
 
@@ -73,12 +75,15 @@ class Reader:
 def cut_before_letter(chat: Chat, ids: list[int], view: Question) -> tuple[list[int], str, str] | None:
     """(ids before the token with the answer's letter, that token's text, the letter).
 
-    None if the turn has no answer.
+    None if the turn has no answer, or names an option by its text alone: then there is no letter to cut at.
     """
     found = find_answer(chat.text(ids), view.options)
-    if found is None:
+    if found is None or found[0] is None:
         return None
-    k = next(k for k in range(1, len(ids) + 1) if len(chat.text(ids[:k])) > found[0])
+    # The text of the first k ids grows with k, once every thought is over.
+    ends = {end for _, end in chat.thinking}
+    start = max((k + 1 for k, token in enumerate(ids) if token in ends), default=0)
+    k = bisect.bisect_right(range(len(ids) + 1), found[0], lo=start, key=lambda k: len(chat.text(ids[:k])))
     return ids[: k - 1], chat.text(ids[k - 1 : k]), found[1]
 
 
@@ -87,10 +92,13 @@ def option_probabilities(
 ) -> list[float]:
     """Probability of the right option among the options, where the model's own answer names one; 0 without an answer.
 
-    One extra forward over prompt and answer up to the option's letter; far less noisy than the sampled letter.
+    One extra forward over prompt and answer up to the option's letter; far less noisy than the sampled letter, which
+    counts where an answer names an option by its text alone.
     """
     scores, asked = [0.0] * len(views), []
     for i, (prompt, completion, view) in enumerate(zip(prompt_ids, completions, views, strict=True)):
+        # Without a letter, or with an odd token around it: what was sampled.
+        scores[i] = float(grade(reader.chat.text(completion.ids), view))
         cut = cut_before_letter(reader.chat, completion.ids, view)
         if cut is not None:
             before, token, letter = cut
@@ -98,8 +106,6 @@ def option_probabilities(
             spelled = {other: reader.chat.content_ids(token.replace(letter, other)) for other in letters}
             if all(len(ids) == 1 for ids in spelled.values()) and letter in token:
                 asked.append((i, prompt + before, [ids[0] for ids in spelled.values()]))
-            else:  # an odd token around the letter: fall back to what was sampled
-                scores[i] = float(letter == view.letter)
     if asked:
         logprobs = next_logprobs(reader.model, [prompt for _, prompt, _ in asked])  # (n, V)
         for row, (i, _, letter_ids) in enumerate(asked):

@@ -43,7 +43,7 @@ class Point:
     rewards_V: torch.Tensor
     completion: Completion | None = None  # the model turn of rollout 2
     text: str | None = None  # its learning point; None: did not parse; "": the policy chose not to write one
-    verifications: list[Trajectory] = field(default_factory=list)
+    verifications: list[tuple[int, Trajectory]] = field(default_factory=list)  # (view, answer) of rollout 3
     leak: bool = False
     advantage: float = 0.0  # the training weight
 
@@ -269,7 +269,7 @@ def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str)
     for i, (group, point, v) in enumerate(tries):
         point.accuracies_V[v], point.rewards_V[v] = accuracies[i], rewards[i]
         if group.kinds_V[v] != "twin":
-            point.verifications.append(Trajectory(prompts_ids[i], [(completions[i].ids, True)]))
+            point.verifications.append((v, Trajectory(prompts_ids[i], [(completions[i].ids, True)])))
     measure_fresh(reader, groups, n_fresh, reward)
     for group in groups:
         if reward == "log_ratio":  # log p(right | question, point) - log p(right | question), SDPO's Eq. 1

@@ -9,7 +9,7 @@ import textwrap
 from common import Shared
 from introspection import library, models
 from introspection.rundir import Run
-from introspection.stats import bootstrap_mean
+from introspection.verdicts import by_cluster, fell_without, judge, spoilt_by
 
 
 def plan(cfg: Shared, chat, train: list, held_out: list) -> str:
@@ -21,7 +21,9 @@ def plan(cfg: Shared, chat, train: list, held_out: list) -> str:
     kinds = {"same": 2, "transfer": 1, "both": 3}[cfg.verify_on]  # with same go the twins of a question
     verifications = points * cfg.n_verify * kinds
     fresh = cfg.questions_per_step * cfg.n_verify * kinds * cfg.n_fresh
-    prompt = sum(len(chat.first(q.turn)) for q in train) / len(train)
+    sample = train[:: -(-len(train) // 500)]  # of questions whose length is looked at: at most 500
+    prompt = sum(len(chat.first(q.turn)) for q in sample) / len(sample)
+    counted = "each" if len(sample) == len(train) else f"each, mean of {len(sample)}"
     fixed = sum(not q.movable for q in train)
     generated = points * (cfg.max_new_tokens + cfg.max_point_tokens) + (verifications + fresh) * cfg.max_new_tokens
     count, trained, width, layers = models.size(cfg)
@@ -33,7 +35,7 @@ def plan(cfg: Shared, chat, train: list, held_out: list) -> str:
     activations = cfg.max_tokens_per_micro_batch * width * layers * 4 * 20
     lines = [
         f"model        {cfg.model}: {count:,} parameters, {trained:,} trained, {cfg.dtype}",
-        f"data         {len(train)} train questions ({prompt:.0f} tokens each), {len(held_out)} {cfg.eval_split} "
+        f"data         {len(train)} train questions ({prompt:.0f} tokens {counted}), {len(held_out)} {cfg.eval_split} "
         f"questions, {fixed} with options that cannot be shuffled",
         f"a step       {points} attempts, {points} learning points, {verifications} verifications, {fresh} without a "
         "point",
@@ -42,7 +44,14 @@ def plan(cfg: Shared, chat, train: list, held_out: list) -> str:
         f"{cfg.save_every}",
         f"peak memory  about {(state + activations + 2**29) / 2**30:.1f} GiB",
     ]
+    if len(held_out) < cfg.eval_questions:
+        lines.insert(2, f"             {few(len(held_out), cfg.eval_questions, cfg.eval_split)}")
     return "\n".join(lines)
+
+
+def few(found: int, asked: int, split: str) -> str:
+    """What is said where an evaluation has fewer questions than it might have."""
+    return f"{found} of {asked} evaluation questions: no more of split {split} have another one in their cluster"
 
 
 def number(value: float | None, form: str = ".2f") -> str:
@@ -107,13 +116,10 @@ def summary(run: Run) -> str:
     before, after = evaluations[0], evaluations[-1]
     lines += ["", "Before and after, on questions whose points were never rewarded:"]
     lines += [evaluation_line(before), evaluation_line(after)]
-    pairs = [e["per_question"] for e in (before, after)]  # (with, without) of each question
-    lines += [
-        change("accuracy with the policy's points", *({q: w for q, (w, _) in side.items()} for side in pairs)),
-        change("accuracy without a point", *({q: wo for q, (_, wo) in side.items()} for side in pairs)),
-        change("introspection advantage", *({q: w - wo for q, (w, wo) in side.items()} for side in pairs)),
-        f"   steps without signal or skipped: {metrics[-1]['skipped_steps']} of {metrics[-1]['step']}",
-    ]
+    if len(after["per_question"]) < run.cfg.eval_questions:
+        lines.append(f"   {few(len(after['per_question']), run.cfg.eval_questions, after['split'])}")
+    lines += changes(before, after)
+    lines.append(f"   steps without signal or skipped: {metrics[-1]['skipped_steps']} of {metrics[-1]['step']}")
     if run.cfg.expect:
         lines += ["", f"What to expect of this config: {run.cfg.expect}"]
     seconds = sum(record["time/step"] for record in metrics)
@@ -139,9 +145,19 @@ def peak_memory() -> str:
     return f", peak memory of this process {peak:.1f} GiB"
 
 
-def change(name: str, before: dict[str, float], after: dict[str, float]) -> str:
-    """One line on a paired difference per question, with its 95 % bootstrap interval."""
-    difference, low, high = bootstrap_mean([after[key] - before[key] for key in before])
-    direction = "up" if difference > 0 else "down"
-    verdict = "no measurable change" if low <= 0 <= high else direction
-    return f"   change of {name}: {difference:+.3f} [{low:+.3f}, {high:+.3f}], {len(before)} questions: {verdict}"
+def changes(before: dict, after: dict) -> list[str]:
+    """A line each on accuracy with points and without, and on the advantage, from the first to the last evaluation."""
+    clusters, rewarded = after.get("clusters", {}), after.get("rewarded", True)
+    parsed = spoilt_by({"answers": after.get("parse_rate/answer"), "points": after.get("parse_rate")})
+    pairs = [(q, (w, wo), after["per_question"][q]) for q, (w, wo) in before["per_question"].items()]
+    told = {q: end[0] - start[0] for q, start, end in pairs}
+    alone = {q: end[1] - start[1] for q, start, end in pairs}
+    told_verdict, alone_verdict = (judge([by_cluster(part, clusters)], rewarded, parsed) for part in (told, alone))
+    gains = by_cluster({q: told[q] - alone[q] for q in told}, clusters)
+    gain_verdict = judge([gains], rewarded, parsed or fell_without(told_verdict, alone_verdict))
+    named = {
+        "accuracy with the policy's points": told_verdict,
+        "accuracy without a point": alone_verdict,
+        "introspection advantage": gain_verdict,
+    }
+    return [f"   change of {name}: {verdict}" for name, verdict in named.items()]

@@ -1,11 +1,52 @@
 """Intervals and tests: what is said of accuracies with and without a point, and with how much certainty.
 
 The unit of inference is the cluster, averaged over training seeds; intervals are bootstraps over seeds > clusters >
-questions. A record is what an evaluation says of a question (or pair of questions): `question_id`, `cluster`, `with`,
-`without`.
+questions, and t intervals below FEW clusters (reproduce/coverage.py measures both). A record is what an evaluation says
+of a question (or pair of questions): `question_id`, `cluster`, `with`, `without`.
 """
 
 import numpy as np
+
+FEW = 12  # clusters; with fewer a bootstrap's intervals are too narrow
+DEGREES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 60, 1e9)
+T_QUANTILES = {
+    "0.975": (
+        12.706,
+        4.303,
+        3.182,
+        2.776,
+        2.571,
+        2.447,
+        2.365,
+        2.306,
+        2.262,
+        2.228,
+        2.179,
+        2.131,
+        2.086,
+        2.042,
+        2.0,
+        1.96,
+    ),
+    "0.95": (
+        6.314,
+        2.920,
+        2.353,
+        2.132,
+        2.015,
+        1.943,
+        1.895,
+        1.860,
+        1.833,
+        1.812,
+        1.782,
+        1.753,
+        1.725,
+        1.697,
+        1.671,
+        1.645,
+    ),
+}
 
 
 def mean(values) -> float | None:
@@ -63,6 +104,39 @@ def bootstrap_pairs(seeds: list[dict[str, list[float]]], resamples: int = 2000) 
     return ((drawn @ values)[kept] * weights[kept]).sum(1) / weights[kept].sum(1)
 
 
+def few_clusters(seeds: list[dict[str, list[float]]]) -> tuple[float, float]:
+    """(standard error, degrees of freedom) of the mean over C clusters, averaged over S seeds; C at least 2.
+
+    Clusters and seeds are crossed: the error is s_C^2 / C + s_S^2 / S of their means, which counts what they share
+    twice and so errs on the wide side; the degrees of freedom are Satterthwaite's.
+    """
+    table = np.array([[np.mean(seed[cluster]) for cluster in sorted(seed)] for seed in seeds])  # (S, C)
+    parts = [
+        (means.var(ddof=1) / len(means), len(means) - 1) for means in (table.mean(0), table.mean(1)) if len(means) > 1
+    ]
+    squared = sum(part for part, _ in parts)
+    freedom = sum(part**2 / degrees for part, degrees in parts)
+    return float(squared**0.5), float(squared**2 / freedom) if freedom else float(len(seeds[0]) - 1)
+
+
+def t_quantile(level: str, freedom: float) -> float:
+    """Student's quantile at 0.975 or 0.95, linear in 1 / degrees of freedom between the table's."""
+    return float(np.interp(1 / freedom, 1 / np.array(DEGREES)[::-1], np.array(T_QUANTILES[level])[::-1]))
+
+
+def bootstrap_questions(seeds: list[dict[str, list[float]]], resamples: int = 4000) -> np.ndarray:
+    """Means (resamples,) over questions, averaged over seeds, that were drawn anew within each cluster: what is said
+    holds for these clusters.
+    """
+    draw, drawn = np.random.default_rng(0), np.zeros(resamples)
+    questions = 0
+    for cluster in sorted(seeds[0]):
+        values = np.mean([seed[cluster] for seed in seeds], axis=0)  # (Q,)
+        drawn += values[draw.integers(len(values), size=(resamples, len(values)))].sum(axis=1)
+        questions += len(values)
+    return drawn / questions
+
+
 def cluster_means(seeds: list[dict[str, list[float]]]) -> np.ndarray:
     """One value per cluster (C,): the mean over its questions, then over seeds."""
     return np.array([np.mean([np.mean(seed[cluster]) for seed in seeds]) for cluster in sorted(seeds[0])])
@@ -100,8 +174,14 @@ def estimate(seeds: list[dict[str, list[float]]], split: str) -> dict:
     Composites share their parents: they are drawn by parents, and sign flips of pairs would say too much (p None).
     """
     pairs = split == "composite" and all("+" in name for name in seeds[0])  # in table transfer the unit is a question
-    resampled = bootstrap_pairs(seeds) if pairs else bootstrap_clusters(seeds)
-    low, high, lower, upper = np.quantile(resampled, [0.025, 0.975, 0.05, 0.95]).tolist()
     means = cluster_means(seeds)
+    mean = float(means.mean())
+    if not pairs and 1 < len(means) < FEW:
+        error, freedom = few_clusters(seeds)
+        wide, narrow = (error * t_quantile(level, freedom) for level in ("0.975", "0.95"))
+        low, high, lower, upper = mean - wide, mean + wide, mean - narrow, mean + narrow
+    else:
+        resampled = bootstrap_pairs(seeds) if pairs else bootstrap_clusters(seeds)
+        low, high, lower, upper = np.quantile(resampled, [0.025, 0.975, 0.05, 0.95]).tolist()
     bounds = {"low": low, "high": high, "lower_bound": lower, "upper_bound": upper}
-    return {"mean": float(means.mean()), **bounds, "p": None if pairs else sign_flip(means)}
+    return {"mean": mean, **bounds, "p": None if pairs else sign_flip(means)}

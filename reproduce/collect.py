@@ -17,7 +17,7 @@ from introspection.reader import Reader
 from reproduce.answers import open_reader
 from reproduce.records import write_lines
 from tasks.bank import load_questions
-from tasks.mcq import find_answer, same_views
+from tasks.mcq import letter_in, same_views
 
 
 def collect_exchanges(reader: Reader, questions: list, n: int) -> list[dict]:
@@ -31,15 +31,15 @@ def collect_exchanges(reader: Reader, questions: list, n: int) -> list[dict]:
     exchanges = []
     for k, (view, said) in enumerate(zip(views, answers, strict=True)):
         text = reader.chat.text(said.ids)
-        found = find_answer(text, view.options)
-        if said.finished and found and found[1] != view.letter and found[1] in prompts.LETTERS[: len(view.options)]:
+        letter = letter_in(text, view.options)
+        if said.finished and letter not in (None, view.letter):
             exchanges.append(
                 {
                     "id": f"{view.id}-{k % n}",
                     "question_id": view.id,
                     "turns": [{"role": "user", "content": view.turn}, {"role": "assistant", "content": text}],
                     "gold": view.letter,
-                    "final_answer": found[1],
+                    "final_answer": letter,
                 }
             )
     return exchanges

@@ -21,10 +21,14 @@ def says_rule(text: str, cluster: rules.Cluster) -> bool:
     return all(re.search(rf"(?<![\d/]){re.escape(word)}(?![\d/])", text) for word in deciding)
 
 
+def content_words(text: str) -> set[str]:
+    return set(library.essence(text).split()) - {"a", "from", "or", "to", "with"}  # in all points, whatever they say
+
+
 def shares(text: str, records: list[dict], cluster: str) -> bool:
     """Whether half of the words of some library point of a cluster stand in the text."""
-    said = set(library.essence(text).split())
-    parts = [set(library.essence(r["text"]).split()) for r in records if r["cluster"] == cluster]
+    said = content_words(text)
+    parts = [content_words(r["text"]) for r in records if r["cluster"] == cluster]
     return any(len(part & said) >= 0.5 * len(part) for part in parts)
 
 

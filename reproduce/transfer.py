@@ -164,8 +164,9 @@ def main() -> None:
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     units = read_lines(folder / "results.jsonl")
     tests = {writer_name(u): label_test(u["questions"]) for u in units}
-    bank = common.parse_yaml((folder / "config.yaml").read_text(), str(folder / "config.yaml"))["questions"]
-    table, groups = rows(units), structure(units, {q.id: q.question for q in load_questions(common.ROOT / bank)})
+    cfg = common.parse_yaml((folder / "config.yaml").read_text(), str(folder / "config.yaml"))
+    bank = load_questions(cfg["questions"], split_by=cfg.get("split_by", "hash"))
+    table, groups = rows(units), structure(units, {q.id: q.question for q in bank})
     write_table(
         out,
         "transfer",

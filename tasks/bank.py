@@ -3,92 +3,136 @@
 Nothing is dropped silently: a line that cannot be used is an error with its number, or left out and counted on stderr.
 """
 
+import math
+import re
 import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
-from common import UserError
+import numpy as np
+from tqdm import tqdm
+
+from common import ROOT, UserError
 from introspection.prompts import LETTERS
-from tasks.mcq import Exchange, Question
+from tasks.letters import without_letters
+from tasks.mcq import Exchange, Question, in_order
 from tasks.problem import SPLITS, read_records
 
+# What published files call their splits.
+SPLIT_CALLED = {"train": "train", "test": "test"} | dict.fromkeys(("dev", "val", "valid", "validation"), "val")
 
-def load_questions(path: Path, cluster: str = "") -> list[Question]:
-    """The bank in a JSONL file, in its order; only clusters whose name starts with `cluster`.
 
-    Raises UserError with file and line for anything malformed: nothing is dropped silently.
+# ---- questions -----------------------------------------------------------------------------------------------------
+def load_questions(names: str | Path, cluster: str = "", split_by: str = "hash") -> list[Question]:
+    """The questions of a bank, in its order.
+
+    names: one file, or text as in Shared.questions: files separated by commas, seen from the repository. cluster: only
+    clusters whose name starts with it. split_by: as in Shared. Raises UserError with file and line for anything
+    malformed: nothing is dropped silently.
     """
-    questions, line_of = [], {}
-    for where, record in from_published(read_records(path, "shared.questions"), path):
+    paths = [names] if isinstance(names, Path) else [ROOT / name.strip() for name in names.split(",")]
+    records = read_banks(paths, split_by)
+    questions, places = [], {}
+    for where, record in tqdm(records, desc="questions", delay=1, leave=False, dynamic_ncols=True, disable=None):
         question = parse_record(record, where)
-        if question.id in line_of:
-            raise UserError(
-                f"{where}: id '{question.id}' stands on line {line_of[question.id]} already; ids must differ"
-            )
-        line_of[question.id] = where.rsplit(":", 1)[1]
+        if question.id in places:
+            first = places[question.id].removeprefix(f"{where.rpartition(':')[0]}:")
+            stands = f"on line {first}" if first.isdigit() else f"in {first}"
+            raise UserError(f"{where}: id '{question.id}' stands {stands} already; ids must differ")
+        places[question.id] = where
         questions.append(question)
     if not questions:
-        raise UserError(f"{path}: no questions in the file")
+        raise UserError(f"{names}: no questions in the file")
+    questions = join_copies(questions, names)
+    count_lettered(questions, names)
     kept = [q for q in questions if q.cluster.startswith(cluster) or q.split == "canary"]
     if not any(q.split != "canary" for q in kept):
         known = sorted({q.cluster for q in questions})
         raise UserError(
-            f"shared.cluster: no question of a cluster that starts with '{cluster}' in {path}; "
+            f"shared.cluster: no question of a cluster that starts with '{cluster}' in {names}; "
             f"there are {', '.join(known)}"
         )
     return kept
 
 
-def from_published(lines: list[tuple[str, object]], path: Path) -> list[tuple[str, object]]:
-    """Our records from the rows of MedMCQA or MedQA as they are published; other lines as they are.
+def read_banks(paths: list[Path], split_by: str) -> list[tuple[str, object]]:
+    """('file:line', our record) of every line of the files, in their order."""
+    records, published = [], []
+    for path in paths:
+        lines = read_records(path, "shared.questions")
+        first = lines[0][1] if lines else None
+        if isinstance(first, dict) and ("cop" in first or "answer_idx" in first):
+            prefix = "medqa" if len(paths) == 1 else f"medqa-{path.stem}"
+            lines = from_published(lines, path, split_by, prefix)
+            published += [record for _, record in lines]
+        records += lines
+    if split_by == "hash":
+        give_splits(published)
+    return records
 
-    Their rows have no split: a tenth of the clusters becomes test_clusters, of the other questions a tenth val and a
-    fifth test, by a hash of the name. Rows with two equal or empty options cannot be asked; they are left out and
-    counted on stderr.
+
+def join_copies(questions: list[Question], names: str | Path) -> list[Question]:
+    """The same questions, where a copy (same text, same right option) has split and cluster of the first of its kind.
+
+    Otherwise what is asked in a test may have been trained under another id. Copies are counted on stderr.
     """
-    kind = next(
-        (k for k in ("cop", "answer_idx") if lines and isinstance(lines[0][1], dict) and k in lines[0][1]), None
-    )
-    if kind is None:
-        return lines
+    first, joined, moved = {}, [], []
+    for question in questions:
+        known = first.setdefault((alike(question.question), alike(question.options[question.answer])), question)
+        if (known.split, known.cluster) != (question.split, question.cluster):
+            moved.append(question.id)
+            home = {"split": known.split, "cluster": known.cluster}
+            variants = tuple(replace(variant, **home) for variant in question.variants)
+            question = replace(question, variants=variants, **home)
+        joined.append(question)
+    copies = len(questions) - len(first)
+    if copies:
+        told = f"; {len(moved)} of them take split and cluster of the first, such as '{moved[0]}'" if moved else ""
+        print(f"{names}: {copies} questions stand there under another id already{told}", file=sys.stderr)
+    return joined
+
+
+def count_lettered(questions: list[Question], names: str | Path) -> None:
+    """Says on stderr how many explanations are shown in part, or not at all, where the options are in a new order."""
+    explanations = [q.explanation for q in questions if q.explanation]
+    bar = tqdm(explanations, desc="explanations", delay=1, leave=False, dynamic_ncols=True, disable=None)
+    left = [kept for kept, whole in zip(map(without_letters, bar), explanations, strict=True) if kept != whole]
+    if left:
+        print(
+            f"{names}: {len(left)} explanations name options by letter or place; with options in a new order only the "
+            f"rest of them is shown, and of {left.count(None)} there is none",
+            file=sys.stderr,
+        )
+
+
+def alike(text: str) -> str:
+    """The text without what two writings of it differ in: case and spaces."""
+    return "".join(text.casefold().split())
+
+
+# ---- rows as they are published ------------------------------------------------------------------------------------
+def from_published(lines: list[tuple[str, object]], path: Path, split_by: str, prefix: str) -> list[tuple[str, dict]]:
+    """Our records from the rows of MedMCQA or MedQA; `split` is None where split_by is hash.
+
+    prefix: of the ids of MedQA, whose rows have none. Rows with options that are empty, or the same but for case and
+    spaces, cannot be asked; they are left out and counted on stderr.
+    """
+    is_medmcqa = "cop" in lines[0][1]
+    first = first_cop(lines, path) if is_medmcqa else 0
+    split = split_in_name(path) if split_by == "file" else None
     rows, left_out = [], []
-    if kind == "cop":
-        # The right option: 1 to 4 in the raw file, 0 to 3 in the hub's copy, -1 where answers are withheld.
-        given = [row.get("cop") for _, row in lines if isinstance(row, dict)]
-        seen = {cop if isinstance(cop, int) else "no number" for cop in given}
-        if -1 in seen or not seen <= set(range(5)) or (0 in seen) == (4 in seen):
-            raise UserError(
-                f"{path}: 'cop' should run from 1 to 4 (raw MedMCQA) or from 0 to 3 (hub copy); "
-                f"it has {sorted(map(str, seen))}"
-            )
-        first = 0 if 0 in seen else 1
     for number, (where, row) in enumerate(lines, start=1):
         try:
-            if kind == "cop":
-                options, answer = [str(row[k] or "") for k in ("opa", "opb", "opc", "opd")], LETTERS[row["cop"] - first]
-                cluster = ": ".join(row[k] for k in ("subject_name", "topic_name") if row.get(k))
-                name, explanation = str(row["id"]), row.get("exp")
-            else:
-                options, answer = [str(row["options"][letter]) for letter in sorted(row["options"])], row["answer_idx"]
-                name, cluster, explanation = f"medqa-{number}", row.get("meta_info") or "medqa", None
-            record = {
-                "id": name,
-                "question": row["question"],
-                "options": options,
-                "answer": answer,
-                "cluster": cluster,
-                "explanation": explanation,
-            }
+            record = from_medmcqa(row, first) if is_medmcqa else from_medqa(row, f"{prefix}-{number}")
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{where}: not a {'MedMCQA' if kind == 'cop' else 'MedQA'} row like the first line ({error!r})"
-            ) from error
-        if len({o.strip() for o in options} - {""}) < len(options):
+            kind = "MedMCQA" if is_medmcqa else "MedQA"
+            raise UserError(f"{where}: not a {kind} row like the first line ({error!r})") from error
+        if len({alike(option) for option in record["options"]} - {""}) < len(record["options"]):
             left_out.append(where)
             continue
-        rows.append((where, record | {"split": split_of(name, cluster)}))
+        rows.append((where, record | {"split": split_in_column(row, where) if split_by == "column" else split}))
     if left_out:
         print(
             f"{path}: {len(left_out)} rows with equal or empty options left out, the first is {left_out[0]}",
@@ -97,18 +141,109 @@ def from_published(lines: list[tuple[str, object]], path: Path) -> list[tuple[st
     return rows
 
 
-def split_of(name: str, cluster: str) -> str:
-    if crc32(cluster.encode()) % 10 == 0:
-        return "test_clusters"
-    return {0: "val", 1: "test", 2: "test"}.get(crc32(name.encode()) % 10, "train")
+def first_cop(lines: list[tuple[str, object]], path: Path) -> int:
+    """What MedMCQA's `cop` calls the first option: 1 in the raw file, 0 in the hub's copy.
+
+    Raises UserError where that cannot be told, and where answers are withheld (-1).
+    """
+    given = [row.get("cop") for _, row in lines if isinstance(row, dict)]
+    seen = {cop if isinstance(cop, int) else "no number" for cop in given}
+    if -1 in seen or not seen <= set(range(5)) or (0 in seen) == (4 in seen):
+        raise UserError(
+            f"{path}: 'cop' should run from 1 to 4 (raw MedMCQA) or from 0 to 3 (hub copy); "
+            f"it has {sorted(map(str, seen))}"
+        )
+    return 0 if 0 in seen else 1
 
 
+def from_medmcqa(row: dict, first: int) -> dict:
+    names = [text_of(row.get(key)) for key in ("subject_name", "topic_name")]
+    return {
+        "id": str(row["id"]),
+        "question": row["question"],
+        "options": [text_of(row[key]) for key in ("opa", "opb", "opc", "opd")],
+        "answer": LETTERS[row["cop"] - first],
+        "cluster": ": ".join(name for name in names if name),
+        "explanation": text_of(row.get("exp")) or None,
+    }
+
+
+def from_medqa(row: dict, name: str) -> dict:
+    return {
+        "id": name,
+        "question": row["question"],
+        "options": [text_of(row["options"][letter]) for letter in sorted(row["options"])],
+        "answer": row["answer_idx"],
+        "cluster": text_of(row.get("meta_info")) or "medqa",
+        "explanation": None,
+    }
+
+
+def text_of(value) -> str:
+    """A published value as text; empty for what tables write where there is none: null, NaN, 'nan'."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    text = str(value)
+    return "" if text.strip().lower() in ("", "nan") else text
+
+
+def split_in_column(row: dict, where: str) -> str:
+    called = str(row.get("split")).strip().lower()
+    if called not in SPLIT_CALLED:
+        expected = f"expected one of {', '.join(SPLIT_CALLED)}, got {row.get('split')!r}"
+        raise UserError(f"{where}: 'split' (shared.split_by: column): {expected}")
+    return SPLIT_CALLED[called]
+
+
+def split_in_name(path: Path) -> str:
+    found = {SPLIT_CALLED[word] for word in re.split("[^a-z]+", path.stem.lower()) if word in SPLIT_CALLED}
+    if len(found) != 1:
+        expected = f"expected one of {', '.join(SPLIT_CALLED)} as a word of its name"
+        raise UserError(f"{path} (shared.split_by: file): {expected}")
+    return found.pop()
+
+
+def give_splits(records: list[dict]) -> None:
+    """Gives each record a split by a hash: a tenth of the clusters, of the other questions a tenth val, a fifth test.
+
+    A cluster with more than a tenth of all questions is no test_clusters: too little would be left to train on.
+    """
+    size = Counter(record["cluster"] for record in records)
+    for record in records:
+        cluster, drawn = record["cluster"], crc32(record["id"].encode()) % 10
+        if size[cluster] * 10 <= len(records) and crc32(cluster.encode()) % 10 == 0:
+            record["split"] = "test_clusters"
+        else:
+            record["split"] = {0: "val", 1: "test", 2: "test"}.get(drawn, "train")
+
+
+# ---- company -------------------------------------------------------------------------------------------------------
 def in_company(questions: list[Question]) -> list[Question]:
     """The questions that are not the only one of their cluster."""
     count = Counter(q.cluster for q in questions)
     return [q for q in questions if count[q.cluster] > 1]
 
 
+def draw_in_company(questions: list[Question], most: int, draw: np.random.Generator) -> list[Question]:
+    """At most so many of the questions, in their order, none of them the only one of its cluster.
+
+    What common.draw_some draws, where that leaves none alone. Else two of a cluster, of as many clusters as possible,
+    in the order of the same permutation; then more of these clusters.
+    """
+    order = draw.permutation(len(questions)).tolist()
+    chosen = order[:most]
+    if len(in_company([questions[i] for i in chosen])) < len(chosen):
+        clusters: dict[str, list[int]] = {}
+        for i in order:
+            clusters.setdefault(questions[i].cluster, []).append(i)
+        shown = [places for places in clusters.values() if len(places) > 1][: most // 2]
+        pairs = {i for places in shown for i in places[:2]}
+        others = {i for places in shown for i in places[2:]}
+        chosen = [*pairs, *(i for i in order if i in others)][:most]
+    return [questions[i] for i in sorted(chosen)]
+
+
+# ---- exchanges -----------------------------------------------------------------------------------------------------
 def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
     """Collected conversations (docs/reference.md, 'Records') about `questions`.
 
@@ -144,21 +279,14 @@ def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
                 f"{where}: gold {gold!r} is not the bank's {question.letter!r}, and these options cannot be reordered"
             )
         others = [text for i, text in enumerate(question.options) if i != question.answer]
-        place = letters.index(gold)  # the conversation may have shown the options in another order
-        shown = (*others[:place], question.options[question.answer], *others[place:])
-        exchanges.append(
-            Exchange(
-                record["id"],
-                replace(question, options=shown, answer=place),
-                tuple(t["content"] for t in turns),
-                gold == final,
-            )
-        )
+        shown = in_order(question, others, letters.index(gold))  # the conversation may have shown another order
+        exchanges.append(Exchange(record["id"], shown, tuple(t["content"] for t in turns), gold == final))
     if not exchanges:
         raise UserError(f"{path}: no exchanges in the file")
     return exchanges
 
 
+# ---- records ------------------------------------------------------------------------------------------------------
 def parse_record(record, where: str) -> Question:
     """One question record (docs/reference.md, 'Records'); raises UserError saying what was expected."""
     if not isinstance(record, dict):
@@ -198,12 +326,12 @@ def parse_record(record, where: str) -> Question:
 def parse_options(record: dict, where: str) -> tuple[tuple[str, ...], int]:
     """(options, index of the right one)."""
     options, answer = record.get("options"), record.get("answer")
-    if not isinstance(options, list) or not all(isinstance(o, str) and o.strip() for o in options):
+    if not isinstance(options, list) or not all(isinstance(o, str) and o.strip() not in ("", "nan") for o in options):
         raise UserError(f"{where}: 'options' must be a list of non-empty texts, got {options!r}")
     if not 2 <= len(options) <= len(LETTERS):
         raise UserError(f"{where}: expected 2 to {len(LETTERS)} options, got {len(options)}")
-    if len(set(options)) != len(options):
-        raise UserError(f"{where}: two options are the same text")
+    if len(set(map(alike, options))) != len(options):
+        raise UserError(f"{where}: two options are the same text, or differ in case and spaces alone")
     if answer is None:
         raise UserError(f"{where}: no 'answer'; expected the letter of the right option")
     letters = LETTERS[: len(options)]

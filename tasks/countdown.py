@@ -22,8 +22,16 @@ ASK = (
     "Write <answer>expression</answer>."
 )
 MAX_CHARACTERS = 200  # of an expression; a longer one is wrong, so that nobody pays for parsing it
-_TOKEN = re.compile(r"[0-9]+|[-+*/()]")
-_SAME = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})  # as models write them
+_TOKEN = re.compile(r"[0-9]+|[-+*/()\[\]]")
+_CLOSES = {"(": ")", "[": "]"}
+# Signs as models write them. Where one may stand is the grammar's business: a sign before a number stays wrong.
+_SIGNS = str.maketrans(
+    "×✕∗⋅•·＊xX÷⁄∕／＋−–－（）［］０１２３４５６７８９",
+    "*********////+---()[]0123456789",
+)
+_LATEX = {"\\times": "*", "\\cdot": "*", "\\div": "/"}
+_AROUND = (("**", "**"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))  # the outer one first
+_EQUALS = re.compile("[=＝→]|->")
 
 
 @dataclass(frozen=True)
@@ -50,14 +58,14 @@ class Countdown(Problem):
 
 # ---- grading -------------------------------------------------------------------------------------------------------
 def tokens_of(text: str) -> list[str] | None:
-    """Numbers, operators and brackets of an expression; None if anything else stands in it."""
+    """Numbers, operators and brackets of an expression; None if anything but white space stands beside them."""
     tokens = _TOKEN.findall(text)
-    return tokens if "".join(tokens) == text.replace(" ", "").replace("\t", "") else None
+    return tokens if "".join(tokens) == "".join(text.split()) else None
 
 
 def value_of(tokens: list[str]) -> tuple[Fraction, list[int]] | None:
     """(value, numbers used) of an expression: total := product (+|- product)*, product := factor (*|/ factor)*,
-    factor := number | ( total ).
+    factor := number | ( total ) | [ total ].
 
     None for anything else: a sign before a number is no operation of the game, numbers have no leading zeros.
     """
@@ -67,9 +75,9 @@ def value_of(tokens: list[str]) -> tuple[Fraction, list[int]] | None:
         nonlocal at
         token = tokens[at]
         at += 1
-        if token == "(":
+        if token in _CLOSES:
             value = total()
-            if tokens[at] != ")":
+            if tokens[at] != _CLOSES[token]:
                 raise ValueError
             at += 1
             return value
@@ -107,18 +115,37 @@ def answer_of(text: str) -> str | None:
     return last.partition("</answer>")[0].strip() if "</answer>" in last else None
 
 
+def bare(text: str) -> str:
+    """A text without white space, bold, code and formula marks around the whole of it."""
+    text = text.strip()
+    for left, right in _AROUND:
+        inner = text[len(left) : -len(right)]
+        if text.startswith(left) and text.endswith(right) and left not in inner and right not in inner:
+            text = inner.strip()
+    return text
+
+
+def plain_signs(text: str) -> str:
+    """A text with the signs of `value_of` in place of those that models write for them."""
+    for said, meant in _LATEX.items():
+        text = text.replace(said, meant)
+    return text.translate(_SIGNS)
+
+
 def grade(text: str, problem: Countdown) -> bool:
     """Whether a model turn's last answer uses every number once and hits the target exactly.
 
-    '= target' may follow it.
+    'target =' may stand before it, '= target' or an arrow to it after it; other numbers there are wrong.
     """
     said = answer_of(text)
     if said is None or len(said) > MAX_CHARACTERS:
         return False
-    expression, equals, result = said.translate(_SAME).partition("=")
-    if equals and result.strip() != str(problem.target):
+    said = bare(bare(said).removesuffix("."))  # the full stop may stand inside the marks or after them
+    sides = [plain_signs(bare(side)) for side in _EQUALS.split(said)]
+    expressions = [side for side in sides if not re.fullmatch(rf"{problem.target}(?:\.0+)?", side)]
+    if len(sides) > 2 or len(expressions) != 1:
         return False
-    tokens = tokens_of(expression)
+    tokens = tokens_of(expressions[0])
     found = value_of(tokens) if tokens else None
     return found is not None and found[0] == problem.target and sorted(found[1]) == sorted(problem.nums)
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import random
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,20 @@ from common import UserError
 from tasks.problem import Problem, read_records, split_by_hash, split_of_record, write_generated
 
 ASK = "Tools: {tools}\n{query}\nAnswer with a JSON list of calls, each with name and arguments."
-MAX_CHARACTERS = 10_000  # of a model turn; a longer one is wrong
+MAX_CHARACTERS = 10_000  # of a model turn after its thoughts; a longer one is wrong
 MAX_STARTS = 40  # brackets in prose from which JSON is tried
 _MEANT = re.compile(r'\[\s*[\[{]|\{\s*"')
+_TAG = re.compile(r"</?tool_call>")
+_BLOCK = re.compile(r"(?:json)?\s*[\[{]", re.IGNORECASE)
+# Beside several blocks: not all of them need be meant.
+_DOUBT = re.compile(
+    r"\b(?:wrong|incorrect|not|never|instead|either|or|alternative\w*|examples?|only)\b|n['’]t\b", re.IGNORECASE
+)
+# All that stands between two blocks: the second takes the place of the first.
+_TAKEN_BACK = re.compile(
+    r"(?:\W|but|oh|wait|that|this|is|was)*\b(?:no|wrong|incorrect|sorry|correction)\W*", re.IGNORECASE
+)
+_NO_MORE = re.compile(r"\bno (?:further|other|more)\b[^\[\]{}]{0,80}\[\s*\]\W*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,14 +71,42 @@ DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=refuse_
 
 
 def canonical(value: object) -> str:
-    """Equal texts for equal values: keys sorted, 1.0 as 1, but true is not 1 and "1" is not 1."""
+    """Equal texts for equal values: keys sorted, 1.0 as 1, ü as one letter, but true is not 1 and "1" is not 1."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(key)}:{canonical(value[key])}" for key in sorted(value)) + "}"
+        return "{" + ",".join(sorted(f"{canonical(key)}:{canonical(value[key])}" for key in value)) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(canonical, value)) + "]"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, str):
+        value = unicodedata.normalize("NFC", value)
     return json.dumps(value)
+
+
+def call_of(call: object) -> tuple[str, dict] | None:
+    """(name, arguments) of one call in any of the forms that chat templates teach; None if it is no call.
+
+    It may stand inside `function`, have `id` and `type` beside it, and call its arguments `parameters`; these may be
+    JSON inside a string, null or left out.
+    """
+    if not isinstance(call, dict) or call.get("type", "function") != "function":
+        return None
+    if "function" in call and set(call) <= {"function", "id", "type"}:
+        call = call["function"]
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return None
+    given = [key for key in call if key not in ("name", "id", "type")]
+    if given not in ([], ["arguments"], ["parameters"]):
+        return None
+    arguments = call[given[0]] if given else None
+    if isinstance(arguments, str):
+        try:
+            arguments = DECODER.decode(arguments)
+        except (ValueError, RecursionError):
+            return None
+    elif arguments is None:
+        arguments = {}
+    return (call["name"], arguments) if isinstance(arguments, dict) else None
 
 
 def calls_of(value: object) -> Counter | None:
@@ -74,16 +114,13 @@ def calls_of(value: object) -> Counter | None:
 
     None if it is no list of calls. One call may stand alone.
     """
-    calls = [value] if isinstance(value, dict) else value
-    if not isinstance(calls, list):
+    if not isinstance(value, list | dict):
         return None
-    for call in calls:
-        if not isinstance(call, dict) or not {"name"} <= set(call) <= {"name", "arguments"}:
-            return None
-        if not isinstance(call["name"], str) or not isinstance(call.get("arguments", {}), dict):
-            return None
+    calls = [call_of(call) for call in ([value] if isinstance(value, dict) else value)]
+    if None in calls:
+        return None
     try:
-        return Counter(canonical([call["name"], call.get("arguments", {})]) for call in calls)
+        return Counter(canonical([name, arguments]) for name, arguments in calls)
     except RecursionError:  # nested deeper than anybody's arguments
         return None
 
@@ -105,17 +142,49 @@ def json_of(text: str) -> list:
     return []  # nothing but brackets: not worth the time
 
 
+def answers_among(values: list) -> list[Counter]:
+    """Those of JSON values that can be an answer: calls and lists of calls."""
+    return [calls for calls in map(calls_of, values) if calls is not None]
+
+
+def said_calls(text: str) -> Counter | None:
+    """The calls that a model turn makes, those of sibling blocks (fences or tool_call tags) together.
+
+    None where none can be read or it is not plain which are meant. Blocks are siblings if nothing stands between them
+    and no word beside them says that one is wrong or that they are a choice.
+    """
+    text = text.rpartition("</think>")[2].partition("<think>")[0]
+    if len(text) > MAX_CHARACTERS:
+        return None
+    parts = (text if "```" in text else _TAG.sub("\n```\n", text)).split("```")  # fences open and close in turn
+    blocks = {i: json_of(parts[i]) for i in range(1, len(parts), 2) if _BLOCK.match(parts[i].lstrip())}
+    if not blocks:
+        found = answers_among(json_of(text))
+        if len(found) == 2 and _NO_MORE.search(text):  # 'No further calls: []' takes nothing back
+            found = found[:1]
+        return found[0] if len(found) == 1 else None
+    if not all(blocks.values()):  # one is broken
+        return None
+    prose = "".join(part for i, part in enumerate(parts) if i not in blocks)
+    between = "".join(parts[i] for i in range(min(blocks), max(blocks)) if i not in blocks)
+    siblings = not between.strip() and not _DOUBT.search(prose)
+    found_in = [answers_among(values) for values in blocks.values()]
+    found = [calls for answers in found_in for calls in answers]
+    if len(found) == 2 and _TAKEN_BACK.fullmatch(between):
+        found = found[1:]
+    if len(found) != 1 and not (siblings and all(len(answers) == 1 for answers in found_in)):
+        return None
+    calls = sum(found, Counter())
+    # What prose quotes of the answer competes with nothing; any other call there does.
+    return calls if all(quoted <= calls for quoted in answers_among(json_of(prose))) else None
+
+
 def grade(text: str, problem: Calling) -> bool:
-    """Whether a model turn holds exactly the right calls, in any order.
+    """Whether a model turn makes exactly the right calls, in any order.
 
     Two answers in one turn are a hedge, and wrong.
     """
-    if len(text) > MAX_CHARACTERS:
-        return False
-    blocks = [block.partition("\n") for block in text.split("```")[1:-1:2]]  # fences open and close in turn
-    fenced = [body for language, _, body in blocks if language.strip() in ("", "json")]
-    found = [calls for calls in map(calls_of, json_of(fenced[-1] if fenced else text)) if calls is not None]
-    return len(found) == 1 and found[0] == problem.answers
+    return said_calls(text) == problem.answers
 
 
 # ---- loading ---------------------------------------------------------------------------------------------------------

@@ -1,26 +1,16 @@
 """Multiple-choice questions: fair reshuffling of options, and the one grader of this kind of task."""
 
-import re
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common import UserError
 from introspection import prompts
-from introspection.prompts import LETTERS, OPTION, plain
+from introspection.prompts import LETTERS, plain
+from tasks.answers import find_answer
+from tasks.letters import refer_to_order, without_letters
 from tasks.problem import Problem
-
-# "Answer:" or "answer is"; the word alone ("the other answers") starts nothing, and "is not" says what it is not.
-_ANSWER = re.compile(r"\b(?:[Aa]nswer|ANSWER)\b[*_`]*(?:\s*:|\s+is\b(?!\s+not\b)\s*:?)[*_`]*\s*")
-_IN_BRACKETS = re.compile(r"\(([A-H])\)")
-_BARE = re.compile(r"[*_`\"']*([A-H])[*_`\"')]*\s*(?:[.;!\n]|$|-|:|,(?!\s*[A-H]\b))")
-# Options that point at other options lose their meaning when the order changes.
-_REFERS = re.compile(
-    r"\b(?:all|none|any|both|neither|either|each) of (?:the|these|those)\b|\b(?:the above|above options?|all above)\b"
-    r"|\b(?:both|either|neither)\s+\(?[A-H]\)?(?![A-Za-z])"
-    r"|\(?\b[A-H]\)?\s+(?:and|or|nor)\s+\(?[A-H]\b(?!\w)|\boption\s+[A-H]\b",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -66,10 +56,10 @@ class Question(Problem):
         told = prompts.told(self.explanation if reveal == "explanation" else None, solution)
         return prompts.FEEDBACK.format(answer=plain(self.options[self.answer]), letter=self.letter, told=told)
 
-    @property
+    @functools.cached_property
     def movable(self) -> bool:
         """Whether the options may be shuffled: none of them refers to another ('all of the above', 'both A and B')."""
-        return not any(_REFERS.search(option) for option in self.options)
+        return not refer_to_order(self.options)
 
 
 @dataclass(frozen=True)
@@ -83,36 +73,7 @@ class Exchange:
 
 
 # ---- grading -------------------------------------------------------------------------------------------------------
-def find_answer(text: str, options: tuple[str, ...] | list[str] = ()) -> tuple[int, str] | None:
-    """(offset, letter) of the last 'Answer: ...' in a model turn: the letter in brackets in its sentence, or a bare
-    one.
-
-    None without a letter, or where the sentence hedges between two ('Answer: (A) or (B)'). options: as they were shown;
-    one that is quoted whole counts whatever its text holds ('Answer: E. coli (C)', 'Answer: both (A) and (B) (D)').
-    """
-    matches = list(_ANSWER.finditer(text))
-    if not matches:
-        return None
-    start = matches[-1].end()
-    shown = (OPTION.format(letter=letter, text=plain(option)) for letter, option in zip(LETTERS, options, strict=False))
-    quoted = max((option for option in shown if text.startswith(option, start)), key=len, default="")
-    if quoted and not _IN_BRACKETS.search(re.split(r"[\n.;]", text[start + len(quoted) :])[0]):
-        return start + len(quoted) - 2, quoted[-2]
-    sentence = re.split(r"\n|(?<=\))[.;]|\.\s", text[start:])[0]
-    bracketed = list(_IN_BRACKETS.finditer(sentence))
-    if bracketed and "not" in sentence[: bracketed[0].start()].split():
-        return None
-    if len({match.group(1) for match in bracketed}) > 1:
-        # "vitamin (K) (B)": the letter ends the sentence right after an option's own bracket; anything else is a hedge.
-        *others, last = bracketed
-        if last.end() != len(sentence.rstrip()) or re.search(r"\b(?:or|and)\b|[,/&]", sentence[others[0].start() :]):
-            return None
-        bracketed = [last]
-    found = bracketed[0] if bracketed else _BARE.match(sentence)
-    return None if found is None else (start + found.start(1), found.group(1))
-
-
-def letter_in(text: str, options: tuple[str, ...] | list[str] = ()) -> str | None:
+def letter_in(text: str, options: tuple[str, ...] | list[str]) -> str | None:
     """The letter that a model turn answers; None where `find_answer` finds none."""
     found = find_answer(text, options)
     return found[1] if found else None
@@ -129,10 +90,19 @@ def reshuffled(question: Question, gold_at: int, rng: np.random.Generator) -> Qu
         return question
     gold_at %= len(question.options)
     others = [text for i, text in enumerate(question.options) if i != question.answer]
-    order = [others[i] for i in rng.permutation(len(others))]
-    return replace(
-        question, options=(*order[:gold_at], question.options[question.answer], *order[gold_at:]), answer=gold_at
-    )
+    return in_order(question, [others[i] for i in rng.permutation(len(others))], gold_at)
+
+
+def in_order(question: Question, others: list[str], gold_at: int) -> Question:
+    """The question with its right option at place `gold_at` among the others.
+
+    A new order takes from the explanation the sentences that name options by the letters of the old one.
+    """
+    options = (*others[:gold_at], question.options[question.answer], *others[gold_at:])
+    if options == question.options:
+        return question
+    explanation = without_letters(question.explanation) if question.explanation else question.explanation
+    return replace(question, options=options, answer=gold_at, explanation=explanation)
 
 
 # ---- views ---------------------------------------------------------------------------------------------------------

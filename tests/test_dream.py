@@ -8,7 +8,7 @@ from commands import broken_off, overrides, process, python, same_weights
 
 import dream_tta
 from common import ROOT, UserError, load_config
-from dream_tta import answer_variants, evaluate, gap_closed, make_targets, reward_answers, vary
+from dream_tta import answer_variants, evaluate, make_targets, reward_answers, vary
 from introspection import library
 from introspection.reader import Reader
 from introspection.rundir import Run
@@ -174,9 +174,6 @@ def test_agreement_is_measured_against_the_labels(reader):
     gold = evaluate(settings(), reader, groups, {q.id: q.letter for q in groups["target"]}, 0)
     assert gold["agreement"] == gold["target"]
     assert evaluate(settings(), reader, groups, {q.id: "" for q in groups["target"]}, 0)["agreement"] == 0.0
-    first = {"target": 0.4, "target_with_point": 0.8}
-    assert gap_closed(first, {"target": 0.7}, "target") == pytest.approx(0.75)
-    assert gap_closed({"target": 0.4, "target_with_point": 0.41}, {"target": 0.7}, "target") is None
 
 
 @pytest.mark.slow

@@ -21,12 +21,12 @@ FLOORS = [
 ]
 INSIDE = [
     "cache chat detectors library losses rundir stats",
-    "models replay",
+    "models replay verdicts",
     "sampling",
     "logprobs reader",
     "teacher update",
     "rollouts training",
-    "screen tables.units library.__main__",
+    "screen evaluation tables.units library.__main__",
     "tables.points tables.recall tables.invariance",
     "tables.transfer report.figures",
     "report.curves report.comparisons report.words",

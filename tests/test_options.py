@@ -114,7 +114,7 @@ def test_invariance_is_the_answers_log_probability_after_the_exchange_against_af
     empty = reader.chat.content_ids("<introspection></introspection>") + [reader.chat.between[0]]
     for group in groups:
         for point in group.points:
-            for v, verification in enumerate(point.verifications):
+            for v, verification in point.verifications:
                 view, answer = group.views_V[v], verification.segments[0][0]
                 told = point.exchange_ids + empty + reader.chat.next(empty, view.turn)
                 after_exchange, after_point = answer_logprobs(

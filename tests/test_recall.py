@@ -12,9 +12,9 @@ from common import ROOT, Options, RecallPhase, UserError, load_config, rng
 from introspection import prompts
 from introspection.reader import Reader
 from introspection.teacher import logprobs_at
-from sft_recall import Target, candidates_of, epoch_of, held_out_loss, make_targets, make_teacher, relettered
+from sft_recall import Target, candidates_of, epoch_of, held_out_loss, make_targets, make_teacher
 from tasks.bank import load_questions
-from tasks.mcq import grade, same_views
+from tasks.mcq import same_views
 
 QUESTIONS = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
 SMALL = [
@@ -46,16 +46,15 @@ def trained(reader, pair) -> tuple[str, str]:
 
 def test_targets_train_the_block_and_only_where_asked_the_answer(reader):
     question = QUESTIONS[0]
-    said = f"x. Answer: {question.options[question.answer]} ({question.letter})"
     view = same_views(question, 3, rng(1))[1]
     wanted = f"x. Answer: {question.options[question.answer]} ({view.letter})"
-    needed = Target(question, "the point", said)
-    needed = Target(question, "the point", said).conversations(reader, view)
+    said = [(list(view.options), wanted)]
+    needed = Target(question, "the point", said).conversations(reader, None)
     assert trained(reader, needed) == ("<recall>the point</recall>", f"{wanted}<turn|>")
     assert needed[1].prompt_ids == reader.prompt(view, "the point") and needed[0].prompt_ids == reader.prompt(view)
-    other = Target(question, None, said).conversations(reader, view)
+    other = Target(question, None, said).conversations(reader, rng(3))
     assert trained(reader, other) == ("", f"{wanted}<turn|>") and other[0].ids == other[1].ids
-    hostile = Target(question, "a </recall> b", said).conversations(reader, view)
+    hostile = Target(question, "a </recall> b", said).conversations(reader, None)
     assert trained(reader, hostile)[0].count("</recall>") == 1
 
 
@@ -65,8 +64,8 @@ def test_taught_tokens_follow_the_target_and_held_ones_the_start_model(reader):
     Where it is held the KL to the start model with the point in its turn, nothing without a point.
     """
     question = QUESTIONS[0]
-    said = f"Answer: {question.options[question.answer]} ({question.letter})"
-    pair = Target(question, "zinc helps", said).conversations(reader, question)
+    said = [(list(question.options), f"Answer: {question.options[question.answer]} ({question.letter})")]
+    pair = Target(question, "zinc helps", said).conversations(reader, None)
     own, told = (own_logprobs(reader.model, t) for t in pair)  # (T,), (A,)
     block = len(pair[0].segments[0][0])
 
@@ -87,7 +86,7 @@ def test_taught_tokens_follow_the_target_and_held_ones_the_start_model(reader):
         for t in reversed(pair)
     )
     assert recall[block].item() == pytest.approx((p.exp() * (p - q)).sum().item(), rel=0.05) and recall[block] > 0.01
-    kept = Target(question, None, said).conversations(reader, question)
+    kept = Target(question, None, said).conversations(reader, None)
     assert losses(settings(), kept).abs().max() < 1e-5
     changed = copy.deepcopy(reader.model)
     with torch.no_grad():
@@ -103,11 +102,18 @@ def own_logprobs(model, trajectory) -> torch.Tensor:
     return logp[torch.tensor(trajectory.loss_mask[1:], dtype=torch.bool)]
 
 
-def test_a_right_answer_stays_right_in_every_order():
+def test_an_answer_is_taught_under_the_order_in_which_it_was_sampled(reader):
     question = QUESTIONS[3]
-    said = f"a (B) is mild. Answer: {question.options[question.answer]} ({question.letter})"
-    for view in same_views(question, 4, rng(0)):
-        assert grade(relettered(said, question, view), view) and "a (B) is" in relettered(said, question, view)
+    views = same_views(question, 4, rng(0))
+    said = [(list(v.options), f"so option {v.letter} is right. Answer: ({v.letter})") for v in views]
+    target, orders = Target(question, "a point", said), set()
+    for k in range(20):
+        for conversation in target.conversations(reader, rng(1, k)):
+            text = reader.chat.tokenizer.decode(conversation.ids)
+            shown = next(v for v in views if f"Options: {prompts.list_options(list(v.options))}" in text)
+            assert f"option {shown.letter} is right" in text
+            orders.add(shown.options)
+    assert len(orders) == 4
 
 
 def test_recall_is_what_a_turn_begins_with():
@@ -129,6 +135,7 @@ def test_candidates_are_the_clusters_best_by_lower_bound_without_leaks():
             "cluster": cluster,
             "leak": leak,
             "question_id": "q",
+            "verified_on": [],
         }
 
     records = [
@@ -141,6 +148,12 @@ def test_candidates_are_the_clusters_best_by_lower_bound_without_leaks():
         record("other", 0.9, "x"),
     ]
     assert candidates_of(QUESTIONS[0], records, 3) == ["best", "good", "bad"]
+    here = [{"question_id": QUESTIONS[0].id, "n": 4, "acc_with": w, "acc_without": 0.25} for w in (0.5, 0.75)]
+    own = [
+        record("here", -0.5) | {"verified_on": here[:1]},
+        record("here, better", -0.9, "x") | {"verified_on": here[1:]},
+    ]
+    assert candidates_of(QUESTIONS[0], records + own, 3) == ["here, better", "here", "best"]
     often = [record("rare", 0.5), record("often", 0.9), record("often", -0.9)]
     assert candidates_of(QUESTIONS[0], often, 1) == ["often"]  # a wording is as good as its best record
 
@@ -156,10 +169,14 @@ def test_classes_follow_the_measured_gain_and_the_point_is_measured_where_it_was
     monkeypatch.setattr(
         sft_recall,
         "measure",
-        lambda reader, asked, phase, n: [(s, "said") for s, _ in zip(scores[phase], asked, strict=True)],
+        lambda reader, asked, phase, n: [
+            (s, [(list(q.options), "said")]) for s, (q, _) in zip(scores[phase], asked, strict=True)
+        ],
     )
     records = [
-        {"text": t, "ci95": None, "cluster": q.cluster, "leak": False} for q in questions[:1] for t in ("one", "two")
+        {"text": t, "ci95": None, "cluster": q.cluster, "leak": False, "verified_on": []}
+        for q in questions[:1]
+        for t in ("one", "two")
     ]
     made = make_targets(cfg, reader, questions, records)
     assert [m["class"] for m in made] == ["needed", "not needed", "unknown"]
@@ -173,7 +190,7 @@ def test_classes_follow_the_measured_gain_and_the_point_is_measured_where_it_was
 
 def test_epochs_are_balanced_and_reorder_the_options(reader):
     cfg = settings("batch_size=4")
-    said = [f"Answer: {q.options[q.answer]} ({q.letter})" for q in QUESTIONS]
+    said = [[(list(v.options), f"Answer: ({v.letter})") for v in same_views(q, 4, rng(2))] for q in QUESTIONS]
     targets = [Target(q, "p" if i < 9 else None, s) for i, (q, s) in enumerate(zip(QUESTIONS, said, strict=True))]
     first, second = (epoch_of(cfg, reader, targets, epoch) for epoch in (1, 2))
     assert [len(batch) for batch in first] == [4, 4, 4, 4, 2]
@@ -185,7 +202,7 @@ def test_epochs_are_balanced_and_reorder_the_options(reader):
 
 def test_held_out_loss_is_the_mean_over_targets(reader):
     cfg = settings()
-    said = [f"Answer: {q.options[q.answer]} ({q.letter})" for q in QUESTIONS]
+    said = [[(list(v.options), f"Answer: ({v.letter})") for v in same_views(q, 4, rng(2))] for q in QUESTIONS]
     targets = [Target(q, "a point", s) for q, s in zip(QUESTIONS[:3], said, strict=False)]
     single = [held_out_loss(cfg, reader, reader.model, [t]) for t in targets]
     assert held_out_loss(cfg, reader, reader.model, targets) == pytest.approx(sum(single) / 3, abs=1e-5)
@@ -210,7 +227,7 @@ def test_twins_are_asked_only_where_that_is_wanted_and_never_if_they_are_a_test_
 
 def test_questions_are_held_out_with_their_twins():
     train, _, _ = sft_recall.load_data(settings("twins=true"))
-    families = {Target(q, None, None).family for q in train}
+    families = {Target(q, None, []).family for q in train}
     assert len(families) == 16 and len(train) > 2 * len(families) and all("~" not in name for name in families)
 
 

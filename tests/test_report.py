@@ -158,9 +158,9 @@ def test_a_training_with_its_evaluation(reported):
     }
     assert found["reward"] == "The reward of points rose from 0.10 to 1.00"
     assert found["accuracy"] == "Accuracy without a point stayed at 0.30, with one rose from 0.34 to 0.70"
-    assert found["advantage"] == "Introspection advantage rose from 0.07 to 0.31 (skill: clusters never rewarded)"
+    assert found["advantage"] == "Introspection advantage, skill: clusters never rewarded: +0.07 to +0.31"
     assert (
-        found["winners_and_losers"].startswith("Losers' points help more")
+        found["winners_and_losers"] == "Too few questions to tell whose points help more"
         and found["health"] == "Health: no warning sign"
     )
     assert found["conditions_1"] == "On test_clusters, points (trained writer): +0.31; written blind: at most +0.15"
@@ -263,9 +263,9 @@ def test_transfer_recall_dreams_and_rivals(tmp_path):
         "transfer_1": "Points gain +0.30 on other questions of their cluster, +0.00 on other clusters",
         "conditions_2": "On test, best point (start writer): +0.50",
         "recall_2": "Recall fires on 100% where a point is needed, on 0% where not",
-        "dreams_1": "After dreaming, accuracy without the point rose from 0.20 to 0.50, 50% of the gap to the point "
-        "in context",
-        "rivals": "Accuracy without a point changes most with grpo on test: +0.40",
+        "dreams_1": "After dreaming, accuracy without the point: 0.20 to 0.50 (too few to tell on this 1 trained "
+        "cluster), gap closed +0.50",
+        "rivals": "Accuracy without a point, highest change: grpo on test, +0.40 (too few to tell)",
     }  # fmt: skip
 
 

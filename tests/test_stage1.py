@@ -15,7 +15,7 @@ from conftest import SMALL, config, give_advantages, made_step, one_step, tiny_l
 import grpo_introspect
 from benchmarks.common import take_step
 from common import ROOT, Options, UserError, rng, walk
-from grpo_introspect import evaluate, load_data, main, point_record, step_metrics, training_batch
+from grpo_introspect import evaluate_now, load_data, main, point_record, step_metrics, training_batch
 from introspection import detectors, library, models
 from introspection.chat import Chat
 from introspection.library import KEYS
@@ -231,16 +231,22 @@ def test_masks_cover_exactly_the_sampled_tokens(organism, mask, train_loser_atte
         == len(advantages)
         == len(points) + (sum(len(p.verifications) for p in points) if "+" in mask else 0)
     )
-    batch = iter(trajectories)
+    batch = iter(zip(trajectories, advantages, strict=True))
     for point in points:
         attempt = mask != "learning_point" and (point.won or train_loser_attempt == "true")
-        t = next(batch)
+        t, advantage = next(batch)
         trained = [token for token, m in zip(t.ids, t.loss_mask, strict=True) if m]
         assert trained == (point.attempt.completion.ids if attempt else []) + point.completion.ids
-        for _ in point.verifications if "+" in mask else ():
-            t = next(batch)
+        assert advantage == point.advantage
+    for group in groups if "+" in mask else ():
+        rewards = torch.stack([p.rewards_V for p in group.points if p.valid]).mean(0)
+        for point, (v, _) in ((p, answer) for p in group.points for answer in p.verifications):
+            t, advantage = next(batch)
             trained = [token for token, m in zip(t.ids, t.loss_mask, strict=True) if m]
             assert trained and reader.chat.text(trained) and t.ids[-len(trained) :] == trained
+            own = (point.rewards_V[v] - rewards[v]).item() if point.valid else 0.0
+            assert advantage == pytest.approx(max(own, 0.0), abs=1e-6)  # a wrong answer is never rewarded
+    assert next(batch, None) is None
 
 
 def test_views_are_fair_and_shared(parroting):
@@ -291,7 +297,7 @@ def first_step(cfg, run_dir, monkeypatch) -> list:
     def dies(*_) -> None:
         raise Dead
 
-    monkeypatch.setattr(grpo_introspect, "evaluate", lambda *_: {})
+    monkeypatch.setattr(grpo_introspect, "evaluate_now", lambda *_: {})
     monkeypatch.setattr(grpo_introspect, "log_points", lambda *args: seen.extend(args[-1]) or log_points(*args))
     monkeypatch.setattr(Run, "save", dies)
     with pytest.raises(Dead):
@@ -436,8 +442,7 @@ def test_records_and_evaluation_are_complete(organism, bank):
     cfg = config(**{"shared.questions": bank})
     groups, _, reader = made_step(organism, cfg)
     assert set(point_record(cfg, 1, groups[0], groups[0].points[0], 0)) == set(KEYS)
-    _, held_out, canary = load_data(cfg)
-    first, second = (evaluate(cfg, reader, held_out, canary, step) for step in (0, 7))
+    first, second = (evaluate_now(cfg, reader, load_data(cfg), step) for step in (0, 7))
     assert first["per_question"] == second["per_question"], "same weights, same noise, same result"
     assert first["introspection_advantage"] == pytest.approx(first["accuracy_with"] - first["accuracy_without"])
 

@@ -30,29 +30,55 @@ EXPRESSIONS = {  # what stands between the tags
         "(((3))) * 5 + 7 + 2", "3 * 5 + 7 + 2 = 24", "3*5+7+2=24", "3 × 5 + 7 + 2", "3·5+7+2", " 3 * 5 + 7 + 2 ",
         "\n3 * 5 + 7 + 2\n", "3\t*\t5 + 7 + 2", "(7 + 2) + 5 * 3", "5 * 3 + 2 + 7", "3 *5+ 7 +2", "(3*(5)) + 7 + (2)",
         "2 + (3 * 5 + 7)", "3 * 5 + 7 + 2 =24", "3 * 5 + 7 + 2= 24 ", "(5 * 3) + 2 + 7",
+        # signs, spaces and brackets of other keyboards
+        "2 + 7 + 5 x 3", "2+7+5x3", "(2 + 7) + (5)X(3)", "2 + 7 + 5 ⋅ 3", "2 + 7 + 5∗3", "2 + 7 + 5 ✕ 3",
+        "2 + 7 + 5 • 3", "（５＊３）＋［７＋２］", "３ * 5 + 7 + 2", "5\u00a0×\u00a03\u2009+\u20097\u202f+\u202f2",
+        "3 * 5\n+ 7 + 2", "2 + 7\r\n+ 5 * 3", "[3 * 5] + 7 + 2", "[2 + (7 + [5 * 3])]",
+        # marks around the whole
+        "$3 * 5 + 7 + 2$", "3 \\times 5 + 7 + 2", "\\(7 + 2 + 5 \\cdot 3\\)", "$$7 + 2 + 5\\times3$$",
+        "\\[ 7 + 2 + 5 \\times 3 \\]", "`7 + 2 + 5 * 3`", "**7 + 2 + 5 * 3**", "**`7 + 2 + 5 * 3`**", "7 + 2 + 5 * 3.",
+        "**7 + 2 + 5 * 3.**", "`7 + 2 + 5 * 3`.", "\n7 + 2 + 5 * 3 .\n",
+        # the target beside it
+        "24 = 3 * 5 + 7 + 2", "3 * 5 + 7 + 2 = 24.0", "7 + 2 + 5 * 3 = 24.", "7 + 2 + 5 * 3 -> 24", "7+2+5*3→24",
+        "7 + 2 + 5 * 3 ＝ ２４", "24.00 = 7 + 2 + 5 * 3", "**7 + 2 + 5 * 3 = 24**", "**7 + 2 + 5 * 3** = **24**.",
+        "**7 + 2 + 5 * 3 = 24**.",
+        "$7 + 2 + 5 \\times 3$ = $24$", "\\(7 + 2 + 5 \\times 3 = 24\\)", "`7 + 2 + 5 * 3` → 24.",
     ],
     ("24", False): [
-        "", " ", "24", "= 24", "24 = 3 * 5 + 7 + 2", "3 * 5 + 7", "3 * 5 + 7 + 2 + 0", "3 * 5 + 7 + 2 = 25",
-        "3 * 5 + 7 + 2 = 24.0", "3 * 5 + 7 + 2 = 24 = 24", "3 * 5 + 9", "(7 + 5) * 2", "12 * 2", "3 * 8",
+        "", " ", "24", "= 24", "3 * 5 + 7", "3 * 5 + 7 + 2 + 0", "3 * 5 + 7 + 2 = 25", "3 * 5 + 7 + 2 = 24 = 24",
+        "3 * 5 + 9", "(7 + 5) * 2", "12 * 2", "3 * 8",
         "3 * 5 + 7 + 2 + 3 - 3", "33 - 7 - 2", "35 - 7 - 2", "3 5 + 7 + 2", "3(5) + 7 + 2", "(3)(5) + 7 + 2",
         "3 * 5 + 7 + 2 +", "+ 3 * 5 + 7 + 2", "-(-3) * 5 + 7 + 2", "3 * 5 - -7 + 2", "3 * 5 + +7 + 2", "3 ** 5 + 7 + 2",
         "3 // 5 + 7 + 2", "3 % 5 + 7 + 2", "3 ^ 5 + 7 + 2", "(3 * 5 + 7 + 2", "3 * 5 + 7 + 2)", ")3 * 5 + 7 + 2(",
-        "() 3 * 5 + 7 + 2", "3 * 5 + 7 + 2 ()", "[3 * 5] + 7 + 2", "{3 * 5} + 7 + 2", "3.0 * 5 + 7 + 2",
+        "() 3 * 5 + 7 + 2", "3 * 5 + 7 + 2 ()", "{3 * 5} + 7 + 2", "3.0 * 5 + 7 + 2",
         "3. * 5 + 7 + 2", "03 * 5 + 7 + 2", "3e0 * 5 + 7 + 2", "0x3 * 5 + 7 + 2", "3_0 * 5 + 7 + 2",
         "three * 5 + 7 + 2", "x * 5 + 7 + 2", "3 * 5 + 7 + 2;", "3 * 5 + 7 + 2, 24", "3 * 5 + 7 + 2 or 24",
         "3 * 5 + 7 + 2 # yes", "sum([3*5, 7, 2])", "__import__('os').system('true')", "open('/etc/passwd')",
         "3 * 5 + 7 + 2 if 1 else 0", "lambda: 24", "24 if True else 3*5+7+2", "3 * 5 + 7 + 2 == 24",
-        "3 * 5 + 7 + 2 = twenty-four", "３ * 5 + 7 + 2", "٣ * 5 + 7 + 2", "3 * 5 + 7 + ²", "\\boxed{3 * 5 + 7 + 2}",
-        "$3 * 5 + 7 + 2$", "3 \\times 5 + 7 + 2", "3 * 5\n+ 7 + 2", "3 * 5 + 7 + 2 = (24)", "5 * 5 - 3 + 2",
+        "3 * 5 + 7 + 2 = twenty-four", "٣ * 5 + 7 + 2", "3 * 5 + 7 + ²", "\\boxed{3 * 5 + 7 + 2}",
+        "3 * 5 + 7 + 2 = (24)", "5 * 5 - 3 + 2",
         "3 * 5 + 7 + 2 = ", "3 * 5 * 7 * 2", "3 - 5 - 7 - 2", "3 / (5 - 5) + 7 + 2", "(3 * 5 + 7 + 2) / (5 - 5)",
+        "x 5 * 3 + 7 + 2", "5 xx 3 + 7 + 2", "5 x* 3 + 7 + 2", "–5 × –3 + 7 + 2", "• 5 * 3 + 7 + 2", "5 ∗∗ 3 + 7 + 2",
+        "(5 * 3] + 7 + 2", "[5 * 3) + 7 + 2", "[5 * 3] (+ 7) + 2", "5² - 3 + 2", "2 + 7 + 5 \\timesx 3",
+        "**5**3 + 7 + 2", "**5** * **3** + 7 + 2", "$5 * 3$ + $7 + 2$", "`5 * 3` + 7 + 2", "$5 * 3 + 7 + 2",
+        "\\(5 * 3 + 7 + 2\\]", "7 + 2 + 5 * 3..", "7 + 2. + 5 * 3", "7 + 2 + 5 * 3. = 24", "7 + 2 + 5 * 3 -> 25",
+        "7 + 2 + 5 * 3 → 24.5", "25 = 7 + 2 + 5 * 3", "24 = 24", "24 ->", "7 + 2 + 5 * 3 =", "24 = 7 + 2 + 5 * 3 = 24",
+        "7 + 2 + 5 * 3 ≈ 24", "7 + 2 + 5 * 3 = 2 4", "7+2+5*3 = 24 0",
+        "7 + 2 + 5 * 3 = 3 * 5 + 7 + 2", "7\u200b + 2 + 5 * 3",
+        "5 * 3 = 15 -> 15 + 7 + 2 = 24", "5\u00a0\u202f3 + 7 + 2", "5\n3 + 7 + 2", "9**9**9**9", "10**1000",
     ],
-    ("98", True): ["44 + 19 + 35", "(44+19)+35", "35 + (44 + 19)", "44+19+35=98", "19 + 35 + 44", "44 + (35 + 19)"],
+    ("98", True): [
+        "44 + 19 + 35", "(44+19)+35", "35 + (44 + 19)", "44+19+35=98", "19 + 35 + 44", "44 + (35 + 19)",
+        "98 = 44 + 19 + 35", "(" * 90 + "35+44+19" + ")" * 90, "[" * 90 + "35+44+19" + "]" * 90,
+    ],
     ("98", False): [
         "44 + 19 + 36", "4 4 + 19 + 35", "44 + 19 + 3 5", "44 + 54", "44 + 19 + 35 + 44 - 44", "98 * 44 / 44", "98",
-        "44 + 19 - 35", "44 19 35", "44, 19, 35", "98 = 44 + 19 + 35",
+        "44 + 19 - 35", "44 19 35", "44, 19, 35", "４ ４ + 19 + 35",
+        "(" * 90 + "35+44+19" + ")" * 89, "(" * 90 + "35+44+19" + "]" * 90,
     ],
     ("thirds", True): [
         "8 / (3 - 8 / 3)", "8/(3-(8/3))", "8 ÷ (3 − 8 ÷ 3)", "(8) / ((3) - (8 / 3))", "8 / (3 - 8 / 3) = 24",
+        "8 ⁄ (3 – 8 ∕ 3)", "８／（３－８／３）", "\\(8 \\div (3 - 8 \\div 3)\\) = 24.0",
     ],
     ("thirds", False): [
         "8 / 3 - 8 / 3", "8 * 3 + 8 - 8", "8 * 3", "8 * 3 * (8 / 8) * (3 / 3)", "8 / (3 - 2.6666666666666665)",
@@ -62,9 +88,10 @@ EXPRESSIONS = {  # what stands between the tags
     ("6", False): ["4 - 10", "10 - 4 - 0", "1 0 - 4", "10 + -4", "-4 + 10", "6", "10 - 4 = -6", "10 --4"],
     ("0", True): ["4 - 100 / 25", "100 / 25 - 4", "(100 - 25 * 4)", "25 * 4 - 100", "100 - 4 * 25 = 0"],
     ("0", False): ["0", "0 * 100 * 25 * 4", "100 / (25 - 25) * 4", "100 / (4 - 100 / 25)", "4 - 4"],
-    ("-6", True): ["4 - 10", "(4 - 10) = -6"], ("-6", False): ["10 - 4", "-(10 - 4)", "4 - 10 = 6", "-6"],
+    ("-6", True): ["4 - 10", "(4 - 10) = -6", "4 - 10 = −6", "4 − 10 -> -6", "-6 = 4 – 10"],
+    ("-6", False): ["10 - 4", "-(10 - 4)", "4 - 10 = 6", "-6", "4 - 10 -> 6"],
     ("zero", True): ["7 + 3 + 0", "0 + 7 + 3", "7 + 3 - 0", "(0 + 3) + 7"],
-    ("zero", False): ["7 + 3", "7 + 3 + 00", "7 + 3 * 0", "(7 + 3) / 0", "7 + 3 + 0 + 0"],
+    ("zero", False): ["0x7 + 3", "7 + 3", "7 + 3 + 00", "7 + 3 * 0", "(7 + 3) / 0", "7 + 3 + 0 + 0"],
 }  # fmt: skip
 TURNS = [  # whole turns for 44, 19, 35 -> 98
     ("<answer>44 + 19 + 35</answer>", True),
@@ -117,6 +144,12 @@ def test_countdown_grader_on_labelled_outputs():
         "-" * 150,
         "\x00" * 50,
         "9" * 199,
+        "9**" * 66,
+        "[(" * 100,
+        "`$" * 50 + "3" + "$`" * 50,
+        "=" * 200,
+        "\\times" * 33,
+        "9/(5-5)+" * 24,
     ],
 )
 def test_countdown_grader_is_bounded(hostile):
@@ -207,10 +240,7 @@ LABELLED = {
         '[{"name": "get_weather", "arguments": {"day": "paris", "city": "monday"}}]',
         '[{"name": "get_weather", "arguments": ["paris", "monday"]}]',
         '[{"name": "get_weather", "arguments": "paris, monday"}]',
-        '[{"name": "get_weather", "arguments": "{\\"city\\": \\"paris\\", \\"day\\": \\"monday\\"}"}]',
-        '[{"name": "get_weather", "parameters": {"city": "paris", "day": "monday"}}]',
         '[{"function": "get_weather", "arguments": {"city": "paris", "day": "monday"}}]',
-        '[{"type": "function", "name": "get_weather", "arguments": {"city": "paris", "day": "monday"}}]',
         '{"get_weather": {"city": "paris", "day": "monday"}}', '["get_weather", {"city": "paris", "day": "monday"}]',
         '[{"name": ["get_weather"], "arguments": {"city": "paris", "day": "monday"}}]',
         '[{"name": "get_weather", "arguments": {"city": "lima", "city": "paris", "day": "monday"}}]',
@@ -270,6 +300,67 @@ LABELLED = {
     ("none", True): ["[]", "```json\n[]\n```", "No tool fits: []"],
     ("none", False): ["", "no call", f"[{W}]", "{}", "[null]", "[] []", "[[]]", "[", '[""]'],
 }  # fmt: skip
+BODY = '{"city": "paris", "day": "monday"}'
+FORMS = {  # of one call to get_weather, as chat templates teach them
+    True: [
+        f'{{"name": "get_weather", "parameters": {BODY}}}',
+        f'{{"type": "function", "name": "get_weather", "parameters": {BODY}}}',
+        f'{{"name": "get_weather", "arguments": {json.dumps(BODY)}}}',
+        f'{{"id": "a7", "name": "get_weather", "arguments": {BODY}}}',
+        f'{{"function": {{"name": "get_weather", "arguments": {json.dumps(BODY)}}}, "id": 7, "type": "function"}}',
+        f'{{"function": {W}}}',
+    ],
+    False: [
+        f'{{"name": "get_weather", "parameters": {BODY}, "arguments": {BODY}}}',
+        f'{{"type": "result", "name": "get_weather", "arguments": {BODY}}}', f'{{"type": "result", "function": {W}}}',
+        f'{{"function": [{W}]}}', f'{{"function": {W}, "name": "get_weather"}}', f'{{"function": {W}, "note": "x"}}',
+        f'{{"name": "get_weather", "args": {BODY}}}', f'{{"name": "get_weather", "arguments": [{BODY}]}}',
+        f'{{"name": "get_weather", "arguments": {json.dumps(BODY[:-1])}}}',
+        f'{{"name": "get_weather", "arguments": {json.dumps(json.dumps(BODY))}}}',
+        f'{{"name": "get_weather", "arguments": {json.dumps(BODY[:-1] + ", " + BODY[1:])}}}',  # each key twice
+    ],
+}  # fmt: skip
+
+
+def fence(body: str, language: str = "json") -> str:
+    return f"```{language}\n{body}\n```"
+
+
+def tag(body: str) -> str:
+    return f"<tool_call>\n{body}\n</tool_call>"
+
+
+FW, FB = fence(f"[{W}]"), fence(f"[{B}]")
+TURNS_OF_CALLS = [  # (whole turn, the name in GOLD of what it calls; None: it is not plain)
+    # siblings are one list
+    (f"{FW}\n{FB}", "two"), (f"{FB}\n\n{FW}", "two"), (f"{fence(W)}\n{fence(B, '')}", "two"), (FW + FB, "two"),
+    (f"Both at once:\n{FW}\n{FB}\nThese are independent.", "two"), (f"{fence(B)}\n{FB}", "twice"),
+    (f"{tag(W)}\n{tag(B)}", "two"), (f"Right away. {tag(B)}{tag(W)}", "two"), (f"{tag(B)}\n{tag(f'[{B}]')}", "twice"),
+    (f"<tool_call>{W}</tool_call> <tool_call>{B}</tool_call>", "two"), (tag(W), "one"),
+    (f"{tag(W)}\n{tag('[]')}", "one"), (f"{tag(W)}\n<tool_call>\n{B}", "two"), (f"{FW}\n```json\n[{B}]", "two"),
+    (f"{FW}\nI call get_weather: {W}", "one"), (f"{fence(W, ' json')}\n{fence(B, 'JSON')}", "two"),
+    # something between them, or a word that makes one of them no answer
+    (f"{FW} or {FB}", None), (f"{FW}\nThen the tea:\n{FB}", None), (f"{FW}\nIn short:\n{FW}", None),
+    (f"A wrong answer:\n{FB}\n{FW}", None), (f"Do not say\n{FB}\n{FW}", None), (f"It isn't\n{FB}\n{FW}", None),
+    (f"{FB}\n{FW}\nOnly the last counts.", None), (f"Either of these:\n{tag(W)}\n{tag(B)}", None),
+    (f"{tag(W)} or else {tag(B)}", None), (f"{FB}\nwould be wrong if sold out, so\n{FW}", None),
+    (f"For example:\n{FB}\nMy answer is [{W}]", None), (f"I could call {B}, but here it is:\n{FW}", None),
+    (f"{FW}\n{tag(B)}", None), (f"{FB}\n{fence('print(1)', 'py')}\n{FW}", None),
+    # taken back
+    (f"{FB}\nOh, that was wrong:\n{FW}", "one"), (f"{FB} sorry, {FW}", "one"), (f"{FB} no {FB} no {FW}", None),
+    (f"{fence('[1, 2]')} sorry {FW}", "one"),
+    (f"{FB}\nNo doubt about it.\n{FW}", None), (f"{FB} or, if that is wrong, {FW}", None),
+    # broken ones
+    (f"{FW}\n{fence(f'[{B}')}", None), (f"{tag(W)}\n{tag(B[:-2])}", None), (f"{FW}\nand\n```json\n[{B[:9]}", None),
+    (fence(f"[{W}]\n[{B}]"), None), (f"{fence(f'[{W}] [{B}]')}\n{FB}", None),
+    (f"{FW}\n{fence('[1, 2]')}", "one"),
+    # thoughts
+    (f"<think>[{B}] or so</think>[{W}]", "one"), (f"perhaps {FB}</think>\n{FW}", "one"), (f"<think>[{W}]", None),
+    (f"[{W}]<think>[{B}]", "one"), ("<think>" + "so " * 5000 + f"</think>[{W}]", "one"),
+    # the end of a list
+    (f"[{W}]. There are no other calls: []", "one"), (f"{FW}\nNo more calls: []", "one"), (f"[{W}] or []", None),
+    (f"No other tool: [] or [{W}]", None), ("No other tool fits: []", "none"), (f"[{W}] [{B}], no more: []", None),
+]  # fmt: skip
 
 
 def problem(calls: list[dict]) -> Calling:
@@ -280,6 +371,22 @@ def test_function_calling_grader_on_labelled_outputs():
     rows = [(text, name, right) for (name, right), listed in LABELLED.items() for text in listed]
     assert len({(text, name) for text, name, _ in rows}) >= 150
     assert [(text, name, function_calling.grade(text, problem(GOLD[name]))) for text, name, _ in rows] == rows
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_forms_of_a_call(right):
+    for form in FORMS[right]:
+        for turn in (form, f"[{form}]", tag(form), fence(form)):
+            assert function_calling.grade(turn, problem([WEATHER])) == right, turn
+    assert function_calling.grade('{"name": "stop", "arguments": null}', problem([BARE]))
+
+
+def test_blocks_of_a_turn_are_joined_only_where_that_is_plain():
+    made = [
+        (turn, [name for name in GOLD if function_calling.grade(turn, problem(GOLD[name]))])
+        for turn, _ in TURNS_OF_CALLS
+    ]
+    assert made == [(turn, [] if name is None else [name]) for turn, name in TURNS_OF_CALLS]
 
 
 @pytest.mark.parametrize(
@@ -295,6 +402,13 @@ def test_function_calling_grader_on_labelled_outputs():
         "[]" * 5000,
         "{a}" * 3000,
         "[" * 10**6,
+        "```[" * 2400,
+        "```[]" * 1900,
+        "<tool_call>{" * 800,
+        "```json" + " " * 9900,
+        "no more [ " * 990,
+        "wait is that " * 700 + "```",
+        "<think>" * 10**5,
     ],
 )
 def test_function_calling_grader_is_bounded(hostile):
@@ -307,6 +421,13 @@ def test_equal_values_have_equal_texts_and_others_do_not():
     values = [1, "1", True, None, [1], {"a": 1}, 1.5, "", [], {}, "true", [True], {"a": "1"}, [[1]], -1]
     assert len({canonical(v) for v in values}) == len(values)
     assert canonical({"b": [1.0, {"y": 2, "x": 1}], "a": 0.0}) == canonical({"a": 0, "b": [1, {"x": 1.0, "y": 2}]})
+    # One letter or a letter and its accent: the same text, as a value and as a key that sorts elsewhere.
+    assert (
+        canonical({"e\u0301": "o\u0308", "f": 1})
+        == canonical({"f": 1, "\u00e9": "\u00f6"})
+        != canonical({"e": "o", "f": 1})
+    )
+    assert canonical("\ufb01") != canonical("fi")
 
 
 def test_function_calling_generator_and_published_files(tmp_path):

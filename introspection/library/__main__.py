@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from common import UserError
+from common import UserError, write
 from introspection.library import accuracies, best, gain, load_library, merge
 
 
@@ -24,7 +24,7 @@ def line_of(r: dict) -> str:
     if r["ci95"]:
         scores = f"{gain(r):+.2f} [{r['ci95'][0]:+.2f}, {r['ci95'][1]:+.2f}], n {accuracies(r)[2]}"
     flags = [flag for flag, raised in ((" LEAK", r["leak"]), (" META-GAMING", r["meta_gaming"])) if raised]
-    return f"  {scores:34s} x{r['count']:<3d} {r['source'] or '-':6s} {r['text']}{''.join(flags)}"
+    return f"  {scores:34s} x{r['count']:<3d} {r['source'] or '-':6s} {' '.join(r['text'].split())}{''.join(flags)}"
 
 
 def shown(records: list[dict], top: int) -> str:
@@ -42,6 +42,16 @@ def best_of_each_question(records: list[dict]) -> list[dict]:
     for r in (r for r in records if not r["leak"]):
         of_question.setdefault(r["question_id"], []).append(r)
     return [best(part) for part in of_question.values()]
+
+
+def write_library(path: Path, records: list[dict]) -> None:
+    """Whole or not at all. Raises UserError where there is no writing."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"--out {path}: not a file")
+    try:
+        write(path, "".join(json.dumps(r) + "\n" for r in records))
+    except OSError as error:
+        raise UserError(f"--out {path}: {error.strerror}") from error
 
 
 def main() -> None:
@@ -62,7 +72,7 @@ def main() -> None:
             raise UserError(f"{args.action} needs --out FILE")
         if args.action == "export":
             records = best_of_each_question(records)
-        args.out.write_text("".join(json.dumps(r) + "\n" for r in records))
+        write_library(args.out, records)
         print(f"{len(records)} points -> {args.out}")
     except UserError as error:
         print(f"library: {error}", file=sys.stderr)

@@ -15,7 +15,6 @@ from introspection.report.figures import (
     frame,
     legend,
     mean_of_measured,
-    movement,
     sample_size,
     series,
     start_and_end,
@@ -24,6 +23,7 @@ from introspection.report.figures import (
 )
 from introspection.tables.points import BLIND
 from introspection.tables.recall import needs
+from introspection.verdicts import Verdict, by_cluster, gap_words, judge, words_of
 
 
 # ---- dots and dumbbells --------------------------------------------------------------------------------------------
@@ -127,13 +127,36 @@ def measured_rows(table: list[dict]) -> list[tuple]:
     return rows
 
 
+def said_of_advantage(stages: list, tables: list[list[dict]]) -> str:
+    """The verdict on the change in the hardest test that was made of trained writers; empty without one."""
+    for split in ("test_clusters", "test"):
+        place = (split, "trained", "points", "start")
+        rows = [r for table in tables for r in table]
+        found = [r for r in rows if (r["split"], r["writer"], r["condition"], r["reader"]) == place]
+        changed = [r for r in found if "change" in r]
+        if changed:
+            return words_of(changed[-1]["change"]["low"], changed[-1]["change"]["high"], changed[-1]["questions"])
+        if found:
+            return ""
+    ends = [(s.records["eval"][0], s.records["eval"][-1]) for s in stages if len(s.records["eval"]) > 1]
+    changes = []
+    for first, last in ends:
+        gains = [{q: w - wo for q, (w, wo) in e["per_question"].items()} for e in (first, last)]
+        changes.append(by_cluster({q: gains[1][q] - gain for q, gain in gains[0].items()}, last.get("clusters", {})))
+    if not changes or any(changes[0].keys() != each.keys() for each in changes):
+        return ""
+    verdict = judge(changes, ends[0][1].get("rewarded", True))
+    return f"{verdict.words} {verdict.where}"
+
+
 def advantage(plt, name: str, stages: list, tables: list[list[dict]]):
     """Introspection advantage before and after: same, transfer, held out, memory, skill."""
     rows = trained_rows(stages) + [row for table in tables for row in measured_rows(table)]
     if not rows:
         return None
     where, _, shown = rows[-1]  # the hardest test that was made
-    title = f"Introspection advantage {movement(shown[0][0], shown[-1][0])} ({where})"
+    said = said_of_advantage(stages, tables)
+    title = f"Introspection advantage, {where}: {shown[0][0]:+.2f} to {shown[-1][0]:+.2f}" + (said and f" ({said})")
     note = (
         f"{sample_size(name, stages)}; bars: 95 % intervals over clusters "
         "(tests: seeds > clusters > questions; evaluations of the training: questions)"
@@ -234,6 +257,19 @@ def recall_calibration(plt, name: str, units: list[dict]):
     return figure
 
 
+def dream_verdict(ends: list[tuple[dict, dict]]) -> Verdict:
+    """Of the change on other questions of the dreamt clusters; ends: (first, last) evaluation of each seed."""
+    seeds = []
+    for first, last in ends:
+        changes = {q: last["each"]["target"][q] - before for q, before in first["each"]["target"].items()}
+        seeds.append(by_cluster(changes, first.get("clusters", {}).get("target", {})))
+    shared = set.intersection(*(set(seed) for seed in seeds))
+    alike = [{c: seed[c] for c in sorted(shared)} for seed in seeds]
+    if any(len(seed[c]) != len(alike[0][c]) for seed in alike for c in seed) or not shared:
+        alike = alike[:1]  # seeds that dreamt other questions cannot be averaged question by question
+    return judge(alike, rewarded=True)
+
+
 def dreams(plt, name: str, stages: list):
     """Each question that was not dreamt, before and after; the mark is the start model with the point in context."""
     ends = [(s.records["eval"][0], s.records["eval"][-1]) for s in stages]  # of each seed
@@ -254,9 +290,9 @@ def dreams(plt, name: str, stages: list):
         questions += [(q, before, after[q], aim[q]) for q, before in first["each"]["target"].items()]
     questions.sort(key=lambda row: row[1] - row[2])  # the largest rise comes first
     _, before, after, aim = rows[0]
-    title = f"After dreaming, accuracy without the point {movement(before, after)}"
-    if abs(aim - before) > 0.02:
-        title += f", {(after - before) / (aim - before):.0%} of the gap to the point in context"
+    verdict = dream_verdict(ends)
+    said = f"{before:.2f} to {after:.2f} ({verdict.words} {verdict.where})"
+    title = f"After dreaming, accuracy without the point: {said}, {gap_words(before, after, aim)}"
     kept = ", the 30 of the largest rise" if len(questions) > 30 else ""
     note = f"{sample_size(name, stages)}; {len(questions)} questions{kept}"
     rows += questions[:30]
@@ -271,7 +307,7 @@ def rivals(plt, groups: dict[str, list[tuple[dict, dict]]]):
 
     groups: by method and split, (before, after) of each seed by question.
     """
-    rows, best, most = [], "", -1.0
+    rows, best, most, said = [], "", -1.0, ""
     for name, seeds in groups.items():
         shared = sorted(set.intersection(*({*before} & {*after} for before, after in seeds)))
         changes = [mean_of_measured(after[q] - before[q] for before, after in seeds) for q in shared]
@@ -282,7 +318,7 @@ def rivals(plt, groups: dict[str, list[tuple[dict, dict]]]):
         detail = f" ({start:.2f} to {end:.2f}; {len(seeds)} x {len(shared)})"
         rows.append((name, detail, [(change, low, high, BLUE, None)]))
         if change > most:
-            best, most = name, change
-    title = f"Accuracy without a point changes most with {best}: {most:+.2f}"
+            best, most, said = name, change, words_of(low, high, len(shared))
+    title = f"Accuracy without a point, highest change: {best}, {most:+.2f} ({said})"
     note = "in brackets: accuracy before and after, seeds x questions; bars: 95 % intervals over questions"
     return dots(plt, title, note, "change of accuracy by training", rows, 0.9 + 0.36 * len(rows))

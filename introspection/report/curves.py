@@ -25,6 +25,7 @@ from introspection.report.figures import (
     unit_means,
     window,
 )
+from introspection.verdicts import words_of
 
 HEALTH = {
     "entropy": "entropy (nats)",
@@ -142,10 +143,13 @@ def winners_and_losers(plt, name: str, stages: list):
             side = winners if record["source"] == "winner" else losers
             side[record["cluster"]].append(own_gain(record))
     both = [c for c in losers if losers[c] and winners[c]]
+    asked = {r["question_id"] for r in records if r["cluster"] in both}
     mean, low, high = bar_of([mean_of_measured(losers[c]) - mean_of_measured(winners[c]) for c in both])
-    more = "Losers' points help more than winners'" if low > 0 else "Winners' points help more than losers'"
-    alike = "At the end winners' and losers' points help alike, as far as can be seen"
-    title = f"{more} at the end" if low > 0 or high < 0 else alike
+    title = {
+        "up": "Losers' points help more than winners' at the end",
+        "down": "Winners' points help more than losers' at the end",
+        "too few to tell": "Too few questions to tell whose points help more",
+    }.get(words_of(low, high, len(asked)), "At the end winners' and losers' points help alike, as far as can be seen")
     told = f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]".replace("+nan", "-")
     note = (
         f"{sample_size(name, stages)}; "

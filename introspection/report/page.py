@@ -75,9 +75,10 @@ def read_stages(paths: list[Path]) -> list[Stage]:
 def read_bank(stages: list[Stage]) -> dict[str, Question]:
     """The questions of the runs' banks by id; a bank that is gone only leaves its questions unshown."""
     questions = {}
-    for name in dict.fromkeys(s.config["questions"] for s in stages if s.records["rollouts"]):
+    banks = [(s.config["questions"], s.config.get("split_by", "hash")) for s in stages if s.records["rollouts"]]
+    for names, split_by in dict.fromkeys(banks):
         try:
-            questions |= {q.id: q for q in load_questions(common.ROOT / name)}
+            questions |= {q.id: q for q in load_questions(names, split_by=split_by)}
         except UserError as error:
             print(f"report: questions are left out: {error}", file=sys.stderr)
     return questions

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import torch
 
-from common import UserError, rng
+from common import ROOT, UserError, rng
 from introspection import library, models, prompts
 from introspection.logprobs import collate, token_logprobs
 from introspection.reader import Reader
@@ -28,6 +28,7 @@ def word_ratios(run: Path, config: dict, rollouts: list[dict], questions: dict[s
     """
     if not (run / "final").is_dir():
         raise UserError(f"--words: {run} has no final/ weights yet")
+    prompts.use(config.get("prompts", "organism"), ROOT)
     folder, cfg = str(run / "final"), SimpleNamespace(**config)
     chat = models.load_chat(folder, cfg.system)
     reader = Reader(models.load_policy(folder, cfg), chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 0))
