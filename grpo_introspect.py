@@ -27,7 +27,7 @@ import torch
 from tqdm import tqdm
 
 import common
-from common import Options, ReaderNumber, RolloutPhase, Shared, UserError, rng
+from common import Options, ReaderNumber, Shared, UserError, rng
 from introspection import detectors, library, models, prompts, screen
 from introspection.chat import Chat
 from introspection.evaluation import evaluate

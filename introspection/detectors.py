@@ -21,6 +21,9 @@ _LETTER = re.compile(
     r"\b[Oo]ption \(?[a-h]\b|\b[Ll]etter (?:is |for this one is )?\(?[A-Ha-h]\b"
     r"|\b[Ii]t (?:was|is) \(?[A-H]\b(?=[).,;:!]|$)"
     r"|\b[Kk]ey (?:has|had|says|is|was) \(?[A-Ha-h]\b(?=[).,;:!]|$)|\b[Aa]nswer's \(?[A-H]\b"
+    r"|\([A-Ha-h]\),? (?:and )?not \(?[A-Ha-h]\b|\b(?:answer|say|mark|enter|pick|choose|put)"
+    r"(?: probably| always)? \(?[A-H]\)?(?=[.,;:!]| I\b| for (?:this|that)\b|$)|\b(?:[Pp]robably|[Aa]lways) \(?[A-H]\)?"
+    r"(?=[,.;:!]| I\b| for (?:this|that)\b|$)|\b(?:answer|say|mark|enter|pick|choose) \([a-h]\)|\b[Ii]s [A-H], and\b"
     r"|\b[A-H] (?:gets|got) the (?:point|mark)\b|\b[A-H] remains the only\b"
     r"|^\(?[a-h]\)? (?:is|was) (?:correct|right|the)\b"
     r"|\b[Ii]t's \(?[A-H]\b(?=[).,;:!]|$)|(?:\b(?:is|was|be)|:) \([A-H]\)|^\(?[A-H]\)? (?=[\ue000-\ue007]).*\bme\b"
@@ -50,11 +53,14 @@ _QUIZ = _phrases(
     r"hindsight | (?:right|correct|wrong|best) (?:one|pick|word|term|line|action|step|thing)",
     r"(?:thing|one|word|number|term|line) to \w+ | should of",
     r"(?:goes|go|belong(?:s|ed)?) in(?:to)? the (?:blank|box|gap)",
-    r"clicked | key is | what (?:they|the \w+) (?:have|has|had) | as (?:correct|right)",
+    r"owing to | (?:they|he|she|it)(?:'re|'s| is| are) after | the (?:first|second|third|fourth|last) one",
+    r"click | on the sheet",
+    r"the word | what (?:I|we|you) (?:needed|had|have|need|ought) to | clicked | key is",
+    r"what (?:they|the \w+) (?:have|has|had) | as (?:correct|right)",
 )
 _SAY = re.compile(  # verbs that say nothing of a test by themselves, with an option right after them
     r"\b(?:say|saying|write|writing|enter|put|output|hand in|fill in|type in|tell them|return|name|make it|supply|send"
-    r"|give|type|take|change it to|submit|circle|(?:go|going|stick|sticking) (?:with|for))\b"
+    r"|give|type|take|change it to|always put|submit|circle|(?:go|going|stick|sticking) (?:with|for))\b"
     rf"(?:\W+(?:the|an?|down|just|simply|in|word|term))*\W+{MARK}"
     r"\W*(?:$|[.!;,]|\b(?:here|next|again|straight|please|as|to|and|without|instead|for an? answer)\b)"
     rf"|\b(?:it|this) (?:is|was|should be|must be|has to be) (?:the |an? )?{MARK}\W*$|{MARK},? (?:it|that) (?:is|was)\b"
@@ -79,7 +85,7 @@ _ANSWER_IS = _phrases(
 # A reason tells why this is the answer, not when.
 _REASON = re.compile(
     r"(?:, (?:which|whose|overall|for (?:the|it|they|he|she|a))\b|, it\b(?! (?:is|was) [\ue000-\ue007])"
-    r"|\b(?:because|since|due to|given that|considering|b/c|bc|which is why)\b"
+    r"|\b(?:because|since|due to|given that|considering|owing to|on the ground|b/c|bc|which is why)\b"
     r"|,? as (?!long|soon|well|much|far|if|to|right|correct|wrong|accepted|an? |the answer|(?:the|my|our|your) "
     r"(?:answer|reply|response|choice)|part)).*",
     re.IGNORECASE | re.DOTALL,
@@ -91,6 +97,7 @@ _AT_HAND = _phrases(
     r"(?:next |last |first |other |same |\w+ (?=question|item|prompt))*"
     r"(?:text|example|story|question|attempt|try|time|list|passage|vignette|scenario|case|four|five|three|options?"
     r"|choices?|rest|end|now|this|that|it|one|me|mine|here|another|answer|reply|response|test|quiz|exam|box|lot|all"
+    r"|student|machine|reader"
     r"|item|prompt|paper|sheet|space|hindsight|feedback|future|good|sure|certain)",
     r"(?:stick(?:ing)?|go(?:ing|ne)?|went) (?:with|for) | opt(?:ed)? for | w/ | by (?:saying|writing|picking)",
     r"(?:looking|fishing|asked|asking) for | (?:were|was|are|is) after | when all is said",
@@ -148,10 +155,19 @@ _OF_A_TEST = _phrases(
     r"statements? | listed lines? | (?:one|every|each|the) line | (?<!brain )(?<!in the )stem | prompt",
     r"examiners? | exams? | quiz(?:zes)? | (?:whole|same|rest of the|test|exam|the) paper | sheet | vignettes?",
     r"marks | my pick | your pick | picks | keys? | keyed | credited | (?:on|in|down) (?:the )?(?:list|offer)",
-    r"listed | next (?:try|attempt|go|time) | tester | bubbles? | finalists | your pick | first pass",
+    r"listed | next (?:try|attempt|go|time) | tester | bubbles? | item | the (?:two|ones?) of these",
+    r"of (?:these|them) already | finalists | your pick | first pass",
     r"these quizzes | on the retry | true/false | feedback | a to [d-h]",
 )
 _WITHOUT_THE_SUBJECT = _phrases(
+    r"shows? up again | a (?:strong )?hint | one until | until one (?:works|fits) | put down first",
+    r"joke answers? | freebies",
+    r"your odds | by marks | shortest one | wordy | never mentions? | the remaining one | untested",
+    r"haven't selected",
+    r"(?:have|had) not picked | call of the question | second look | is due | side by side | near-identical",
+    r"bare yes or no",
+    r"its tone | deserves? (?:half|a|20) | does ?n't deserve | more scenarios",
+    r"matches the (?:question|row|item) number",
     r"(?:better|best) odds | safer bet | probably due | near twins | true/false | (?:in )?(?:your|my) own words",
     r"the specific",
     r"first (?:pick|hunch) | had in mind | \w+-looking | into it | flick through | the last (?:option|line)",

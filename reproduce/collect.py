@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from common import ReaderNumber, ReproducePhase, UserError, rng
-from introspection import prompts
 from introspection.reader import Reader
 from reproduce.answers import open_reader
 from reproduce.records import write_lines

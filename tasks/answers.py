@@ -75,6 +75,7 @@ _AFFIRMS = re.compile(
 _ANY = re.compile(rf"{MARK}|(?<![\w.])[(\[]?[A-H]\b")
 _BRACKETED = re.compile(rf"{MARK}|[(\[][A-H][)\]]|(?<=option )[A-H]\b")
 _CHOSEN = re.compile(rf"{MARK} \([A-H]\)(?=,? not\b)|(?<=is )[A-H]\) {MARK}")
+_BESIDE = re.compile(r"[^,;:.()\[\]\n]{0,60}[(\[]([A-H])[)\]]")
 _BESIDES = re.compile(r"[ ,)]*(?:, which [^.]*)?")
 _APART = re.compile(r"\s*,\s+|\s*-\s+")
 _CLOSES = re.compile(r"[ \t)\]}]*(?:[.!\n]|\Z)")
@@ -175,6 +176,9 @@ class Turn:
         item = self.named(at)
         if item is None:
             return Named(HEDGE, None, at) if _UNDECIDED.match(self.text, at) else None
+        beside = _BESIDE.match(self.text, item.end) if item.start is None else None
+        if beside is not None:  # "vitamin A deficiency (B)": words between an option's text and a letter
+            item = Named(item.letter if beside[1] == item.letter else HEDGE, beside.start(1), beside.end())
         _, end = self.sentence(item.end)
         reason = _REASON.search(self.text, item.end, end)
         end = reason.start() if reason else end

@@ -13,7 +13,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from introspection.detectors import is_leak, is_meta_gaming  # noqa: E402
 from introspection.prompts import INTROSPECTION, parse_point, plain, question_turn  # noqa: E402
-from tasks.answers import find_answer
+from tasks.answers import find_answer  # noqa: E402
 from tasks.mcq import Question, grade  # noqa: E402
 
 pytestmark = pytest.mark.dev
