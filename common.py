@@ -43,6 +43,11 @@ class Shared:
     seed: int = 0  # keys all sampling noise and all choices of questions
     dtype: Literal["float32", "bfloat16"] = "float32"  # weights of the policy; bfloat16 gets fp32 masters (update.py)
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
+    # sampled: as the model writes them; scored: the options' likelihood decides, for base models and small ones that
+    # follow no format (docs/reference.md, 'Your own model')
+    answers: Literal["sampled", "scored"] = "sampled"
+    # scored: whether a rationale is sampled before an answer; without one nothing is decoded (stage 1, tables)
+    rationale: bool = True
     # wording of all turns: organism (the bundled model knows no other), plain (for models that others made), or a YAML
     # file of templates (docs/reference.md, 'Prompts')
     prompts: str = "organism"
@@ -179,6 +184,7 @@ class Options:
     run_dir: Path
     resume: bool = False
     dry_run: bool = False
+    preflight: bool = False
 
 
 def launch(main, config_class, stage: str) -> None:
@@ -197,12 +203,14 @@ def launch(main, config_class, stage: str) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--run-dir", type=Path, help="default: runs/<config name>")
     parser.add_argument("--dry-run", action="store_true", help="check config and data, print the plan, load no weights")
+    if stage == "grpo_introspect":
+        parser.add_argument("--preflight", action="store_true", help="ask a few questions, say what cannot work, stop")
     args = parser.parse_args()
     join_ranks()
     try:
         cfg = load_config(config_class, stage, args.config, args.set)
         run_dir = (args.run_dir or ROOT / "runs" / args.config.stem) / stage
-        main(cfg, Options(run_dir, args.resume, args.dry_run))
+        main(cfg, Options(run_dir, args.resume, args.dry_run, vars(args).get("preflight", False)))
     except UserError as error:
         print(f"{stage}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -242,6 +250,7 @@ class ReaderNumber:
     DREAM, DREAM_LABELS, DREAM_EVALUATION, DREAM_WITH_POINT = 1, 2, 3, 4  # dream_tta
     RIVAL, RIVAL_EVALUATION, RIVAL_TRIES, RIVAL_COLLECT, RIVAL_ATTEMPTS = 5, 6, 7, 8, 9  # baselines
     ANSWERS, COLLECT = 7, 8  # reproduce
+    PREFLIGHT, CANARY = 10, 11  # grpo_introspect, before its first step
 
 
 class RolloutPhase:

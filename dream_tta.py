@@ -26,8 +26,9 @@ from tqdm import tqdm
 import common
 from common import DreamPhase, Options, ReaderNumber, Shared, UserError, rng
 from introspection import library, models, prompts
+from introspection.evaluation import canary_of
 from introspection.losses import centred_advantages, policy_gradient
-from introspection.reader import Reader
+from introspection.reader import Reader, make_reader
 from introspection.rollouts import answer_logprobs
 from introspection.rundir import Run
 from introspection.sampling import Completion, Trajectory
@@ -36,6 +37,8 @@ from introspection.training import open_training
 from introspection.verdicts import GAP, Verdict, by_cluster, gap_words, judge
 from tasks.bank import load_questions
 from tasks.mcq import Question, grade, letter_in, same_views
+
+MAY_BE_CANARY = 96  # questions that are asked where a bank names no canary
 
 
 @dataclass
@@ -109,7 +112,7 @@ def vary(cfg: Config, reader: Reader, questions: list[Question]) -> list[list[Qu
 
 def votes(reader: Reader, views: list[Question], points: list[str | None], phase: int, n: int) -> list[Counter]:
     """How often each letter was answered to each view, with its point."""
-    completions = reader.sample([reader.prompt(v, p) for v, p in zip(views, points, strict=True)], phase, n)
+    completions = reader.answer([reader.prompt(v, p) for v, p in zip(views, points, strict=True)], views, phase, n)
     counts = [Counter() for _ in views]
     for k, completion in enumerate(completions):
         letter = letter_in(reader.chat.text(completion.ids), views[k // n].options)
@@ -154,8 +157,9 @@ def answer_variants(cfg: Config, reader: Reader, targets: list[dict]) -> tuple[l
     """G answers to each of some variants, without the point in context (or with it: consumption training)."""
     points = [t["point"] if cfg.context == "with" else None for t in targets]
     prompt_ids = prompts_of(reader, targets, points)
-    completions = reader.sample(prompt_ids, DreamPhase.DREAM, cfg.group_size)
-    trajectories = [Trajectory(prompt_ids[k // cfg.group_size], [(c.ids, True)]) for k, c in enumerate(completions)]
+    views = [Question("", t["question"], tuple(t["options"]), 0, "", "") for t in targets]
+    completions = reader.answer(prompt_ids, views, DreamPhase.DREAM, cfg.group_size)
+    trajectories = [Trajectory(prompt_ids[k // cfg.group_size], c.segments) for k, c in enumerate(completions)]
     return trajectories, completions
 
 
@@ -187,7 +191,8 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], lab
     reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.DREAM_EVALUATION))
     each = {}
     for k, (name, questions) in enumerate(groups.items()):
-        completions = reader.sample([reader.prompt(q) for q in questions], DreamPhase.EVALUATE + k, cfg.n_eval)
+        asked = [reader.prompt(q) for q in questions], questions
+        completions = reader.answer(*asked, DreamPhase.EVALUATE + k, cfg.n_eval)
         texts = [reader.chat.text(c.ids) for c in completions]
         parts = [(q, texts[i * cfg.n_eval : (i + 1) * cfg.n_eval]) for i, q in enumerate(questions)]
         each[name] = {q.id: sum(grade(t, q) for t in said) / cfg.n_eval for q, said in parts}
@@ -225,7 +230,12 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Qu
         "neighbour": [q for q in questions if q.cluster not in dreamt_of and q.split == beside],
     }
     canary = [q for q in questions if q.split == "canary"]
-    groups |= {"canary_stop": canary[::2], "canary": canary[1::2]}
+    # A bank that names no canary lends questions that the start model is asked first (introspection/evaluation.py).
+    spare = [q for q in questions if q.split in ("val", "test") and q.cluster not in dreamt_of]
+    lent = common.draw_some(spare, MAY_BE_CANARY, rng(cfg.seed, 2)) if not canary else []
+    taken = {q.id for q in lent}
+    groups["neighbour"] = [q for q in groups["neighbour"] if q.id not in taken]
+    groups |= {"canary_stop": canary[::2], "canary": canary[1::2], "lent": lent}
     if not groups["target"]:
         raise UserError(
             f"dream_tta.dream_questions: {cfg.questions} has no other {new} question "
@@ -261,7 +271,12 @@ def main(cfg: Config, options: Options) -> None:
     counted = ("generated_tokens", "trained_tokens", "skipped_steps")
     generated, trained, skipped = (before[-1][name] if before else 0 for name in counted)
     key = (cfg.seed, 0, ReaderNumber.DREAM)
-    reader = Reader(training.policy, chat, cfg.temperature, cfg.max_new_tokens, key, generated)
+    # Appended answers are never trained, so what is dreamt is a rationale.
+    reader = make_reader(cfg, training.policy, chat, key, generated=generated, rationale=True)
+
+    if "lent" in groups:
+        known = canary_of(run, reader, groups.pop("lent"))
+        groups |= {name: part for name, part in (("canary_stop", known[::2]), ("canary", known[1::2])) if part}
 
     # Variants, their labels, and what the start model says with and without the point: measured once, before the first
     # step.

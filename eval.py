@@ -31,7 +31,7 @@ from tqdm import tqdm
 import common
 from common import Options, ReaderNumber, Shared, UserError, rng
 from introspection import library, models, prompts, screen
-from introspection.reader import Reader
+from introspection.reader import Reader, make_reader
 from introspection.report import page
 from introspection.rundir import Run
 from introspection.stats import cluster_means, estimate, holm, mean
@@ -87,6 +87,8 @@ class Config(Shared):
                 "eval.group_size: table invariance compares two exchanges on a question; "
                 f"expected at least 2, got {self.group_size}"
             )
+        if self.answers == "scored" and self.table == "invariance":
+            raise UserError("shared.answers: table invariance compares turns that were sampled; expected sampled")
         if self.table == "invariance" and self.temperature == 0:
             raise UserError("eval.temperature: table invariance compares distributions; expected a number above 0")
         if self.foreign and self.table != "points":
@@ -241,7 +243,8 @@ def writers_of(cfg: Config, run: Run) -> list[str]:
 def load_reader(cfg: Config, name: str) -> Reader:
     """A model as reader and writer; answers without a point are kept, because many conditions ask for the same ones."""
     policy, chat = models.load_policy(name, cfg), models.load_chat(name, cfg.system)
-    return Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, ReaderNumber.EVALUATION), kept={})
+    rationale = cfg.rationale or cfg.table == "recall"  # a turn that recalls is sampled
+    return make_reader(cfg, policy, chat, (cfg.seed, 0, ReaderNumber.EVALUATION), kept={}, rationale=rationale)
 
 
 def main(cfg: Config, options: Options) -> None:

@@ -30,9 +30,11 @@ import common
 from common import Options, ReaderNumber, Shared, UserError, rng
 from introspection import detectors, library, models, prompts, screen
 from introspection.chat import Chat
-from introspection.evaluation import evaluate
+from introspection.evaluation import canary_of, evaluate
 from introspection.losses import ROUNDING, centred_advantages, policy_gradient, standard_errors
-from introspection.reader import Reader
+from introspection.metrics import step_metrics
+from introspection.preflight import check_bank, preflight
+from introspection.reader import Reader, make_reader
 from introspection.rollouts import Group, Point, rollout_1, rollout_2, rollout_3
 from introspection.rundir import Run
 from introspection.sampling import Trajectory
@@ -40,6 +42,8 @@ from introspection.stats import mean
 from introspection.training import open_training
 from tasks.bank import draw_in_company, in_company, load_exchanges, load_questions
 from tasks.mcq import Question
+
+MAY_BE_CANARY = 48  # questions that are asked where a bank names no canary
 
 
 @dataclass
@@ -86,6 +90,8 @@ class Config(Shared):
     eval_every: int = 20  # steps between evaluations on eval_split, 0: only before and after
     eval_split: Literal["val", "test"] = "val"  # questions of the evaluations before and after
     eval_questions: int = 48  # questions of an evaluation, at most
+    preflight: bool = True  # whether a few questions are asked before the first step, and what cannot work ends the run
+    log_verifications: bool = False  # whether rollouts.jsonl keeps the answers of rollout 3
     show_every: int = 5  # steps between three sample points on the screen, 0: never
     expect: str = ""  # one sentence for the closing summary: the outcome to expect of this config
 
@@ -104,6 +110,8 @@ class Config(Shared):
                 "grpo_introspect.reward: invariance compares points with each other; "
                 "expected baseline: group_mean, introspect: prompted"
             )
+        if self.reward == "invariance" and self.answers == "scored":
+            raise UserError("grpo_introspect.reward: invariance compares sampled answers; expected answers: sampled")
         if self.reward in ("log_ratio", "invariance") and self.clip == "lcb":
             known = "lcb knows the noise of scores between 0 and 1"
             raise UserError(f"grpo_introspect.clip: {known}, not of reward: {self.reward}")
@@ -187,47 +195,15 @@ def verification_batch(cfg: Config, group: Group) -> tuple[list[Trajectory], lis
     valid = torch.tensor([point.valid for point in group.points], dtype=torch.bool)
     trajectories, advantages = [], []
     for i, point in enumerate(group.points):
-        for v, answer in point.verifications:
+        for answer in point.verifications:
+            v = answer.view
             advantage = (rewards[i, v] - rewards[valid, v].mean()).item() if point.valid else 0.0
-            trajectories.append(answer)
+            trajectories.append(answer.trajectory)
             advantages.append(advantage if cfg.clip == "none" else max(advantage, 0.0))
     return trajectories, advantages
 
 
 # ---- what is written down ------------------------------------------------------------------------------------------
-def step_metrics(groups: list[Group], scores_QG: list[torch.Tensor]) -> dict:
-    """The metrics of the three rollouts (docs/reference.md, 'Metrics').
-
-    Advantages here are never centred and never clipped.
-    """
-    pairs = [(group, point) for group in groups for point in group.points]
-    counted = [(group, point) for group, point in pairs if point.valid]
-    valid_scores = [scores[~scores.isnan()] for scores in scores_QG]
-    turns = [a.completion for g in groups for a in g.attempts_G] + [p.completion for _, p in pairs]
-    gains = {kind: [(g.gain(p, kind), p.won) for g, p in counted] for kind in ("same", "transfer")}
-    all_gains = [(gain, won) for kind in gains for gain, won in gains[kind]]
-    return {
-        "reward": mean(s for scores in valid_scores for s in scores.tolist()),
-        "reward_std": mean(scores.std().item() for scores in valid_scores if len(scores) > 1),
-        "frac_reward_zero_std": mean(
-            float(len(scores) < 2 or scores.max().item() == scores.min().item()) for scores in valid_scores
-        ),
-        "accuracy/attempt": mean(float(a.won) for g in groups for a in g.attempts_G),
-        "accuracy/verify": mean(p.accuracies_V[~g.on("twin")].mean().item() for g, p in counted),
-        "accuracy/fresh": mean(g.fresh_accuracies_V[~g.on("twin")].mean().item() for g, _ in counted),
-        "introspection_advantage/same": mean(gain for gain, _ in gains["same"]),
-        "introspection_advantage/transfer": mean(gain for gain, _ in gains["transfer"]),
-        "introspection_advantage/winners": mean(gain for gain, won in all_gains if won),
-        "introspection_advantage/losers": mean(gain for gain, won in all_gains if not won),
-        "leak_rate": mean(float(p.leak) for _, p in pairs if p.text is not None),
-        "meta_gaming_rate": mean(float(detectors.is_meta_gaming(p.text)) for _, p in pairs if p.text is not None),
-        "parse_rate": mean(float(p.text is not None) for _, p in pairs),
-        "entropy": mean(-logprob for turn in turns for logprob in turn.logprobs),
-        "completions/mean_length": mean(float(len(turn.ids)) for turn in turns),
-        "completions/clipped_ratio": mean(float(not turn.finished) for turn in turns),
-    }
-
-
 def point_record(cfg: Config, step: int, group: Group, point: Point, number: int) -> dict:
     """A library record (docs/reference.md, 'Records'); rollouts.jsonl adds the conversation and the training weight."""
     on: dict[str, list[tuple[float, float]]] = {}
@@ -267,6 +243,11 @@ def log_points(cfg: Config, run: Run, chat: Chat, step: int, groups: list[Group]
         for point in group.points:
             record = point_record(cfg, step, group, point, len(records))
             said = {"completion": chat.text(point.completion.ids), "attempt": chat.text(point.attempt.completion.ids)}
+            if cfg.log_verifications:
+                said["verifications"] = [
+                    {"options": list(group.views_V[a.view].options), "said": chat.text(a.completion.ids)}
+                    for a in point.verifications
+                ]
             records.append(record | {"advantage": point.advantage, "gain_twin": group.gain(point, "twin")} | said)
             run.log("rollouts.jsonl", records[-1])
             if point.text and point.valid and point.advantage > 0 and library.gain(record) > 0:
@@ -279,6 +260,7 @@ def evaluate_now(cfg: Config, reader: Reader, data: tuple, step: int) -> dict:
     train, held_out, canary = data
     reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.EVALUATION))
     asked = {"reveal": cfg.reveal, "introspect": cfg.introspect, "max_point_tokens": cfg.max_point_tokens}
+    asked["verify_on"] = cfg.verify_on
     return evaluate(reader, held_out, canary, {q.cluster for q in train}, step=step, **asked)
 
 
@@ -302,12 +284,19 @@ def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Questio
     if len(train) < cfg.questions_per_step:
         known = f"{cfg.questions} has {len(train)} train questions"
         raise UserError(f"grpo_introspect.questions_per_step: {cfg.questions_per_step} asked for, but {known}")
-    held_out = in_company([q for q in questions if q.split == cfg.eval_split])
-    chosen = draw_in_company(held_out, cfg.eval_questions, rng(cfg.seed))
+    held_out = [q for q in questions if q.split == cfg.eval_split]
+    if cfg.verify_on == "same":
+        chosen = common.draw_some(held_out, cfg.eval_questions, rng(cfg.seed))
+    else:
+        chosen = draw_in_company(in_company(held_out), cfg.eval_questions, rng(cfg.seed))
     if not chosen:
-        nowhere = f"no two {cfg.eval_split} questions of one cluster in {cfg.questions}"
+        wanted = "" if cfg.verify_on == "same" else "two of one cluster among the "
+        nowhere = f"there are not {wanted}{cfg.eval_split} questions of {cfg.questions}"
         raise UserError(f"grpo_introspect.eval_questions: {nowhere}")
-    return train, chosen, [q for q in questions if q.split == "canary"]
+    # A bank that names no canary lends questions that the start model is asked first (introspection/evaluation.py).
+    asked, drawn = {q.id for q in chosen}, [q for q in questions if q.split == "canary"]
+    spare = [q for q in questions if q.split in ("val", "test") and q.id not in asked]
+    return train, chosen, drawn or common.draw_some(spare, MAY_BE_CANARY, rng(cfg.seed, 1))
 
 
 @contextmanager
@@ -326,6 +315,7 @@ def main(cfg: Config, options: Options) -> None:
     train, held_out, _ = data
     exchanges = load_exchanges(common.ROOT / cfg.exchanges, train) if cfg.exchanges else []
     chat = models.load_chat(cfg.model, cfg.system)
+    check_bank(cfg, chat, train)
     if options.dry_run:
         print(screen.plan(cfg, chat, train, held_out))
         return
@@ -343,8 +333,13 @@ def main(cfg: Config, options: Options) -> None:
     updater, done = training.updater, training.done
     before = run.read("metrics.jsonl")
     skipped = before[-1]["skipped_steps"] if before else 0
-    reader = Reader(training.policy, chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, done, ReaderNumber.STEP))
+    reader = make_reader(cfg, training.policy, chat, (cfg.seed, done, ReaderNumber.STEP))
     print(f"{cfg.model}: {len(train)} train questions, {len(held_out)} {cfg.eval_split} questions, run in {run.path}")
+    if done == 0 and (cfg.preflight or options.preflight):
+        preflight(cfg, reader, train)
+        if options.preflight:
+            return
+    data = (train, held_out, canary_of(run, reader, data[2]))
     if done == 0:
         run.log("eval.jsonl", evaluate_now(cfg, reader, data, 0))
     hidden = None if common.is_first_rank() else True  # None: tqdm decides, no bar in a log file
@@ -413,7 +408,7 @@ def main(cfg: Config, options: Options) -> None:
         groups, scores_QG = common.gather_ranks(groups), common.gather_ranks(scores_QG)
         clock["time/step"] = time.perf_counter() - started
         skipped += update.pop("skipped_steps")
-        metrics = {"step": step} | step_metrics(groups, scores_QG) | update | {"skipped_steps": skipped}
+        metrics = {"step": step} | step_metrics(chat, groups, scores_QG) | update | {"skipped_steps": skipped}
         evaluation = None
         if step == cfg.steps or (cfg.eval_every and step % cfg.eval_every == 0):
             evaluation = evaluate_now(cfg, reader, data, step)

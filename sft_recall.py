@@ -26,7 +26,7 @@ from tqdm import tqdm
 import common
 from common import Options, ReaderNumber, RecallPhase, Shared, UserError, rng
 from introspection import library, models, prompts
-from introspection.reader import Reader
+from introspection.reader import Reader, make_reader
 from introspection.rundir import Run
 from introspection.sampling import Trajectory
 from introspection.teacher import Teacher, divergence, likeliest, logprobs_at, with_tail
@@ -116,7 +116,7 @@ def measure(reader: Reader, asked: list[tuple[Question, str | None]], phase: int
     """n answers to each (question, point). Every answer sees another order of the options."""
     views = [view for i, (q, _) in enumerate(asked) for view in same_views(q, n, rng(*reader.key, phase, i))]
     points = [point for _, point in asked for _ in range(n)]
-    completions = reader.sample([reader.prompt(v, p) for v, p in zip(views, points, strict=True)], phase)
+    completions = reader.answer([reader.prompt(v, p) for v, p in zip(views, points, strict=True)], views, phase)
     texts = [reader.chat.text(c.ids) for c in completions]
     right = [grade(text, view) for text, view in zip(texts, views, strict=True)]
     results = []
@@ -258,7 +258,7 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epo
     reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.RECALL_EVALUATION))
     record = {"epoch": epoch}
     for k, (name, questions) in enumerate(groups.items()):
-        completions = reader.sample([reader.prompt(q) for q in questions], RecallPhase.EVALUATE + k)
+        completions = reader.answer([reader.prompt(q) for q in questions], questions, RecallPhase.EVALUATE + k)
         texts = [reader.chat.text(c.ids) for c in completions]
         fired = [prompts.parse_recall(text) is not None for text in texts]
         right = [grade(text, q) for text, q in zip(texts, questions, strict=True)]
@@ -343,7 +343,7 @@ def main(cfg: Config, options: Options) -> None:
     before = run.read("metrics.jsonl")
     generated = before[-1]["generated_tokens"] if before else 0
     key = (cfg.seed, 0, ReaderNumber.RECALL_MEASURE)
-    reader = Reader(policy, chat, cfg.temperature, cfg.max_new_tokens, key, generated)
+    reader = make_reader(cfg, policy, chat, key, generated=generated, rationale=True)  # a turn that recalls is sampled
 
     # Which questions need a point, and which one: measured once, with the start model.
     if training.done == 0:

@@ -29,11 +29,12 @@ from tqdm import tqdm
 import common
 from common import Options, ReaderNumber, RivalPhase, Shared, UserError, rng
 from introspection import models, prompts
-from introspection.reader import Reader
+from introspection.reader import make_reader
 from introspection.rundir import Run
 from introspection.sampling import Trajectory
 from introspection.training import open_training
 from tasks import bank, countdown, finer, function_calling, manufactoria
+from tasks.mcq import Question
 from tasks.problem import SPLITS, Problem
 
 LOADERS = {
@@ -121,6 +122,8 @@ class Arena:
         # Everything that can be wrong with the input is looked at before any weight is loaded.
         prompts.use(cfg.prompts, common.ROOT)
         problems = load_problems(cfg)
+        if cfg.answers == "scored" and not all(isinstance(p, Question) for p in problems):
+            raise UserError("shared.answers: only the options of multiple-choice questions can be scored")
         self.train = [p for p in problems if p.split == "train"]
         known = f"{cfg.questions} has {len(self.train)} train problems"
         if len(self.train) < cfg.problems_per_step:
@@ -172,7 +175,7 @@ class Arena:
             last["skipped_steps"],
         )
         key = (cfg.seed, 0, ReaderNumber.RIVAL)
-        self.reader = Reader(self.policy, self.chat, cfg.temperature, cfg.max_new_tokens, key)
+        self.reader = make_reader(cfg, self.policy, self.chat, key)
         self.ready = True
         print(f"{cfg.model}: {len(self.train)} train problems, run in {run.path}")
         if self.done == 0:
@@ -260,7 +263,7 @@ class Arena:
         each, accuracy = {}, {}
         for k, (split, problems) in enumerate(self.groups.items()):
             prompt_ids, numbers = [self.chat.first(p.turn) for p in problems], [(k, i) for i in range(len(problems))]
-            said = reader.sample(prompt_ids, RivalPhase.EVALUATE, n, numbers=numbers)
+            said = reader.answer(prompt_ids, problems, RivalPhase.EVALUATE, n, numbers=numbers)
             right = [problems[i // n].grade(self.chat.text(c.ids)) for i, c in enumerate(said)]
             each[split] = {p.id: sum(right[i * n : (i + 1) * n]) / n for i, p in enumerate(problems)}
             accuracy[split] = sum(each[split].values()) / len(each[split])

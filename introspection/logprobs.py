@@ -132,15 +132,14 @@ def hidden_chunks(model, batch: Batch) -> tuple[list[torch.Tensor], tuple]:
     hidden = model.get_decoder()(
         input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False
     ).last_hidden_state
-    head, softcap = (
-        model.get_output_embeddings(),
-        getattr(model.config.get_text_config(), "final_logit_softcapping", None),
-    )
-    return hidden[batch.rows, batch.sources].split(max(1, CHUNK_ELEMENTS // head.weight.shape[0])), (
-        head.weight,
-        head.bias,
-        softcap,
-    )
+    head = head_of(model)
+    return hidden[batch.rows, batch.sources].split(max(1, CHUNK_ELEMENTS // head[0].shape[0])), head
+
+
+def head_of(model) -> tuple:
+    """(weight (V, H), bias (V,) or None, soft-cap or None) of a model's head."""
+    head = model.get_output_embeddings()
+    return head.weight, head.bias, getattr(model.config.get_text_config(), "final_logit_softcapping", None)
 
 
 def token_logprobs(model, batch: Batch, temperature: float, ids: torch.Tensor | None = None) -> torch.Tensor:

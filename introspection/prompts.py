@@ -27,6 +27,8 @@ LETTERS = "ABCDEFGH"
 OPTION = "{text} ({letter})"
 BETWEEN_OPTIONS = ", "
 QUESTION = "{question}\nOptions: {options}\nThink briefly, then write Answer: text (letter).{point}"
+ANSWER = "Answer: {text} ({letter})"  # appended where options are scored,
+BEFORE_ANSWER = " "  # after a rationale and this
 POINT = "\nLearning point: {point}"
 ASK = "Write one learning point for similar questions inside <introspection></introspection>."
 ASK_OPTIONAL = (
@@ -58,6 +60,7 @@ PLAYBOOK = (
 CURATE = "Playbook:\n{entries}\nWhat does it lack? Begin a new entry with its section ({sections}) and a colon. {ask}"
 ATTEMPT = " You wrote: {attempt}."  # the student's own wrong answer, shown to its teacher
 INTROSPECTION = "<introspection>{point}</introspection>"
+OPENING = INTROSPECTION.partition("{point}")[0]
 RECALL = "<recall>{point}</recall>"  # what stage 2 teaches the model to write before its answer, where it helps
 
 # For models that follow instructions: options one a line, the point apart and before the instruction, a writer who is
@@ -68,6 +71,8 @@ PLAIN = {
     "QUESTION": "{question}\n\n{options}\n{point}\n"
     "Think it through in a few sentences. Then give your answer on a last line of its own: the word Answer, a colon "
     "and the letter of one option.",
+    "ANSWER": "Answer: {letter}) {text}",
+    "BEFORE_ANSWER": "\n\n",
     "POINT": "\nA lesson from earlier questions, for use where it applies:\n{point}\n",
     "ASK": "Now write down one lesson that will help with other questions of this kind: a general rule, with the "
     "condition under which it holds. Do not mention this question, its options or its letters. Write it in one or two "
@@ -89,6 +94,7 @@ PLAIN = {
 
 _OWN_TAG = re.compile(r"<(?=\s*/?\s*(?:introspection|recall)\b)", re.IGNORECASE)
 _BLOCK = re.compile(r"<introspection>(.*?)</introspection>", re.DOTALL | re.IGNORECASE)
+_ANY_TAG = re.compile(r"</?introspection>", re.IGNORECASE)
 _FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
 _TAG = re.compile(r"\W*([a-z]{3}-\d{5})\W+(helpful|harmful|neutral)\W*")
 _RECALL = re.compile(r"\s*<recall>(.*?)</recall>", re.DOTALL)
@@ -155,6 +161,12 @@ def parse_point(text: str, optional: bool = False) -> str | None:
     return "" if optional else None
 
 
+def parse_opened(text: str, optional: bool = False) -> str | None:
+    """The learning point in a turn whose block was opened for the writer: all up to the next tag or the turn's end."""
+    point = " ".join(_FENCE.sub("", _ANY_TAG.split(text)[0]).split())
+    return point or ("" if optional else None)
+
+
 def parse_entries(text: str) -> list[str] | None:
     """What a curator adds, one text a block and on one line.
 
@@ -190,8 +202,8 @@ def without_recall(text: str) -> str:
 # ---- sets of templates ---------------------------------------------------------------------------------------------
 # All that a set may word; tags are no part of it, so that parsers need not know which set is in use.
 TEMPLATES = (
-    "OPTION BETWEEN_OPTIONS QUESTION POINT ASK ASK_OPTIONAL WINNER LOSER TRY_AGAIN EXPLANATION PEER FEEDBACK "
-    "FEEDBACK_ELSE GOLD SIMILAR SUMMARISE SUMMARY REFLECT RETRY DIAGNOSE CONFIRM PLAYBOOK CURATE ATTEMPT"
+    "OPTION BETWEEN_OPTIONS QUESTION ANSWER BEFORE_ANSWER POINT ASK ASK_OPTIONAL WINNER LOSER TRY_AGAIN EXPLANATION "
+    "PEER FEEDBACK FEEDBACK_ELSE GOLD SIMILAR SUMMARISE SUMMARY REFLECT RETRY DIAGNOSE CONFIRM PLAYBOOK CURATE ATTEMPT"
 ).split()
 ORGANISM = {name: globals()[name] for name in TEMPLATES}
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from common import share_of_rank, sum_over_ranks
-from introspection import prompts
+from common import Shared, share_of_rank, sum_over_ranks
+from introspection import prompts, scored
 from introspection.chat import Chat
 from introspection.sampling import Completion, next_logprobs, sample
 from tasks.answers import find_answer
@@ -29,9 +29,10 @@ class Reader:
     max_new_tokens: int
     key: tuple[int, ...]
     generated: int = 0  # tokens sampled so far
-    kept: dict | None = (
-        None  # completions without a point, where the weights stay as they are (eval.py asks for the same ones often)
-    )
+    # Completions without a point, where the weights stay as they are (eval.py asks for the same ones often).
+    kept: dict | None = None
+    answers: str = "sampled"  # or scored
+    rationale: bool = True  # whether a scored answer has one
 
     def sample(
         self,
@@ -52,16 +53,39 @@ class Reader:
         self.generated += sum(len(completion.ids) for completion in completions)
         return completions
 
-    def sample_kept(self, prompt_ids: list[list[int]], phase: int, numbers: list[tuple[int, ...]]) -> list[Completion]:
-        """One completion of each prompt.
+    def answer(
+        self,
+        prompt_ids: list[list[int]],
+        views: list[Question],
+        phase: int,
+        n: int = 1,
+        max_new_tokens: int | None = None,
+        numbers: list[tuple[int, ...]] | None = None,
+    ) -> list[Completion]:
+        """n answers to each prompt, which asks a view of a question: sampled as above, or scored (scored.py)."""
+        if self.answers == "sampled":
+            return self.sample(prompt_ids, phase, n, max_new_tokens, numbers)
+        asked = [(ids, view) for ids, view in zip(prompt_ids, views, strict=True) for _ in range(n)]
+        said = [Completion([], [], True) for _ in asked]
+        if self.rationale:
+            said = self.sample(prompt_ids, phase, n, max_new_tokens, numbers)
+        numbers = numbers or [(i,) for i in range(len(prompt_ids))]
+        keys = [(*self.key, phase, *number, i, 1) for number in numbers for i in range(n)]
+        return scored.append_answers(self.model, self.chat, self.temperature, asked, said, keys, self.rationale)
 
-        With `kept`, what was sampled under the same noise key before is not sampled again.
+    def answer_kept(
+        self, prompt_ids: list[list[int]], views: list[Question], phase: int, numbers: list[tuple[int, ...]]
+    ) -> list[Completion]:
+        """One answer to each prompt.
+
+        With `kept`, what was answered under the same noise key before is not asked again.
         """
         if self.kept is None:
-            return self.sample(prompt_ids, phase, numbers=numbers)
+            return self.answer(prompt_ids, views, phase, numbers=numbers)
         names = [(*self.key, phase, *number, *ids) for number, ids in zip(numbers, prompt_ids, strict=True)]
         new = [i for i, name in enumerate(names) if name not in self.kept]
-        sampled = self.sample([prompt_ids[i] for i in new], phase, numbers=[numbers[i] for i in new])
+        asked = [prompt_ids[i] for i in new], [views[i] for i in new]
+        sampled = self.answer(*asked, phase, numbers=[numbers[i] for i in new])
         self.kept |= {names[i]: completion for i, completion in zip(new, sampled, strict=True)}
         known = set(range(len(names))) - set(new)
         self.generated += sum(len(self.kept[names[i]].ids) for i in known)  # what sampling them again would have cost
@@ -69,6 +93,12 @@ class Reader:
 
     def prompt(self, question: Question, point: str | None = None) -> list[int]:
         return self.chat.first(question.turn_with(point))
+
+
+def make_reader(cfg: Shared, model, chat: Chat, key: tuple[int, ...], **more) -> Reader:
+    """A reader with a script's settings; more: fields that differ from them."""
+    fields = {"answers": cfg.answers, "rationale": cfg.rationale} | more
+    return Reader(model, chat, cfg.temperature, cfg.max_new_tokens, key, **fields)
 
 
 # ---- scores --------------------------------------------------------------------------------------------------------
@@ -97,6 +127,9 @@ def option_probabilities(
     """
     scores, asked = [0.0] * len(views), []
     for i, (prompt, completion, view) in enumerate(zip(prompt_ids, completions, views, strict=True)):
+        if completion.chances is not None:
+            scores[i] = completion.chances[view.answer]
+            continue
         # Without a letter, or with an odd token around it: what was sampled.
         scores[i] = float(grade(reader.chat.text(completion.ids), view))
         cut = cut_before_letter(reader.chat, completion.ids, view)
@@ -133,6 +166,7 @@ def score(
 def accuracy(reader: Reader, questions: list[Question], phase: int, n: int) -> float:
     """Sampled accuracy without a point, n answers a question; the questions are shared among the ranks."""
     questions, numbers = share_of_rank(questions)
-    completions = reader.sample([reader.prompt(q) for q in questions], phase, n, numbers=[(i,) for i in numbers])
+    asked = [reader.prompt(q) for q in questions], questions
+    completions = reader.answer(*asked, phase, n, numbers=[(i,) for i in numbers])
     right = sum(grade(reader.chat.text(c.ids), questions[i // n]) for i, c in enumerate(completions))
     return sum_over_ranks(right) / sum_over_ranks(len(completions))

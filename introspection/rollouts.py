@@ -29,7 +29,20 @@ class Attempt:
 
     @property
     def segments(self) -> list[tuple[list[int], bool]]:
-        return [*self.before, (self.completion.ids, True)]
+        return [*self.before, *self.completion.segments]
+
+
+@dataclass
+class Verification:
+    """An answer of rollout 3: the view that was asked (its place in the group), the prompt, the turn."""
+
+    view: int
+    prompt_ids: list[int]
+    completion: Completion
+
+    @property
+    def trajectory(self) -> Trajectory:
+        return Trajectory(self.prompt_ids, self.completion.segments)
 
 
 @dataclass
@@ -43,7 +56,7 @@ class Point:
     rewards_V: torch.Tensor
     completion: Completion | None = None  # the model turn of rollout 2
     text: str | None = None  # its learning point; None: did not parse; "": the policy chose not to write one
-    verifications: list[tuple[int, Trajectory]] = field(default_factory=list)  # (view, answer) of rollout 3
+    verifications: list[Verification] = field(default_factory=list)
     leak: bool = False
     advantage: float = 0.0  # the training weight
 
@@ -67,8 +80,8 @@ class Point:
         train_errors: whether attempts before the last one, all of them wrong, are trained.
         """
         before = [(ids, sampled and train_errors) for ids, sampled in self.attempt.before]
-        attempt, turn, point = self.attempt.completion.ids, self.turn_ids, self.completion.ids
-        return Trajectory(self.prompt_ids, [*before, (attempt, train_attempt), (turn, False), (point, True)])
+        attempt = [(ids, sampled and train_attempt) for ids, sampled in self.attempt.completion.segments]
+        return Trajectory(self.prompt_ids, [*before, *attempt, (self.turn_ids, False), (self.completion.ids, True)])
 
 
 @dataclass
@@ -143,7 +156,8 @@ def rollout_1(
         groups.append(Group(number, question, writer.prompt(question), [], views, kinds))
     to_sample = [g for g, q in zip(groups, questions, strict=True) if isinstance(q, Question)]
     keys = [(g.number,) for g in to_sample]
-    sampled = iter(writer.sample([g.prompt_ids for g in to_sample], RolloutPhase.ATTEMPTS, group_size, numbers=keys))
+    asked = [g.prompt_ids for g in to_sample], [g.question for g in to_sample]
+    sampled = iter(writer.answer(*asked, RolloutPhase.ATTEMPTS, group_size, numbers=keys))
     for group, asked in zip(groups, questions, strict=True):
         if isinstance(asked, Exchange):
             take_exchange(writer, group, asked, group_size)
@@ -179,7 +193,8 @@ def try_again(writer: Reader, lost: list[tuple[Group, int]], phase: int) -> None
     histories = []
     for (group, _), attempt, turn in zip(lost, attempts, turns, strict=True):
         histories.append(group.prompt_ids + [token for ids, _ in attempt.segments for token in ids] + turn)
-    completions = writer.sample(histories, phase, numbers=[(g.number, i) for g, i in lost])
+    views = [g.question for g, _ in lost]
+    completions = writer.answer(histories, views, phase, numbers=[(g.number, i) for g, i in lost])
     for (group, _), attempt, turn, completion in zip(lost, attempts, turns, completions, strict=True):
         attempt.before = [*attempt.segments, (turn, False)]
         attempt.completion, attempt.won = completion, grade(writer.chat.text(completion.ids), group.question)
@@ -221,23 +236,26 @@ def rollout_2(
     """Each attempt's conversation goes on, by token ids, to one learning point; fills `group.points`.
 
     reveal: what losers see beside the verdict: answer | explanation | peer, or nothing | swapped (blind writers).
-    introspect: 'optional' asks for a point only if it helps; an empty block is then legal and means none.
+    introspect: 'optional' asks for a point only if it helps; an empty block is then legal and means none. Where answers
+    are scored, the block is opened for the writer, and ends where its turn does: it need not follow that format either.
     """
     optional = introspect == "optional"
+    opening = writer.chat.content_ids(prompts.OPENING) if writer.answers == "scored" else []
     for group in groups:
         draw = rng(*writer.key, RolloutPhase.POINTS, group.number)
         for attempt in group.attempts_G:
             if contributors != "both" and attempt.won != (contributors == "winners"):
                 continue
             told = feedback(writer, group, attempt, reveal, optional, draw)
-            turn_ids = writer.chat.next(attempt.completion.ids, told)
+            turn_ids = writer.chat.next(attempt.completion.ids, told) + opening
             group.points.append(Point(group.prompt_ids, attempt, turn_ids, *unmeasured(len(group.views_V))))
     points = [point for group in groups for point in group.points]
     numbers = [(group.number, i) for group in groups for i in range(len(group.points))]
     completions = writer.sample([p.exchange_ids for p in points], RolloutPhase.POINTS, 1, max_point_tokens, numbers)
     for point, completion in zip(points, completions, strict=True):
         point.completion = completion
-        point.text = prompts.parse_point(writer.chat.text(completion.ids), optional)
+        said = writer.chat.text(completion.ids)
+        point.text = prompts.parse_opened(said, optional) if opening else prompts.parse_point(said, optional)
 
 
 def unmeasured(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -262,14 +280,14 @@ def rollout_3(reader: Reader, groups: list[Group], *, n_fresh: int, reward: str)
             numbers += [(group.number, i, v) for v in views]
     views = [group.views_V[v] for group, _, v in tries]
     prompts_ids = [reader.prompt(view, point.text) for view, (_, point, _) in zip(views, tries, strict=True)]
-    completions = reader.sample(prompts_ids, RolloutPhase.VERIFY, numbers=numbers)
+    completions = reader.answer(prompts_ids, views, RolloutPhase.VERIFY, numbers=numbers)
     accuracies, rewards = score(reader, prompts_ids, completions, views, reward)
     if reward == "invariance":
         rewards = invariance_rewards(reader, tries, completions)
     for i, (group, point, v) in enumerate(tries):
         point.accuracies_V[v], point.rewards_V[v] = accuracies[i], rewards[i]
         if group.kinds_V[v] != "twin":
-            point.verifications.append((v, Trajectory(prompts_ids[i], [(completions[i].ids, True)])))
+            point.verifications.append(Verification(v, prompts_ids[i], completions[i]))
     measure_fresh(reader, groups, n_fresh, reward)
     for group in groups:
         if reward == "log_ratio":  # log p(right | question, point) - log p(right | question), SDPO's Eq. 1
@@ -290,7 +308,7 @@ def measure_fresh(reader: Reader, groups: list[Group], n_fresh: int, reward: str
     views = [view for group in groups for view in group.views_V for _ in range(n_fresh)]
     numbers = [(group.number, v, k) for group in groups for v in range(len(group.views_V)) for k in range(n_fresh)]
     prompts_ids = [reader.prompt(view) for view in views]
-    completions = reader.sample_kept(prompts_ids, RolloutPhase.FRESH, numbers)
+    completions = reader.answer_kept(prompts_ids, views, RolloutPhase.FRESH, numbers)
     accuracies, rewards = score(reader, prompts_ids, completions, views, reward)
     sizes = [len(g.views_V) for g in groups]
     means = [torch.tensor(values).reshape(-1, n_fresh).mean(1).split(sizes) for values in (accuracies, rewards)]

@@ -24,14 +24,24 @@ COMPACT_AT = 7 / 8  # finished rows are dropped when an eighth has finished; mor
 
 @dataclass
 class Completion:
-    """One sampled model turn.
+    """One model turn.
 
-    `ids` with its terminator, `logprobs` (T,) at the sampling temperature, `finished` if it ended.
+    `ids` with its terminator, `logprobs` (T,) of those that were sampled at the sampling temperature, `finished` if it
+    ended. The last `appended` ids were not sampled (scored.py); `chances`: of the options, where they were scored.
     """
 
     ids: list[int]
     logprobs: list[float]
     finished: bool
+    appended: int = 0
+    chances: list[float] | None = None
+
+    @property
+    def segments(self) -> list[tuple[list[int], bool]]:
+        """Its ids as segments of a trajectory: what was appended is never trained."""
+        sampled = len(self.ids) - self.appended
+        parts = [(self.ids[:sampled], True), (self.ids[sampled:], False)]
+        return [(ids, trained) for ids, trained in parts if ids]
 
 
 @dataclass

@@ -11,6 +11,8 @@ from introspection import library, models
 from introspection.rundir import Run
 from introspection.verdicts import by_cluster, fell_without, judge, spoilt_by
 
+PARSED, CLIPPED = 0.8, 0.3  # shares below and above which a step warns
+
 
 def plan(cfg: Shared, chat, train: list, held_out: list) -> str:
     """What a run would do: data, rollouts and tokens a step, trainable parameters, expected peak memory.
@@ -67,12 +69,25 @@ def step_line(metrics: dict, evaluation: dict | None) -> str:
         f"with a point {number(metrics['accuracy/verify'])}",
         f"without {number(metrics['accuracy/fresh'])}",
         f"advantage same {number(same, '+.2f')} transfer {number(transfer, '+.2f')}",
-        f"parsed {number(metrics['parse_rate'])}",
+        f"parsed answers {number(metrics['parse_rate/answer'])} points {number(metrics['parse_rate'])}",
         f"leaks {number(metrics['leak_rate'])}",
         f"entropy {number(metrics['entropy'])}",
     ]
-    line = "  ".join(parts)
-    return line if evaluation is None else f"{line}\n{evaluation_line(evaluation)}"
+    lines = ["  ".join(parts), *warnings(metrics)]
+    return "\n".join(lines if evaluation is None else [*lines, evaluation_line(evaluation)])
+
+
+def warnings(metrics: dict) -> list[str]:
+    """What a step's numbers cannot be read past: turns that do not parse, turns that were cut off."""
+    found = []
+    for what, key in (("answers", "parse_rate/answer"), ("points", "parse_rate")):
+        if metrics[key] is not None and metrics[key] < PARSED:
+            found.append(f"only {metrics[key]:.0%} of the {what} parse (shared.prompts: plain, shared.answers: scored)")
+    for k, limit in ((1, "max_new_tokens"), (2, "max_point_tokens"), (3, "max_new_tokens")):
+        share = metrics[f"clipped/rollout{k}"]
+        if share is not None and share > CLIPPED:
+            found.append(f"{share:.0%} of the turns of rollout {k} were cut off (grpo_introspect.{limit})")
+    return [f"   look at this: {line}" for line in found]
 
 
 def evaluation_line(e: dict) -> str:

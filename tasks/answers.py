@@ -270,6 +270,16 @@ class Turn:
         return items[0][1]
 
 
+def stated_from(text: str, options: tuple[str, ...] | list[str]) -> int | None:
+    """Where a turn begins to announce its last answer: at "Answer", else at the sentence; None without one."""
+    turn = Turn(text, tuple(options))
+    for noun in reversed(list(_ANNOUNCES.finditer(turn.text))):
+        if turn.read_before(noun) or turn.read_after(noun):
+            capital = noun["noun"] and noun["noun"][0].isupper()
+            return noun.start("noun") if capital else turn.sentence(noun.start())[0]
+    return None
+
+
 def find_answer(text: str, options: tuple[str, ...] | list[str]) -> tuple[int | None, str] | None:
     """(place of the letter, letter) of the answer that a turn states last; the place is None where an option is named
     by its text alone.

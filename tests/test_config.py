@@ -99,11 +99,15 @@ def test_every_setting_is_read_documented_and_unique():
     """No dead knobs: each field appears as an attribute somewhere outside its definition, and carries a comment."""
     below = [*(ROOT / "introspection").rglob("*.py"), *ROOT.glob("*.py")]
     code = "\n".join(p.read_text() for p in below)
-    taking_cfg = [ROOT / "introspection/screen.py", *(ROOT / "introspection/tables").glob("*.py")]
+    taking_cfg = [
+        ROOT / "introspection/screen.py",
+        ROOT / "introspection/reader.py",
+        *(ROOT / "introspection/tables").glob("*.py"),
+    ]
     helpers = "\n".join(p.read_text() for p in taking_cfg)
     shared = {f.name for f in dataclasses.fields(Shared)}
     rivals = {f.name for f in dataclasses.fields(arena.Rival)}
-    read_arena = (ROOT / "baselines/arena.py").read_text()
+    read_arena = (ROOT / "baselines/arena.py").read_text() + (ROOT / "introspection/reader.py").read_text()
     files = [(Shared, "common.py", set(), code), (arena.Rival, "baselines/arena.py", shared, read_arena)]
     files += [
         (module.Config, f"{module.__name__}.py", shared, helpers)

@@ -23,10 +23,13 @@ INSIDE = [
     "cache chat detectors library losses rundir stats",
     "models replay verdicts",
     "sampling",
-    "logprobs reader",
+    "logprobs",
+    "scored",
+    "reader",
     "teacher update",
     "rollouts training",
-    "screen evaluation tables.units library.__main__",
+    "metrics screen tables.units library.__main__",
+    "evaluation preflight",
     "tables.points tables.recall tables.invariance",
     "tables.transfer report.figures",
     "report.curves report.comparisons report.words",
@@ -226,9 +229,11 @@ def test_the_reference_maps_every_file_and_the_method_lists_every_departure():
 
 def test_the_reference_documents_every_metric():
     reference = (ROOT / "docs/reference.md").read_text()
-    source = (ROOT / "grpo_introspect.py").read_text() + (ROOT / "introspection/update.py").read_text()
+    files = ("grpo_introspect.py", "introspection/update.py", "introspection/metrics.py")
+    source = "".join((ROOT / name).read_text() for name in files)
     family = (
-        r"(?:accuracy|introspection_advantage|completions)/[a-z_]+|[a-z_]+_rate|reward(?:_std)?|frac_reward_zero_std"
+        r"(?:accuracy|introspection_advantage|completions|clipped|parse_rate)/[a-z_0-9]+"
+        r"|[a-z_]+_rate|reward(?:_std)?|frac_reward_zero_std"
     )
     single = "entropy|kl|grad_norm|update_ratio|tokens_per_second|peak_memory_gib|skipped_steps"
     names = set(re.findall(rf'"({family}|{single})"', source))

@@ -51,7 +51,7 @@ def test_the_integers_are_those_of_every_published_number():
         74,
     ]
     assert list(numbers(ReproducePhase).values()) == [90, 91, 92, 93]
-    assert list(numbers(ReaderNumber).values()) == [0, 1, 1, 2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 7, 8]
+    assert list(numbers(ReaderNumber).values()) == [0, 1, 1, 2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 7, 8, 10, 11]
 
 
 def test_short_keys_are_padded_and_long_ones_are_not():

@@ -55,7 +55,7 @@ def test_a_set_of_ones_own_stands_on_plain(tmp_path):
 
 BROKEN = {
     "no such file": (None, "no file"),
-    "unknown": ("optoin: a", "'optoin': expected the text of one of ask, "),
+    "unknown": ("optoin: a", "'optoin': expected the text of one of answer, ask, "),
     "no text": ("option: 3", "'option'"),
     "a list": ("- a", "expected templates by name"),
     "a field is missing": ('option: "{letter}"', r"'option': expected a text with {letter}, {text}, got \['letter'\]"),

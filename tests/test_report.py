@@ -63,6 +63,8 @@ def training(folder, steps: int = 10, points: int = 8, seed: int = 0, text: str 
             "accuracy/fresh": 0.3,
             "update_ratio": 1.0,
             "entropy": 1.0,
+            "parse_rate": 1.0,
+            "parse_rate/answer": 1.0,
             "introspection_advantage/losers": done / 2,
         }
         for k in range(points):

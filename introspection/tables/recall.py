@@ -62,24 +62,24 @@ def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
         views += same_views(cast.questions[i], n, rng(*start.key, RolloutPhase.VIEWS, i))
     numbers = [(i, v) for i in places for v in range(n)]
     # The start model without a point: what every condition is compared with.
-    unaided = start.sample_kept([start.prompt(v) for v in views], TablePhase.UNAIDED, numbers)
+    unaided = start.answer_kept([start.prompt(v) for v in views], views, TablePhase.UNAIDED, numbers)
     points = [texts[i] for i in places for _ in range(n)] if texts else []
     # What the recaller writes of its own accord, and the point that it recalls in it.
     asked, turns, said = [], [], []
     if condition.kind != "given":
         asked = [recaller.prompt(v) for v in views]
         longest = cfg.max_new_tokens + cfg.max_point_tokens
-        turns = recaller.sample(asked, TablePhase.RECALLING, max_new_tokens=longest, numbers=numbers)
+        turns = recaller.answer(asked, views, TablePhase.RECALLING, max_new_tokens=longest, numbers=numbers)
         said = [prompts.parse_recall(recaller.chat.text(c.ids)) for c in turns]
     # Who answers: the recaller, with its own point or with another in its place; or the start model, given one.
     if condition.reader == "own":
         answering, answers = recaller, turns
         if condition.kind == "replaced":
-            answers = replace_recalled(recaller, asked, turns, said, points, numbers)
+            answers = replace_recalled(recaller, asked, views, turns, said, points, numbers)
     else:
         answering, read = start, said if condition.kind == "recalled" else points
         told = [start.prompt(view, point) for view, point in zip(views, read, strict=True)]
-        answers = start.sample(told, TablePhase.ANSWERING, numbers=numbers)
+        answers = start.answer(told, views, TablePhase.ANSWERING, numbers=numbers)
     # One record a question, over its orders.
     right = [grade(answering.chat.text(c.ids), v) for c, v in zip(answers, views, strict=True)]
     alone = [grade(start.chat.text(c.ids), v) for c, v in zip(unaided, views, strict=True)]
@@ -101,6 +101,7 @@ def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
 def replace_recalled(
     recaller: Reader,
     asked: list[list[int]],
+    views: list[Question],
     turns: list,
     said: list[str | None],
     points: list[str],
@@ -113,7 +114,8 @@ def replace_recalled(
         block = prompts.RECALL.format(point=prompts.plain(points[k]))
         forced.append(asked[k] + recaller.chat.content_ids(block))
     answers = list(turns)
-    sampled = recaller.sample(forced, TablePhase.ANSWERING, numbers=[numbers[k] for k in swapped])
+    shown = [views[k] for k in swapped]
+    sampled = recaller.answer(forced, shown, TablePhase.ANSWERING, numbers=[numbers[k] for k in swapped])
     for k, completion in zip(swapped, sampled, strict=True):
         answers[k] = completion
     return answers
