@@ -54,6 +54,9 @@ class Shared:
     system: str = ""  # system prompt; goes in front of the first user turn where the chat template has no such role
     # leaves embeddings (and the tied head) as they are: 2.8 of Gemma 4 E2B's 4.6 B parameters
     freeze_embeddings: bool = False
+    # keys and values of a rollout, GiB at most: its rows are split, with the same result. 0: a third of the free memory
+    # on a CPU, where nothing can be caught; no bound on a GPU, where rows are halved when memory runs out
+    kv_gib: float = 0.0
     lora_rank: int = 0  # trains fp32 LoRA adapters of this rank instead of the weights (needs peft), 0: all weights
     gradient_checkpointing: bool = False  # recomputes activations in the backward pass: less memory, a third slower
 

@@ -6,6 +6,7 @@ as they are.
 """
 
 import copy
+from pathlib import Path
 
 import torch
 from transformers import Cache, DynamicCache
@@ -61,6 +62,26 @@ class GrowingLayer(DynamicLayer):
         grown = storage.new_empty(*storage.shape[:2], capacity, storage.shape[3])
         grown[:, :, :used] = storage[:, :, :used]
         return grown
+
+
+def bytes_per_token(config) -> int:
+    """Keys and values of one token of one row, at most: every layer in fp32 (a sliding window takes less)."""
+    known = config.to_dict()  # of layers that differ (Gemma 4) the larger ones
+    heads = known.get("num_key_value_heads") or known["num_attention_heads"]
+    size = max(known.get(name) or 0 for name in ("head_dim", "global_head_dim"))
+    size = size or known["hidden_size"] // known["num_attention_heads"]
+    return 2 * known["num_hidden_layers"] * heads * size * 4
+
+
+def rows_within(config, gib: float, tokens: int) -> int:
+    """Rows of so many tokens whose keys and values fit, one at least.
+
+    gib 0: on a machine that tells, a third of the memory that is free; without a bound where it does not.
+    """
+    free = Path("/proc/meminfo")
+    if not gib and free.exists():
+        gib = next(int(line.split()[1]) for line in free.read_text().splitlines() if "MemAvailable" in line) / 2**20 / 3
+    return max(1, int(gib * 2**30 / (bytes_per_token(config) * tokens))) if gib else 2**31
 
 
 def growing_cache(config) -> DynamicCache:

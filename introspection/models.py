@@ -1,15 +1,21 @@
 """Policies and tokenizers: loading them, and the checkpoints of their weights."""
 
 import copy
+import functools
+import json
+import os
+import socket
 from pathlib import Path
+from urllib.parse import urlparse
 
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
-from common import ROOT, Shared, UserError
+from common import ROOT, Shared, UserError, write
 from introspection.chat import Chat
 
 logging.disable_progress_bar()  # of loading and saving: the stage has its own bar
@@ -24,7 +30,19 @@ def locate(name: str) -> str:
         return str(folder)
     if name.count("/") != 1 or name.startswith((".", "/")) or (ROOT / name.split("/")[0]).exists():
         raise UserError(f"shared.model: no such folder '{name}'")
+    check_network()
     return name
+
+
+@functools.cache
+def check_network() -> None:
+    """Looks at the cache alone where the hub's name is not known: its client would try again for a minute."""
+    if any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ):
+        return
+    try:
+        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
 
 
 def make_trainable(policy, cfg: Shared):
@@ -58,11 +76,30 @@ def make_trainable(policy, cfg: Shared):
 
 
 def save(policy, tokenizer, folder: Path) -> None:
-    """A plain Hugging Face folder; adapters are merged into the weights."""
+    """A plain Hugging Face folder; adapters are merged into the weights, and kept beside them.
+
+    adapters/merged.json says what share of them merging lost: in bf16 an adapter is often smaller than a rounding.
+    """
     if hasattr(policy, "merge_and_unload"):
-        policy = copy.deepcopy(policy).merge_and_unload()
+        merged = copy.deepcopy(policy).merge_and_unload()
+        policy.save_pretrained(folder / "adapters")
+        write(folder / "adapters/merged.json", json.dumps({"lost": lost_in_merging(policy, merged)}))
+        policy = merged
     for saved in (policy, tokenizer):
         saved.save_pretrained(folder)
+
+
+@torch.no_grad()
+def lost_in_merging(policy, merged) -> float:
+    """Norm of what adapters should have added to the weights and merging did not, over the norm of what they should."""
+    lost = intended = 0.0
+    for name, module in policy.base_model.model.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            delta = module.get_delta_weight("default").float()
+            added = merged.get_submodule(name).weight.float() - module.base_layer.weight.float()
+            lost += (added - delta).square().sum().item()
+            intended += delta.square().sum().item()
+    return (lost / intended) ** 0.5 if intended else 0.0
 
 
 def load_tokenizer(name: str):
@@ -150,6 +187,14 @@ def restore(policy, updater, folder: Path) -> None:
 def peak_memory_gib() -> float | None:
     """Peak of allocated GPU memory; None on the CPU, where the summary shows the process's peak."""
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
+
+
+def text_config(cfg: Shared):
+    """The config of a model's text part. Raises UserError where it cannot be read."""
+    try:
+        return AutoConfig.from_pretrained(locate(cfg.model)).get_text_config()
+    except (OSError, ValueError) as error:
+        raise UserError(f"shared.model: cannot read the config of '{cfg.model}': {error}") from error
 
 
 def size(cfg: Shared) -> tuple[int, int, int, int]:

@@ -33,6 +33,7 @@ class Reader:
     kept: dict | None = None
     answers: str = "sampled"  # or scored
     rationale: bool = True  # whether a scored answer has one
+    kv_gib: float = 0.0  # bound of a rollout's keys and values, 0: free memory's on a CPU, none elsewhere
 
     def sample(
         self,
@@ -49,7 +50,8 @@ class Reader:
         numbers = numbers or [(i,) for i in range(len(prompt_ids))]
         keys = [(*self.key, phase, *number, i) for number in numbers for i in range(n)]
         length = max_new_tokens or self.max_new_tokens
-        completions = sample(self.model, prompt_ids, n, length, self.temperature, sorted(self.chat.eos_ids), keys)
+        ends = sorted(self.chat.eos_ids)
+        completions = sample(self.model, prompt_ids, n, length, self.temperature, ends, keys, kv_gib=self.kv_gib)
         self.generated += sum(len(completion.ids) for completion in completions)
         return completions
 
@@ -97,7 +99,7 @@ class Reader:
 
 def make_reader(cfg: Shared, model, chat: Chat, key: tuple[int, ...], **more) -> Reader:
     """A reader with a script's settings; more: fields that differ from them."""
-    fields = {"answers": cfg.answers, "rationale": cfg.rationale} | more
+    fields = {"answers": cfg.answers, "rationale": cfg.rationale, "kv_gib": cfg.kv_gib} | more
     return Reader(model, chat, cfg.temperature, cfg.max_new_tokens, key, **fields)
 
 

@@ -13,7 +13,7 @@ import torch
 from transformers import Cache
 
 from common import rng
-from introspection.cache import growing_cache, hole_filling, rows_of
+from introspection.cache import growing_cache, hole_filling, rows_of, rows_within
 from introspection.replay import Replay, replayable
 
 MIN_PART = 128  # rows that are sampled together are at least so many,
@@ -232,20 +232,24 @@ def next_logprobs(model, prompts: list[list[int]], max_rows: int = 256) -> torch
 @torch.no_grad()  # the paper lost 30 GB to rollouts that kept their graph (collapse cause 5)
 def sample(
     model, prompts: list[list[int]], n: int, max_new_tokens: int, temperature: float, eos_ids: list[int],
-    noise_keys: list[tuple[int, ...]], max_rows: int = 1024, warp: Callable | None = None,
+    noise_keys: list[tuple[int, ...]], max_rows: int = 1024, warp: Callable | None = None, kv_gib: float = 0.0,
 ) -> list[Completion]:  # fmt: skip
     """n completions of each prompt, prompt by prompt.
 
     noise_keys: one key of integers per completion. Temperature 0 is greedy; `warp` is `inverse_cdf`'s. The model is
     put in eval mode for the duration: in train mode with gradient checkpointing the cache is silently dropped and the
-    text is garbage. At most `max_rows` rows run at a time; when memory runs out the rows are halved, with the same
-    result.
+    text is garbage. At most `max_rows` rows run at a time, and on a CPU or with kv_gib no more than whose keys and
+    values fit (cache.py), because nothing can be caught there; when memory runs out elsewhere the rows are halved. The
+    result is the same.
     """
     rows = [prompt for prompt in prompts for _ in range(n)]
     if len(rows) != len(noise_keys):
         raise ValueError(f"{len(rows)} rows need as many noise keys, got {len(noise_keys)}")
     was_training = model.training
     model.eval()
+    if rows and (kv_gib or model.device.type == "cpu"):
+        longest = max(map(len, rows)) + max_new_tokens
+        max_rows = min(max_rows, rows_within(model.config.get_text_config(), kv_gib, longest))
     try:
         completions = [None] * len(rows)
         shared = run_shared_prefixes(model, distinct(rows)[0], max_new_tokens)

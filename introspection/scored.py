@@ -21,7 +21,7 @@ from introspection.sampling import Completion, distinct, in_parts, prefill, run_
 from tasks.answers import stated_from
 from tasks.mcq import Question
 
-ROWS = 32  # prompts whose options are scored at a time
+ROWS = 256  # prompts whose options are scored at a time
 
 
 @torch.no_grad()

@@ -3,11 +3,13 @@
 The summary reads the files of a run directory only, so it can be printed again at any time.
 """
 
+import json
 import sys
 import textwrap
 
 from common import Shared
 from introspection import library, models
+from introspection.cache import bytes_per_token, rows_within
 from introspection.rundir import Run
 from introspection.verdicts import by_cluster, fell_without, judge, spoilt_by
 
@@ -28,13 +30,7 @@ def plan(cfg: Shared, chat, train: list, held_out: list) -> str:
     counted = "each" if len(sample) == len(train) else f"each, mean of {len(sample)}"
     fixed = sum(not q.movable for q in train)
     generated = points * (cfg.max_new_tokens + cfg.max_point_tokens) + (verifications + fresh) * cfg.max_new_tokens
-    count, trained, width, layers = models.size(cfg)
-    weight = 4 if cfg.dtype == "float32" else 2  # bytes
-    masters = 0 if weight == 4 or cfg.lora_rank else 4  # adapters are fp32 themselves
-    copies = 3 if cfg.optimizer == "adamw" else 1  # gradient, and for AdamW two moments
-    state = count * weight * (2 if cfg.kl_coef else 1) + trained * (masters + 4 * copies)  # a KL keeps the start too
-    # About 20 kept tensors of this width in a layer.
-    activations = cfg.max_tokens_per_micro_batch * width * layers * 4 * 20
+    count, trained, _, _ = models.size(cfg)
     lines = [
         f"model        {cfg.model}: {count:,} parameters, {trained:,} trained, {cfg.dtype}",
         f"data         {len(train)} train questions ({prompt:.0f} tokens {counted}), {len(held_out)} {cfg.eval_split} "
@@ -44,11 +40,32 @@ def plan(cfg: Shared, chat, train: list, held_out: list) -> str:
         f"             at most {generated:,} generated tokens",
         f"the run      {cfg.steps} steps, an evaluation every {cfg.eval_every or cfg.steps}, a checkpoint every "
         f"{cfg.save_every}",
-        f"peak memory  about {(state + activations + 2**29) / 2**30:.1f} GiB",
+        f"peak memory  {memory(cfg, points, prompt)}",
     ]
     if len(held_out) < cfg.eval_questions:
         lines.insert(2, f"             {few(len(held_out), cfg.eval_questions, cfg.eval_split)}")
     return "\n".join(lines)
+
+
+def memory(cfg: Shared, rows: int, prompt: float) -> str:
+    """What a run holds at once: the weights and what trains them, and the larger of activations and a rollout's cache.
+
+    rows: of the largest rollout; prompt: tokens of a question's turn.
+    """
+    count, trained, width, layers = models.size(cfg)
+    weight = 4 if cfg.dtype == "float32" else 2  # bytes
+    weights = count * weight * (2 if cfg.kl_coef else 1)  # a KL keeps the start policy too
+    masters = 0 if weight == 4 or cfg.lora_rank else 4  # adapters are fp32 themselves
+    copies = 3 if cfg.optimizer == "adamw" else 1  # gradient, and for AdamW two moments
+    state = trained * (masters + 4 * copies)
+    activations = cfg.max_tokens_per_micro_batch * width * layers * 4 * 20  # about 20 kept tensors of it in a layer
+    longest = int(2 * prompt) + cfg.max_new_tokens + cfg.max_point_tokens  # an exchange, and the point after it
+    config = models.text_config(cfg)
+    cache = min(rows, rows_within(config, cfg.kv_gib, longest)) * longest * bytes_per_token(config)
+    total = 2**29 + weights + state + max(activations, cache)  # half a GiB: Python and its libraries
+    parts = {"weights": weights, "gradients and optimiser": state, "activations": activations, "keys and values": cache}
+    told = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in parts.items())
+    return f"at most about {total / 2**30:.1f} GiB ({told}; the last two not at once)"
 
 
 def few(found: int, asked: int, split: str) -> str:
@@ -135,6 +152,10 @@ def summary(run: Run) -> str:
         lines.append(f"   {few(len(after['per_question']), run.cfg.eval_questions, after['split'])}")
     lines += changes(before, after)
     lines.append(f"   steps without signal or skipped: {metrics[-1]['skipped_steps']} of {metrics[-1]['step']}")
+    adapters = run.final / "adapters/merged.json"
+    if adapters.exists():
+        lost = json.loads(adapters.read_text())["lost"]
+        lines.append(f"   adapters: final/adapters; merging them into {run.cfg.dtype} weights lost {lost:.0%} of them")
     if run.cfg.expect:
         lines += ["", f"What to expect of this config: {run.cfg.expect}"]
     seconds = sum(record["time/step"] for record in metrics)

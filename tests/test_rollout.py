@@ -243,3 +243,15 @@ def test_a_shared_prefix_runs_once_for_all_parts(model64, monkeypatch):
     with torch.no_grad():
         for i, completion in enumerate(completions):
             assert completion.ids == naive(model64, prompts[i // 2], uniform[i], 6, 1.0)
+
+
+def test_rows_are_split_where_keys_and_values_would_not_fit(model):
+    """A bound of next to nothing runs one row at a time, with the same tokens."""
+    free = sample(model, PROMPTS, 2, 8, 1.0, [EOS], keys(8))
+    bound = sample(model, PROMPTS, 2, 8, 1.0, [EOS], keys(8), kv_gib=1e-9)
+    assert [c.ids for c in free] == [c.ids for c in bound]
+    per_token = cache.bytes_per_token(model.config)
+    assert (
+        cache.rows_within(model.config, 100 * per_token / 2**30, 10) == 10
+        and cache.rows_within(model.config, 1e-12, 10) == 1
+    )
