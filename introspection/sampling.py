@@ -7,6 +7,7 @@ that changes ids under the policy's feet. chat.py makes the ids around sampled t
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ MIN_PART = 128  # rows that are sampled together are at least so many,
 MAX_PADDING = 1.05  # or padded by no more than that
 FREE_ROWS = 64  # on a GPU so many rows take hardly longer than one, and dropping rows means a new capture
 COMPACT_AT = 7 / 8  # finished rows are dropped when an eighth has finished; more often gains nothing measurable
+FITTING_TOKENS = (
+    WeakKeyDictionary()
+)  # of a model that ran out of memory: rows x tokens tried from then on
 
 
 @dataclass
@@ -239,28 +243,32 @@ def sample(
     noise_keys: one key of integers per completion. Temperature 0 is greedy; `warp` is `inverse_cdf`'s. The model is
     put in eval mode for the duration: in train mode with gradient checkpointing the cache is silently dropped and the
     text is garbage. At most `max_rows` rows run at a time, and on a CPU or with kv_gib no more than whose keys and
-    values fit (cache.py), because nothing can be caught there; when memory runs out elsewhere the rows are halved. The
-    result is the same.
+    values fit (cache.py), because nothing can be caught there; when memory runs out elsewhere the rows are halved, and
+    the model is remembered with what fits. The result is the same.
     """
     rows = [prompt for prompt in prompts for _ in range(n)]
     if len(rows) != len(noise_keys):
         raise ValueError(f"{len(rows)} rows need as many noise keys, got {len(noise_keys)}")
     was_training = model.training
     model.eval()
-    if rows and (kv_gib or model.device.type == "cpu"):
-        longest = max(map(len, rows)) + max_new_tokens
+    longest = max(map(len, rows), default=0) + max_new_tokens
+    if kv_gib or model.device.type == "cpu":
         max_rows = min(max_rows, rows_within(model.config.get_text_config(), kv_gib, longest))
+    max_rows = max(1, min(max_rows, FITTING_TOKENS.get(model, 2**31) // longest))
+
+    def decode_part(ids: list[int]) -> list[Completion]:
+        try:
+            return decode(model, [rows[i] for i in ids], [noise_keys[i] for i in ids], *settings)
+        except torch.OutOfMemoryError:
+            FITTING_TOKENS[model] = len(ids) * longest // 2
+            raise
+
     try:
         completions = [None] * len(rows)
         shared = run_shared_prefixes(model, distinct(rows)[0], max_new_tokens)
         settings = (max_new_tokens, temperature, set(eos_ids), warp, shared)
         for part in similar_lengths([shared.rest(row) for row in rows] if shared else rows):
-            sampled = in_parts(
-                lambda ids: decode(model, [rows[i] for i in ids], [noise_keys[i] for i in ids], *settings),
-                part,
-                max_rows,
-            )
-            for i, completion in zip(part, chain.from_iterable(sampled), strict=True):
+            for i, completion in zip(part, chain.from_iterable(in_parts(decode_part, part, max_rows)), strict=True):
                 completions[i] = completion
         return completions
     finally:

@@ -116,22 +116,21 @@ class Updater:
 
     # ---- beneath them ------------------------------------------------------------------------------------------------
     def _within_memory(self, trajectories, weights, loss, teacher, normalizer) -> tuple[float, bool]:
-        """`_accumulate`, from where memory runs out with half the token budget."""
-        budget = self.max_tokens
+        """`_accumulate`, from where memory runs out with half the token budget, which is kept."""
         while True:
             try:
                 # Recomputation only happens in train mode; rollouts need eval mode (their cache would be dropped
                 # silently).
                 self.policy.train(getattr(self.policy, "is_activation_checkpointing", False))
-                done = self._accumulate(trajectories, weights, loss, teacher, normalizer, budget)
+                done = self._accumulate(trajectories, weights, loss, teacher, normalizer, self.max_tokens)
                 self.policy.eval()
                 return done
             except torch.OutOfMemoryError:  # of this rank alone: gradients are summed later
                 self._clear_gradients()
-                if budget <= max(len(t.ids) for t in trajectories):
+                if self.max_tokens <= max(len(t.ids) for t in trajectories):
                     raise
                 self.pack = False  # a packed row cannot be cut
-                budget //= 2
+                self.max_tokens //= 2
                 torch.cuda.empty_cache()
 
     def _accumulate(self, trajectories, weights, loss, teacher, normalizer, budget: int) -> tuple[float, bool]:

@@ -10,6 +10,8 @@ one see and write them.
 import argparse
 from pathlib import Path
 
+import yaml
+
 from common import ROOT, ReaderNumber, UserError, load_config
 from grpo_introspect import Config
 from introspection import models, prompts
@@ -21,6 +23,7 @@ from reproduce.records import markdown_table, read_lines, write_records
 from tasks.mcq import Question
 
 RUNS = {"medmcqa": "the paper's procedure", "medmcqa_ours": "ours"}
+OF_THIS_MACHINE = ("model", "questions")  # paths
 RATES = ("parse_rate", "parse_rate/answer", "leak_rate", "meta_gaming_rate", "clipped/rollout2", "entropy")
 OWN = Question(
     "own-1",
@@ -58,7 +61,8 @@ def record_of(folder: Path, what: str) -> dict:
     names = [f"introspection_advantage/{kind}" for kind in ("same", "winners", "losers")]
     names += ["accuracy/attempt", "accuracy/verify", "accuracy/fresh", *RATES]
     thirds = {name: [part_of(metrics, True, name), part_of(metrics, False, name)] for name in names}
-    settings = (folder / "config.yaml").read_text()
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings = {name: value for name, value in settings.items() if name not in OF_THIS_MACHINE}
     return {
         "run": folder.parent.name,
         "what": what,

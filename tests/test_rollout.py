@@ -175,16 +175,20 @@ def test_sliding_windows_and_grouped_queries_sample_exactly(window):
             assert completion.ids == naive(model, prompts[i // 2], uniform[i], 10, 1.0)
 
 
-def test_out_of_memory_halves_the_rows_with_the_same_tokens(model64, monkeypatch):
-    whole, original = sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16)), sampling.decode
+def test_out_of_memory_halves_the_rows_with_the_same_tokens_and_is_remembered(model64, monkeypatch):
+    whole, original, failures = sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16)), sampling.decode, []
 
     def small_machine(model, rows, *rest):
         if len(rows) > 5:
+            failures.append(len(rows))
             raise torch.OutOfMemoryError
         return original(model, rows, *rest)
 
     monkeypatch.setattr(sampling, "decode", small_machine)
-    assert [c.ids for c in sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16))] == [c.ids for c in whole]
+    monkeypatch.setattr(sampling, "FITTING_TOKENS", {})
+    for _ in range(2):
+        assert [c.ids for c in sample(model64, PROMPTS, 4, 8, 1.0, [EOS], keys(16))] == [c.ids for c in whole]
+    assert failures == [16, 8]
 
 
 def test_next_logprobs_equal_a_plain_forward(model64):
