@@ -66,5 +66,5 @@ def preflight(cfg: Shared, reader: Reader, questions: list[Question]) -> None:
         raise UserError(f"preflight: {alone['read'] + told['read']} of {2 * n} answers state an option; {how}")
     if told["right"] <= alone["right"] and told["right"] < 0.5:
         scores = f"accuracy {told['right']:.2f} with one that states what decides, {alone['right']:.2f} without"
-        how = "use a larger model, shared.answers: scored, or shared.rationale: false"
+        how = "use a larger model, shared.answers: scored or shared.rationale: false, or go on with preflight: false"
         raise UserError(f"preflight: points are not read ({scores}); {how}")

@@ -21,9 +21,7 @@ MIN_PART = 128  # rows that are sampled together are at least so many,
 MAX_PADDING = 1.05  # or padded by no more than that
 FREE_ROWS = 64  # on a GPU so many rows take hardly longer than one, and dropping rows means a new capture
 COMPACT_AT = 7 / 8  # finished rows are dropped when an eighth has finished; more often gains nothing measurable
-FITTING_TOKENS = (
-    WeakKeyDictionary()
-)  # of a model that ran out of memory: rows x tokens tried from then on
+FITTING_TOKENS = WeakKeyDictionary()  # of a model that ran out of memory: rows x tokens tried from then on
 
 
 @dataclass

@@ -38,6 +38,7 @@ SMALL = [
     "save_every=2",
     "eval_every=2",
     "eval_questions=4",
+    "preflight=false",  # a parrot reads no points
 ]
 
 

@@ -40,10 +40,10 @@ class Pupil(Reader):
     asked: ClassVar[dict[str, rules.Vignette]] = {}  # by the text of a question
 
     def sample(self, prompt_ids, phase, n=1, max_new_tokens=None, numbers=None):
-        said = [self.answer(self.chat.text(ids)) for ids in prompt_ids for _ in range(n)]
+        said = [self.reply(self.chat.text(ids)) for ids in prompt_ids for _ in range(n)]
         return [Completion([*self.chat.content_ids(text), self.chat.between[0]], [], True) for text in said]
 
-    def answer(self, conversation: str) -> str:
+    def reply(self, conversation: str) -> str:
         if not conversation.rstrip().removesuffix("model").rstrip().endswith(prompts.ASK):
             return f"Answer: ({self.draw.choice('ABCD')})"
         question = conversation.rsplit("\nOptions: ", 1)[0].rsplit("\n", 1)[-1]

@@ -233,17 +233,15 @@ def test_points_of_another_cluster_and_of_a_library(parrots):
 
 
 def test_answers_that_are_kept_are_the_ones_that_would_be_sampled(parrots):
-    keeping, prompts = (
-        replace(parrots, kept={}, generated=0),
-        [parrots.prompt(q) for q in load_questions(ROOT / "data/bank.jsonl")[:6]],
-    )
+    keeping, views = replace(parrots, kept={}, generated=0), load_questions(ROOT / "data/bank.jsonl")[:6]
+    prompts = [parrots.prompt(view) for view in views]
     numbers = [(i,) for i in range(6)]
-    first = keeping.sample_kept(prompts[:4], 9, numbers[:4])
-    both = keeping.sample_kept(prompts, 9, numbers)
-    plain = replace(parrots, generated=0).sample_kept(prompts, 9, numbers)
+    first = keeping.answer_kept(prompts[:4], views[:4], 9, numbers[:4])
+    both = keeping.answer_kept(prompts, views, 9, numbers)
+    plain = replace(parrots, generated=0).answer_kept(prompts, views, 9, numbers)
     assert [c.ids for c in both] == [c.ids for c in plain] and both[:4] == first and len(keeping.kept) == 6
     assert keeping.generated == sum(len(c.ids) for c in first + both)  # as if nothing had been kept
-    other = replace(keeping, key=(9, 9)).sample_kept(prompts, 9, numbers)
+    other = replace(keeping, key=(9, 9)).answer_kept(prompts, views, 9, numbers)
     assert [c.ids for c in other] != [c.ids for c in both]
 
 

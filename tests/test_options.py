@@ -114,13 +114,15 @@ def test_invariance_is_the_answers_log_probability_after_the_exchange_against_af
     empty = reader.chat.content_ids("<introspection></introspection>") + [reader.chat.between[0]]
     for group in groups:
         for point in group.points:
-            for v, verification in point.verifications:
-                view, answer = group.views_V[v], verification.segments[0][0]
+            for verification in point.verifications:
+                view, answer = group.views_V[verification.view], verification.completion.ids
                 told = point.exchange_ids + empty + reader.chat.next(empty, view.turn)
                 after_exchange, after_point = answer_logprobs(
-                    reader, [Trajectory(told, [(answer, True)]), verification]
+                    reader, [Trajectory(told, [(answer, True)]), verification.trajectory]
                 )
-                assert point.rewards_V[v].item() == pytest.approx(after_exchange - after_point, abs=1e-3)
+                assert point.rewards_V[verification.view].item() == pytest.approx(
+                    after_exchange - after_point, abs=1e-3
+                )
     with pytest.raises(UserError, match="invariance"):
         config(reward="invariance", baseline="fresh")
 

@@ -184,8 +184,8 @@ def test_trajectories_start_with_the_ids_sampled_in_rollout_1(organism, monkeypa
 
     calls, original = [], reader.sample
 
-    def spy(model, prompts, n, *rest):
-        completions = original(model, prompts, n, *rest)
+    def spy(model, prompts, n, *rest, **more):
+        completions = original(model, prompts, n, *rest, **more)
         calls.append(([p for p in prompts for _ in range(n)], completions))
         return completions
 
@@ -240,7 +240,7 @@ def test_masks_cover_exactly_the_sampled_tokens(organism, mask, train_loser_atte
         assert advantage == point.advantage
     for group in groups if "+" in mask else ():
         rewards = torch.stack([p.rewards_V for p in group.points if p.valid]).mean(0)
-        for point, (v, _) in ((p, answer) for p in group.points for answer in p.verifications):
+        for point, v in ((p, answer.view) for p in group.points for answer in p.verifications):
             t, advantage = next(batch)
             trained = [token for token, m in zip(t.ids, t.loss_mask, strict=True) if m]
             assert trained and reader.chat.text(trained) and t.ids[-len(trained) :] == trained
@@ -354,8 +354,8 @@ def test_advantage_options(organism, monkeypatch, tmp_path):
 
 def test_baseline_is_measured_on_the_transfer_questions(organism):
     """Collapse cause 4: the metric subtracts fresh accuracy on the verification views, not rollout 1's accuracy."""
-    groups, scores, _ = made_step(organism, config(group_size=8, n_verify=4))
-    logged = step_metrics(groups, scores)
+    groups, scores, reader = made_step(organism, config(group_size=8, n_verify=4))
+    logged = step_metrics(reader.chat, groups, scores)
     by_hand = [(p.accuracies_V - g.fresh_accuracies_V).mean().item() for g in groups for p in g.points if p.valid]
     assert logged["introspection_advantage/transfer"] == pytest.approx(sum(by_hand) / len(by_hand), abs=1e-6)
     assert logged["introspection_advantage/same"] is None
