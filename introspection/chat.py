@@ -22,7 +22,7 @@ class Chat:
         marks = ["first-user-turn", "first-model-turn", "second-user-turn"]
         roles = ["user", "assistant", "user"]
         if tokenizer.chat_template is None:
-            raise UserError("the tokenizer has no chat template; expected an instruction-tuned model")
+            raise UserError("the tokenizer has no chat template; put a chat_template.jinja into the model's folder")
         messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
         text = self._render([{"role": "system", "content": SYSTEM_MARK}, *messages]) if system else ""
         if SYSTEM_MARK not in text:  # a template without that role refuses it or drops it

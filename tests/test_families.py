@@ -79,6 +79,13 @@ def test_a_system_prompt_has_its_place_in_every_family(family):
     assert "be kind" not in tokenizer.decode(Chat(tokenizer, ends).first("hello"))
 
 
+def test_a_base_model_without_a_template_is_told_what_is_missing():
+    tokenizer, ends = tokenizer_of("gemma4")
+    tokenizer.chat_template = None
+    with pytest.raises(UserError, match=r"chat_template\.jinja"):
+        Chat(tokenizer, ends)
+
+
 @pytest.mark.parametrize("name, start, end", [("qwen3", "<think>", "</think>"), ("gemma4", "<|channel>", "<channel|>")])
 def test_thoughts_are_no_answers(name, start, end):
     tokenizer, ends = tokenizer_of(name)
