@@ -165,8 +165,7 @@ def summary(run: Run) -> str:
         f"Everything is in {run.path}: metrics.jsonl, eval.jsonl, rollouts.jsonl (every point), library.jsonl "
         "(validated points), final/ (weights)",
         f"Look: python -m introspection.report {run.path.parent}   (one HTML file: figures, and every point to browse)",
-        "Next: python grpo_introspect.py --config configs/bank.yaml   (20 clusters, and 4 more that training never "
-        "sees)",
+        "Next: sft_recall.py, dream_tta.py or eval.py, with the same --config, --set shared.… and --run-dir",
     ]
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ def collect(runs: Path, names: list[str]) -> list[dict]:
         config, seed = name.rsplit("-", 1)
         for record in read_lines(runs / name / "grpo_introspect/eval.jsonl"):
             record["questions"] = len(record.pop("per_question"))
+            record.pop("clusters", None)
             rows.append({"config": config, "seed": int(seed)} | record)
     return rows
 

@@ -88,7 +88,7 @@ def transcript(name: str, start: str) -> str:
     point: Point = groups[0].points[0]
     whole = chat.tokenizer.decode(point.exchange_ids + point.completion.ids)
     answers = [chat.tokenizer.decode(v.prompt_ids + v.completion.ids) for v in point.verifications]
-    return "\n\n".join(["```text", whole.strip(), "```", *(f"```text\n{text.strip()}\n```" for text in answers)])
+    return "\n\n".join(f"```text\n{text.strip()}\n```" for text in (whole, *answers))
 
 
 def shown(value: float | None) -> str:
@@ -112,8 +112,7 @@ def page(records: list[dict], model: str, transcripts: dict[str, str]) -> str:
         "",
         f"{model}, MedMCQA's dev file as published, CPU, one seed each, options read by likelihood",
         "(`answers: scored`, no rationale). First and last third of the steps on training questions; before and after",
-        "on new ones. Rebuilt by",
-        "`reproduce/real.sh MODEL FILE`.",
+        "on new ones. Rebuilt by `reproduce/real.sh MODEL FILE`.",
         "",
         *markdown_table(heads, cells),
         "",

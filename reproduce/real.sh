@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real model on a published bank, the paper's procedure and ours: results/real.md. About an hour and a half on two CPU
-# cores with a model of 135 M parameters; each run takes one core, 4 GiB, and is skipped where it is finished.
+# cores with a model of 135 M parameters, 14 GiB for the two of them; a run that is finished is not made again.
 #   reproduce/real.sh MODEL FILE      MODEL: a folder or hub name; FILE: MedMCQA or MedQA as published
 set -euo pipefail
 cd "$(dirname "$0")/.."
