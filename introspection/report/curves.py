@@ -34,8 +34,8 @@ HEALTH = {
     "update_ratio": "applied / intended update",
     "leak_rate": "points that leak (share)",
     "completions/clipped_ratio": "turns cut off at the limit (share)",
-    "parse_rate/answer": "answers that state an option (share)",
-    "parse_rate": "turns with one learning point (share)",
+    "parse_rate/answer": "answers that can be read (share)",
+    "parse_rate": "turns with one point (share)",
 }
 
 
