@@ -114,9 +114,8 @@ def trl_steps(half: bool, steps: int, size: Size = BUNDLED) -> list[float]:
     return clock.times
 
 
-def stage_1_steps(steps: int) -> list[float]:
+def stage_1_steps(steps: int, size: Size = BUNDLED) -> list[float]:
     """Seconds of whole stage 1 steps on the bank: three rollouts, V = 4, update with a KL to the start."""
-    size = BUNDLED
     overrides = [f"questions_per_step={size.prompts}", f"group_size={size.group}", "n_verify=4"]
     cfg = load_config(Config, "grpo_introspect", ROOT / "configs/bank.yaml", overrides)
     chat, policy, ref = (

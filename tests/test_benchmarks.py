@@ -63,7 +63,6 @@ def test_a_step_at_the_shapes_of_gemma(monkeypatch):
     assert set(seconds) == {"rollout1", "rollout2", "rollout3", "update"}
 
 
-def test_our_side_of_the_step_benchmark_runs(monkeypatch):
-    monkeypatch.setattr(step, "PROMPTS", 2)
-    monkeypatch.setattr(step, "GROUP", 2)
-    assert len(step.our_steps(half=False, steps=1)) == len(step.stage_1_steps(1)) == 1
+def test_our_side_of_the_step_benchmark_runs():
+    size = step.Size(prompts=2, group=2)
+    assert len(step.our_steps(False, 1, size)) == len(step.stage_1_steps(1, size)) == 1
