@@ -311,8 +311,7 @@ def phase(bar: tqdm, clock: dict[str, float], name: str):
 def main(cfg: Config, options: Options) -> None:
     # Everything that can be wrong with the input is looked at before any weight is loaded.
     prompts.use(cfg.prompts, common.ROOT)
-    data = load_data(cfg)
-    train, held_out, _ = data
+    train, held_out, canary = load_data(cfg)
     exchanges = load_exchanges(common.ROOT / cfg.exchanges, train) if cfg.exchanges else []
     chat = models.load_chat(cfg.model, cfg.system)
     check_bank(cfg, chat, train)
@@ -320,9 +319,17 @@ def main(cfg: Config, options: Options) -> None:
         print(screen.plan(cfg, chat, train, held_out))
         return
     run = Run(options.run_dir, cfg, options.resume)
-    run.check()
-    if run.finished:
-        print(screen.summary(run))
+    if not options.preflight:
+        run.check()
+        if run.finished:
+            print(screen.summary(run))
+            return
+    # The start model is tried before anything is written: whoever is told to change a setting starts again just there.
+    if options.preflight or (cfg.preflight and not options.resume):
+        start = models.load_policy(cfg.model, cfg)
+        preflight(cfg, make_reader(cfg, start, chat, (cfg.seed, 0, ReaderNumber.PREFLIGHT)), train)
+        del start
+    if options.preflight:
         return
 
     # The policy, the start policy for the KL, the optimiser, and the newest checkpoint of a run that was stopped.
@@ -335,11 +342,7 @@ def main(cfg: Config, options: Options) -> None:
     skipped = before[-1]["skipped_steps"] if before else 0
     reader = make_reader(cfg, training.policy, chat, (cfg.seed, done, ReaderNumber.STEP))
     print(f"{cfg.model}: {len(train)} train questions, {len(held_out)} {cfg.eval_split} questions, run in {run.path}")
-    if done == 0 and (cfg.preflight or options.preflight):
-        preflight(cfg, reader, train)
-        if options.preflight:
-            return
-    data = (train, held_out, canary_of(run, reader, data[2]))
+    data = (train, held_out, canary_of(run, reader, canary))
     if done == 0:
         run.log("eval.jsonl", evaluate_now(cfg, reader, data, 0))
     hidden = None if common.is_first_rank() else True  # None: tqdm decides, no bar in a log file

@@ -15,6 +15,8 @@ def _phrases(*lines: str, flags: int = re.IGNORECASE) -> re.Pattern:
     return re.compile(rf"(?<!\w)(?:{'|'.join(phrases)})(?!\w)", flags | re.DOTALL)
 
 
+# Two options in a row, each behind its label.
+_COPIED = re.compile(r"(?:(?<!\w)[(\[]?[A-Ha-h][)\].:]+\s*[\ue000-\ue007]\W*){2}")
 # A letter that is meant: after something that names or ends, before something that ends or judges. "Plan B", "vitamin
 # A" and "a rule" are none.
 _LETTER = re.compile(
@@ -243,9 +245,11 @@ def states_answer(text: str, options: tuple[str, ...]) -> bool:
     text.
 
     A rule that names actions ('urgent referral from 140/90') is no leak: the ideal point of the paper quotes option
-    texts. A reason is no condition: 'pick this one, because ...' tells nothing about another case.
+    texts. A reason is no condition: 'pick this one, because ...' tells nothing about another case. The question's
+    options copied as a list are one too: SmolLM2 learned to put the right one first (docs/LOG.md).
     """
-    return any(_states(sentence) for sentence in _SENTENCE.split(Turn(text, options).text))
+    marked = Turn(text, options).text
+    return bool(_COPIED.search(marked)) or any(_states(sentence) for sentence in _SENTENCE.split(marked))
 
 
 def _states(sentence: str) -> bool:

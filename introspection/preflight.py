@@ -4,9 +4,8 @@ What cannot work ends the run in one line that says what to change; `preflight: 
 """
 
 import time
-from dataclasses import replace
 
-from common import ROOT, ReaderNumber, RolloutPhase, Shared, UserError, draw_some, rng
+from common import ROOT, RolloutPhase, Shared, UserError, draw_some, rng
 from introspection import screen
 from introspection.chat import Chat
 from introspection.reader import Reader
@@ -34,7 +33,6 @@ def preflight(cfg: Shared, reader: Reader, questions: list[Question]) -> None:
     """Asks QUESTIONS of them in ORDERS orders, without a point and with one that states what decides; prints two whole
     turns and what was measured. Raises UserError for what cannot work. cfg: the settings of stage 1.
     """
-    reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.PREFLIGHT), generated=0)
     chosen = draw_some(questions, QUESTIONS, rng(cfg.seed, 2))
     views = [v for i, q in enumerate(chosen) for v in same_views(q, ORDERS, rng(*reader.key, RolloutPhase.VIEWS, i))]
     started, measured = time.perf_counter(), []

@@ -15,11 +15,13 @@ import yaml
 from common import ROOT, ReaderNumber, UserError, load_config
 from grpo_introspect import Config
 from introspection import models, prompts
+from introspection.detectors import quoted, states_answer
 from introspection.reader import make_reader
 from introspection.rollouts import Point, rollout_1, rollout_2, rollout_3
 from introspection.stats import mean
 from introspection.verdicts import by_cluster, judge, spoilt_by
 from reproduce.records import markdown_table, read_lines, write_records
+from tasks.bank import load_questions
 from tasks.mcq import Question
 
 RUNS = {"medmcqa": "the paper's procedure", "medmcqa_ours": "ours"}
@@ -55,6 +57,28 @@ def part_of(metrics: list[dict], first: bool, name: str) -> float | None:
     return mean(m[name] for m in (metrics[:third] if first else metrics[-third:]))
 
 
+def quoting(rollouts: list[dict], bank: dict[str, Question]) -> dict[str, list[float | None]]:
+    """What points quote of their own question, over the first and last third of the steps: whether the gain is that of
+    points that name the right option. Read with today's detectors, whatever the run flagged.
+    """
+    last, told = rollouts[-1]["step"], {}
+    third = max(1, last // 3)
+    for steps in (range(1, third + 1), range(last - third + 1, last + 1)):
+        part = [(r, bank[r["question_id"]]) for r in rollouts if r["step"] in steps and r["text"]]
+        named = [q.options[q.answer] in quoted(r["text"], q.options) for r, q in part]
+        gains = [
+            (r["advantage_same"], n) for (r, _), n in zip(part, named, strict=True) if r["advantage_same"] is not None
+        ]
+        found = {
+            "points that leak, read again": mean(float(states_answer(r["text"], q.options)) for r, q in part),
+            "points that name the right option": mean(map(float, named)),
+            "advantage of these": mean(gain for gain, n in gains if n),
+            "advantage of the others": mean(gain for gain, n in gains if not n),
+        }
+        told = {name: [*told.get(name, []), value] for name, value in found.items()}
+    return told
+
+
 def record_of(folder: Path, what: str) -> dict:
     """A run's settings, its log, its evaluations, and what they say."""
     metrics, evaluations = read_lines(folder / "metrics.jsonl"), read_lines(folder / "eval.jsonl")
@@ -62,6 +86,8 @@ def record_of(folder: Path, what: str) -> dict:
     names += ["accuracy/attempt", "accuracy/verify", "accuracy/fresh", *RATES]
     thirds = {name: [part_of(metrics, True, name), part_of(metrics, False, name)] for name in names}
     settings = yaml.safe_load((folder / "config.yaml").read_text())
+    bank = {q.id: q for q in load_questions(settings["questions"])}
+    thirds |= quoting(read_lines(folder / "rollouts.jsonl"), bank)
     settings = {name: value for name, value in settings.items() if name not in OF_THIS_MACHINE}
     return {
         "run": folder.parent.name,

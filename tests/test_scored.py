@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from commands import python
 from conftest import config
 
 from common import ROOT, Options, UserError, rng
@@ -152,7 +153,15 @@ def test_preflight_shows_two_turns_and_goes_on(organism, capsys):
     preflight(config(), reader, TRAIN)
     out = capsys.readouterr().out
     assert out.count("<|turn>user") == 2 and "Learning point: " in out and "answers read: 32 of 32" in out
-    assert reader.generated == 0, "the run's own counts start after it"
+
+
+def test_preflight_alone_writes_nothing_and_one_that_stops_leaves_the_directory_free(tmp_path):
+    words = ("grpo_introspect.py", "--config", "configs/preeclampsia.yaml", "--run-dir", tmp_path / "run")
+    tried = python(*words, "--preflight")
+    assert tried.returncode == 0 and "answers read: 32 of 32" in tried.stdout
+    stopped = python(*words, "--set", "max_new_tokens=3")
+    assert stopped.returncode == 2 and "raise grpo_introspect.max_new_tokens" in stopped.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
