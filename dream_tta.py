@@ -274,10 +274,9 @@ def main(cfg: Config, options: Options) -> None:
     # Appended answers are never trained, so what is dreamt is a rationale.
     reader = make_reader(cfg, training.policy, chat, key, generated=generated, rationale=True)
 
-    if groups["lent"]:
-        known = canary_of(run, reader, groups["lent"])
-        groups |= {"canary_stop": known[::2], "canary": known[1::2]}
-    del groups["lent"]
+    if "lent" in groups:  # groups without questions are gone
+        known = canary_of(run, reader, groups.pop("lent"))
+        groups |= {name: part for name, part in (("canary_stop", known[::2]), ("canary", known[1::2])) if part}
 
     # Variants, their labels, and what the start model says with and without the point: measured once, before the first
     # step.
