@@ -54,6 +54,7 @@ class Config(Shared):
     splits: str = "test,test_clusters"  # parts of the bank, separated by commas
     reveal: Literal["answer", "explanation", "peer"] = "answer"  # what losers see
     introspect: Literal["prompted", "optional"] = "prompted"  # how points are asked for
+    correction_turns: int = 0  # how often a wrong attempt is sent back with 'try again' first, as in training
     own_reader: bool = True  # whether trained writers read their points too; otherwise only the start model does
     # folder of another model that writes and reads too, and the start model's points read by trained ones (handshake)
     foreign: str = ""
@@ -87,6 +88,10 @@ class Config(Shared):
                 "eval.group_size: table invariance compares two exchanges on a question; "
                 f"expected at least 2, got {self.group_size}"
             )
+        if self.correction_turns and self.table != "points":
+            raise UserError(f"eval.correction_turns: table points only, not table {self.table}")
+        if self.correction_turns and self.blind:
+            raise UserError("eval.blind: 'try again' tells a writer that it was wrong; expected blind: false")
         if self.answers == "scored" and self.table == "invariance":
             raise UserError("shared.answers: table invariance compares turns that were sampled; expected sampled")
         if self.table == "invariance" and self.temperature == 0:

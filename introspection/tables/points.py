@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from common import RolloutPhase, TablePhase, rng
-from introspection import library
+from introspection import detectors, library
 from introspection.reader import Reader
 from introspection.rollouts import Attempt, Group, Point, rollout_1, rollout_2, rollout_3, unmeasured
 from introspection.sampling import Completion
@@ -72,7 +72,10 @@ def write_points(
     cfg: Settings, writer: Reader, questions: list[Question], reveal: str, n_points: int, n_verify: int
 ) -> list[Group]:
     """Rollouts 1 and 2: the points of a writer, and the views of each question on which any reader will try them."""
-    groups = rollout_1(writer, questions, questions, group_size=n_points, verify_on="transfer", n_verify=n_verify)
+    groups = rollout_1(
+        writer, questions, questions, group_size=n_points, verify_on="transfer", n_verify=n_verify,
+        correction_turns=cfg.correction_turns,
+    )  # fmt: skip
     asked = {"reveal": reveal, "max_point_tokens": cfg.max_point_tokens, "introspect": cfg.introspect}
     rollout_2(writer, groups, contributors="both", **asked)
     return groups
@@ -114,9 +117,20 @@ def try_points(cfg: Settings, reader: Reader, groups: list[Group]) -> list[dict]
                 "with": float(np.mean(points)),
                 "without": fresh,
                 "valid": sum(p.valid for p in g.points) / len(g.points),
+                "exam_strategy": exam_strategies(g.points),
             }
         )
     return records
+
+
+def exam_strategies(points: list[Point]) -> dict[str, list[int]]:
+    """{corrections that came before it: [points, those of them that state an exam strategy]} (paper, 'Meta-Gaming')."""
+    counts: dict[str, list[int]] = {}
+    for point in (p for p in points if p.text):
+        count = counts.setdefault(str(len(point.attempt.before) // 2), [0, 0])
+        count[0] += 1
+        count[1] += detectors.is_meta_gaming(point.text)
+    return counts
 
 
 def best_of(cfg: Settings, reader: Reader, groups: list[Group], questions: list[Question]) -> list[dict]:
@@ -174,4 +188,15 @@ def expand(cfg: Settings, units: list[dict]) -> list[dict]:
 
 
 def remark(units: list[dict]) -> tuple[None, str]:
-    return None, ""
+    """How many points state an exam strategy, by how often the attempt had been corrected; where any was."""
+    lines = []
+    for u in (u for u in units if u["condition"] == "points" and u["reader"] == "start"):
+        counts: dict[str, list[int]] = {}
+        for record in u["questions"]:
+            for turns, (points, strategies) in record.get("exam_strategy", {}).items():
+                known = counts.setdefault(turns, [0, 0])
+                counts[turns] = [known[0] + points, known[1] + strategies]
+        if set(counts) - {"0"}:
+            told = ", ".join(f"after {t} corrections {k} of {n}" for t, (n, k) in sorted(counts.items()))
+            lines.append(f"Points that state an exam strategy, writer {u['writer']}, {u['split']}: {told}")
+    return None, "".join(f"\n\n{line}" for line in lines)

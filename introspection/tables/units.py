@@ -31,6 +31,7 @@ class Settings(Protocol):
     seed: int
     reveal: str
     introspect: str
+    correction_turns: int
     own_reader: bool
     foreign: str
     blind: bool

@@ -1,0 +1,89 @@
+"""T6, the primary: do losers write more informative points than winners, on the same question?
+
+    python -m reproduce.contributors [--jobs 2] [--quick]   # results/contributors.jsonl, .json, .md, .svg
+
+The start model and writers that stage 1 trained answer each question eight times; where some are right and some wrong,
+both write points, losers after seeing the answer, the explanation too, or a winner's attempt. The start model reads
+them, on the point's own question and on others of its cluster. Beside that the same attempts by a blind writer, who is
+told neither what is right nor whether it was: what losers gain there was not in what they were shown. Clusters of
+'test_clusters' were never rewarded (skill), those of 'test' were (memory).
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from common import ReaderNumber, Shared, draw_some, rng
+from introspection import models
+from introspection.reader import Reader
+from introspection.rollouts import Group, rollout_1, rollout_2, rollout_3
+from reproduce.runs import Asked, ask, make_missing, rounded, start
+from tasks.bank import load_questions
+from tasks.mcq import Question
+
+BANK, MODEL = "data/bank.jsonl", "organism/weights"
+REVEALS, SEEDS = ("answer", "explanation", "peer"), (0, 1, 2)
+TRAINING = {"steps": 60, "group_size": 8, "eval_every": 0, "eval_questions": 24, "show_every": 0}
+QUESTIONS, GROUP, VIEWS, FRESH = {"test_clusters": 240, "test": 120}, 8, 4, 4
+
+
+def reader_of(folder: str) -> Reader:
+    chat, policy = models.load_chat(folder), models.load_policy(folder, Shared())
+    return Reader(policy, chat, 1.0, 48, (0, 0, ReaderNumber.EVALUATION))
+
+
+def mixed(writer: Reader, questions: list[Question], pool: list[Question]) -> list[Group]:
+    """Rollout 1: the questions that the writer answers right and wrong."""
+    groups = rollout_1(writer, questions, pool, group_size=GROUP, verify_on="both", n_verify=VIEWS)
+    return [g for g in groups if 0 < sum(a.won for a in g.attempts_G) < GROUP]
+
+
+def record_of(group: Group) -> dict:
+    """What a question's points are worth, by who wrote them; one that does not parse or leaks is worth nothing."""
+    record = {"question": group.question.id, "cluster": group.question.cluster}
+    for kind in ("same", "transfer"):
+        record[f"without {kind}"] = group.fresh_accuracies_V[group.on(kind)].mean().item()
+    for won, name in ((True, "winners"), (False, "losers")):
+        points = [p for p in group.points if p.won == won]
+        for kind in ("same", "transfer"):
+            record[f"{name} {kind}"] = float(np.mean([group.gain(p, kind) if p.valid else 0.0 for p in points]))
+        record[f"{name} n"] = len(points)
+        record[f"{name} leaks"] = sum(p.leak for p in points)
+    return record
+
+
+def measure(writer: Reader, reader: Reader, questions: list[Question], pool: list[Question], reveal: str) -> list[dict]:
+    """One record a question that was answered both ways."""
+    groups = mixed(writer, questions, pool)
+    rollout_2(writer, groups, contributors="both", reveal=reveal, max_point_tokens=64)
+    rollout_3(reader, groups, n_fresh=FRESH, reward="sampled")
+    return [record_of(g) for g in groups]
+
+
+def make(asked: Asked, run: dict) -> dict:
+    folder = MODEL
+    if run["writer"] == "trained":
+        home = asked.runs / f"writers/{run['reveal']}-{run['seed']}"
+        settings = TRAINING | {"shared.seed": run["seed"], "reveal": run["reveal"]}
+        start(["grpo_introspect.py"], "bank", home, settings | ({"steps": 2} if asked.quick else {}))
+        folder = str(home / "grpo_introspect/final")
+    bank, found = load_questions(BANK), {}
+    writer, reader = reader_of(folder), reader_of(MODEL)
+    for split, most in QUESTIONS.items():
+        pool = [q for q in bank if q.split == split]
+        questions = draw_some(pool, 24 if asked.quick else most, rng(0))
+        for told, reveal in (("told", run["reveal"]), ("blind", "nothing")):
+            found[f"{split}, {told}"] = measure(replace(writer), replace(reader), questions, pool, reveal)
+    return rounded(found)
+
+
+def main() -> None:
+    asked = ask(__doc__)
+    reveals, seeds = (REVEALS[:1], SEEDS[:1]) if asked.quick else (REVEALS, SEEDS)
+    runs = [{"writer": "start", "reveal": reveal, "seed": 0} for reveal in reveals]
+    runs += [{"writer": "trained", "reveal": reveal, "seed": seed} for seed in seeds for reveal in reveals]
+    lines = make_missing(asked, "contributors", runs, make)
+
+
+if __name__ == "__main__":
+    main()
