@@ -21,10 +21,11 @@ from introspection import library, models, prompts
 from introspection.chat import Chat
 from introspection.logprobs import collate, packs, token_logprobs
 from introspection.losses import policy_gradient
+from introspection.report.figures import frame, legend
 from introspection.sampling import Trajectory, inverse_cdf, left_pad, noise, sample
-from introspection.stats import mean
-from reproduce.records import markdown_table, save_picture, write_table
-from reproduce.runs import Asked, ask, commits_of, make_missing, rounded
+from introspection.stats import bootstrap_mean
+from reproduce.records import markdown_table, shown_interval
+from reproduce.runs import Asked, ask, make_missing, publish, rounded
 from tasks.bank import load_questions
 from tasks.mcq import Question, grade, same_views, transfer_views
 
@@ -166,9 +167,7 @@ def train(arm: str, lr: float, seed: int, steps: int) -> dict:
         norm = None
         trained = [i for i in range(len(turns)) if advantages[i] or not loop.skip]
         if trained:
-            trajectories = [
-                Trajectory(winners[i][0], [(between[i], False), (turns[i], True)]) for i in trained
-            ]
+            trajectories = [Trajectory(winners[i][0], [(between[i], False), (turns[i], True)]) for i in trained]
             batch = collate(trajectories, packs(trajectories, True), policy.device)
             logprobs = token_logprobs(policy, batch, 1.0)
             policy_gradient(logprobs, advantages[trained][batch.owners], sum(map(len, turns))).backward()
@@ -202,6 +201,119 @@ def why_collapsed(step: dict, recent: list[str], canaries: list) -> str | None:
     return "canary" if canaries[-1][1] < canaries[0][1] - 0.1 else None
 
 
+# ---- the page ------------------------------------------------------------------------------------------------------
+def last_canary(line: dict) -> float:
+    return line["canary"][-1][1]
+
+
+def rollouts_of(step: dict) -> int:
+    """Turns that a step sampled: attempts, points, their answers, fresh ones."""
+    return ATTEMPTS + step["points"] + 2 * step["parsed"] + FRESH
+
+
+def row_of(arm: str, lines: list[dict]) -> dict:
+    """What the table says of an arm, over all rates and seeds."""
+    fallen = [line for line in lines if line["collapsed"]]
+    steps = [step for line in lines for step in line["log"]]
+    norms = [step["norm"] for step in steps if step["norm"] is not None]
+    silent = [step for step in steps if step["points"] and not step["positive"]]
+    peaks = [max(line["log"], key=lambda step: step["rollouts_mib"]) for line in lines]
+    return {
+        "arm": arm,
+        "runs": len(lines),
+        "collapsed": len(fallen),
+        "why": {why: sum(line["collapsed"] == why for line in fallen) for why in ("parse", "alike", "canary")},
+        "steps": float(np.median([line["steps"] for line in fallen])) if fallen else None,
+        "canary": float(np.mean([last_canary(line) for line in lines])),
+        "norm": [float(q) for q in np.quantile(norms, [0.1, 0.5, 0.9, 1.0])],
+        "clipped": float(np.mean([norm > min(ARMS[arm].max_norm, 1e9) for norm in norms])),
+        "peak_mib": float(np.mean([max(step["mib"], step["rollouts_mib"]) for step in peaks])),
+        "mib_a_rollout": float(np.mean([step["rollouts_mib"] / rollouts_of(step) for step in peaks])),
+        "update_seconds": float(np.mean([step["update_seconds"] for step in steps])),
+        "without_signal": len(silent) / len(steps),
+        "by_rate": {
+            str(lr): [line["steps"] if line["collapsed"] else None for line in lines if line["run"]["lr"] == lr]
+            for lr in sorted({line["run"]["lr"] for line in lines})
+        },
+    }
+
+
+def fell_more(lines: dict[tuple, dict], arm: str, other: str = "all fixes") -> dict:
+    """Share of runs that collapse, an arm minus another, paired by rate and seed; an interval over these pairs."""
+    pairs = sorted((lr, seed) for name, lr, seed in lines if name == arm and (other, lr, seed) in lines)
+    fell = [[lines[name, *pair]["collapsed"] is not None for pair in pairs] for name in (arm, other)]
+    differences = np.array(fell[0], dtype=float) - np.array(fell[1], dtype=float)
+    mean_, low, high = bootstrap_mean(differences)
+    by_seed = {seed: [d for d, pair in zip(differences, pairs, strict=True) if pair[1] == seed] for _, seed in pairs}
+    return {
+        "contrast": f"{arm} minus {other}", "mean": mean_, "low": low, "high": high, "pairs": len(pairs),
+        "by_seed": {str(seed): [float(d) for d in values] for seed, values in by_seed.items()},
+    }  # fmt: skip
+
+
+def records_of(lines: list[dict]) -> dict:
+    """The table as records."""
+    at = {(line["run"]["arm"], line["run"]["lr"], line["run"]["seed"]): line for line in lines}
+    rows = [
+        row_of(arm, [line for key, line in at.items() if key[0] == arm]) for arm in ARMS if any(arm == k[0] for k in at)
+    ]
+    contrasts = [fell_more(at, row["arm"]) for row in rows if row["arm"] != "all fixes"]
+    return {"rows": rows, "contrasts": contrasts}
+
+
+def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
+    """The page."""
+    rows = records["rows"]
+    rates = list(rows[0]["by_rate"])
+    grid = [
+        [row["arm"], *(", ".join(str(s or "-") for s in row["by_rate"].get(rate, [])) for rate in rates)]
+        for row in rows
+    ]
+    cells = []
+    for row in rows:
+        why = ", ".join(f"{n} {name}" for name, n in row["why"].items() if n) or "-"
+        norm = "{:.2f}, {:.2f}, {:.2f}, {:.1f}".format(*row["norm"])
+        memory = [f"{row['peak_mib']:,.0f}", f"{row['mib_a_rollout']:.1f}"]
+        fell = f"{row['collapsed']} of {row['runs']}"
+        shown = [row["arm"], fell, why, f"{row['canary']:.2f}", norm, f"{row['clipped']:.2f}"]
+        cells.append([*shown, *memory, f"{row['update_seconds']:.2f}"])
+    head = ["arm", "collapsed", "by", "canary at the end", "gradient norm: 10 %, median, 90 %, highest", "clipped"]
+    told = [f"- {c['contrast']}: {shown_interval(c, '+.2f')} ({c['pairs']} pairs)" for c in records["contrasts"]]
+    return [
+        "# T1: what makes training collapse",
+        "The paper's first loop with its faults (winners only, point tokens, one question a step, 32 attempts, plain "
+        f"SGD), {len(lines)} runs, all of them. A run ends where it collapses: fewer than half of its points parse, "
+        f"fewer than 5 % of those of {WINDOW} steps differ, or the canary is down by 0.1; else after {STEPS} steps.",
+        "Step of the collapse, a number a seed; -: none.",
+        markdown_table(["arm", *(f"lr {rate}" for rate in rates)], grid),
+        markdown_table([*head, "peak MiB", "MiB a rollout", "s an update"], cells),
+        "Memory is that of the process above what it had before the first step; 'clipped' the share of updates whose "
+        "norm was above the arm's bound.",
+        "Share of runs that collapse, paired by rate and seed; 95 % intervals over the pairs (primary: signed "
+        "advantages):",
+        told,
+    ]
+
+
+def draw(plt, records: dict):
+    """Steps survived by arm and learning rate, a dot a seed."""
+    rows = records["rows"]
+    note = f"each dot a seed; {STEPS}: no collapse"
+    worst = max(rows, key=lambda row: row["collapsed"])
+    title = f"Most runs collapse with {worst['arm']}: {worst['collapsed']} of {worst['runs']}"
+    figure, (axis,) = frame(plt, title, note, height=3.4, xlabel="steps before the collapse")
+    for y, row in enumerate(rows[::-1]):
+        for k, (rate, ends) in enumerate(row["by_rate"].items()):
+            places = [end or STEPS for end in ends]
+            label = f"lr {rate}" if y == 0 else None
+            axis.plot(
+                places, [y + 0.3 - 0.15 * k] * len(places), "o", color=f"C{k}", markersize=3.5, alpha=0.7, label=label
+            )
+    axis.set_yticks(range(len(rows)), [row["arm"] for row in rows[::-1]], fontsize=7)
+    legend(axis, 5)
+    return figure
+
+
 def make(asked: Asked, run: dict) -> dict:
     return rounded(train(run["arm"], run["lr"], run["seed"], 2 if asked.quick else STEPS))
 
@@ -211,6 +323,8 @@ def main() -> None:
     rates, seeds = ((0.1,), (0,)) if asked.quick else (RATES, SEEDS)
     runs = [{"arm": arm, "lr": lr, "seed": seed} for seed, lr, arm in product(seeds, rates, ARMS)]
     lines = make_missing(asked, "collapse", runs, make)
+    records = records_of(lines)
+    publish(asked, "collapse", lines, records, blocks(lines, records), draw)
 
 
 if __name__ == "__main__":

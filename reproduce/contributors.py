@@ -10,14 +10,18 @@ told neither what is right nor whether it was: what losers gain there was not in
 """
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
 from common import ReaderNumber, Shared, draw_some, rng
 from introspection import models
 from introspection.reader import Reader
+from introspection.report.comparisons import dots
+from introspection.report.figures import BLUE, GREY
 from introspection.rollouts import Group, rollout_1, rollout_2, rollout_3
-from reproduce.runs import Asked, ask, make_missing, rounded, start
+from reproduce.records import group, markdown_table, shown_interval
+from reproduce.runs import Asked, ask, less, make_missing, over_clusters, publish, rounded, start
 from tasks.bank import load_questions
 from tasks.mcq import Question
 
@@ -77,12 +81,96 @@ def make(asked: Asked, run: dict) -> dict:
     return rounded(found)
 
 
+# ---- the page ------------------------------------------------------------------------------------------------------
+KINDS = {"same": "own question", "transfer": "others of its cluster"}
+SIDES = ("winners' points", "losers' points")
+
+
+def sides(records: list[dict], side: str, kind: str) -> dict[str, list[float]]:
+    """Gains by cluster: of 'winners', of 'losers', or of losers minus winners ('difference')."""
+    if side == "difference":
+        return group((r["cluster"], r[f"losers {kind}"] - r[f"winners {kind}"]) for r in records)
+    return group((r["cluster"], r[f"{side} {kind}"]) for r in records)
+
+
+def row_of(lines: list[dict], writer: str, reveal: str, split: str, kind: str) -> dict:
+    """Losers against winners of one kind of writer, told and blind, over its seeds."""
+    told, blind = ([line[f"{split}, {name}"] for line in lines] for name in ("told", "blind"))
+    row = {
+        "writer": writer, "reveal": reveal, "split": split, "kind": kind, "seeds": len(lines),
+        "questions": [len(records) for records in told],
+        "leaks": {side: sum(r[f"{side} leaks"] for s in told for r in s) / sum(r[f"{side} n"] for s in told for r in s)
+                  for side in ("winners", "losers")},
+    }  # fmt: skip
+    for side in ("winners", "losers", "difference"):
+        row[side] = over_clusters([sides(records, side, kind) for records in told])
+    apart = [[sides(records, "difference", kind) for records in part] for part in (told, blind)]
+    row["blind difference"] = over_clusters(apart[1])
+    row["told minus blind"] = over_clusters(less(*apart))
+    return row
+
+
+def records_of(lines: list[dict]) -> dict:
+    """The table as records."""
+    parts = group(((line["run"]["writer"], line["run"]["reveal"]), line) for line in lines)
+    places = product(QUESTIONS, ("start", "trained"), KINDS, REVEALS)
+    return {
+        "rows": [
+            row_of(parts[writer, reveal], writer, reveal, split, kind)
+            for split, writer, kind, reveal in places
+            if (writer, reveal) in parts
+        ]
+    }
+
+
+def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
+    """The page."""
+    cells = []
+    for row in records["rows"]:
+        place = [row["split"], row["writer"], row["reveal"], KINDS[row["kind"]]]
+        told = ("winners", "losers", "difference", "blind difference", "told minus blind")
+        leaks = "{winners:.2f}, {losers:.2f}".format(**row["leaks"])
+        asked = ", ".join(map(str, row["questions"]))
+        cells.append([*place, *(shown_interval(row[name]) for name in told), leaks, asked])
+    head = ["clusters", "writer", "losers see", "read on", "winners", "losers", "losers - winners", "the same, blind"]
+    return [
+        "# T6: losers' points against winners', on the same question",
+        "Questions that a writer answers right and wrong in eight attempts; accuracy with a point minus without, start "
+        "reader; points that leak or do not parse are worth nothing. Blind: the same attempts, points written without "
+        f"being told what is right or whether it was. Trained: {TRAINING['steps']} steps on both kinds of points, "
+        "verified on other questions. Primary: losers - winners, trained, answer, others of the cluster, "
+        "test_clusters (never rewarded).",
+        markdown_table([*head, "told - blind", "leaks: winners, losers", "questions"], cells),
+        "95 % intervals over seeds and clusters.",
+    ]
+
+
+def draw(plt, records: dict):
+    """Winners' and losers' points on clusters never rewarded."""
+    part = [row for row in records["rows"] if row["split"] == "test_clusters"]
+    primary = [r for r in part if (r["writer"], r["reveal"], r["kind"]) == ("trained", "answer", "transfer")]
+    e = (primary or part)[0]["difference"]
+    title = f"Losers' points minus winners' on the same question, trained, answer shown: {shown_interval(e, '+.2f')}"
+    shown = []
+    for row in part:
+        bars = [(row[side], color) for side, color in (("winners", GREY), ("losers", BLUE))]
+        label = f"{row['writer']}, {row['reveal']}: {KINDS[row['kind']]}"
+        side_bars = [
+            (b["mean"], b["low"], b["high"], color, name) for (b, color), name in zip(bars, SIDES, strict=True)
+        ]
+        shown.append((label, "", side_bars))
+    note = "clusters never rewarded; questions answered both ways; start reader; bars: 95 % over seeds and clusters"
+    return dots(plt, title, note, "accuracy with the point - without", shown, 1.0 + 0.4 * len(shown))
+
+
 def main() -> None:
     asked = ask(__doc__)
     reveals, seeds = (REVEALS[:1], SEEDS[:1]) if asked.quick else (REVEALS, SEEDS)
     runs = [{"writer": "start", "reveal": reveal, "seed": 0} for reveal in reveals]
     runs += [{"writer": "trained", "reveal": reveal, "seed": seed} for seed in seeds for reveal in reveals]
     lines = make_missing(asked, "contributors", runs, make)
+    records = records_of(lines)
+    publish(asked, "contributors", lines, records, blocks(lines, records), draw)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import argparse
 import json
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +17,12 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from common import ROOT
+import numpy as np
+
+from common import ROOT, finite
 from introspection.rundir import environment
-from reproduce.records import read_lines
+from introspection.stats import estimate, t_quantile
+from reproduce.records import read_lines, save_picture, write_table
 
 
 @dataclass
@@ -97,7 +101,33 @@ def rounded(value, digits: int = 4):
     return round(value, digits) if isinstance(value, float) else value
 
 
-def commits_of(lines: list[dict]) -> str:
-    """'run at commit abc1234', for a page's last line."""
-    names = sorted({line["commit"][:7] for line in lines if line["commit"]})
-    return f"Run at commit{'s' if len(names) > 1 else ''} {', '.join(names)}."
+# ---- what is said of lines -----------------------------------------------------------------------------------------
+def over_clusters(seeds: list[dict[str, list[float]]]) -> dict:
+    """An estimate of values by cluster, one dictionary a seed, over the clusters that every seed has."""
+    shared = sorted(set.intersection(*(set(seed) for seed in seeds)))
+    by_cluster = {c: [float(np.mean(seed[c])) for seed in seeds] for c in shared}
+    means = [{c: [values[s]] for c, values in by_cluster.items()} for s in range(len(seeds))]
+    return {**estimate(means, ""), "clusters": len(shared), "seeds": len(seeds), "by_cluster": by_cluster}
+
+
+def over_seeds(values: list[float]) -> dict:
+    """An estimate of one value a seed: a t interval; none of a single seed."""
+    centre, wide = float(np.mean(values)), float("nan")
+    if len(values) > 1:
+        wide = float(np.std(values, ddof=1)) / len(values) ** 0.5 * t_quantile("0.975", len(values) - 1)
+    return {"mean": centre, "low": centre - wide, "high": centre + wide, "by_seed": [float(v) for v in values]}
+
+
+def less(seeds: list[dict[str, list[float]]], others: list[dict[str, list[float]]]) -> list[dict[str, list[float]]]:
+    """Cluster means of seeds less those of others, seed by seed, where both have the cluster."""
+    pairs = zip(seeds, others, strict=True)
+    return [{c: [float(np.mean(a[c]) - np.mean(b[c]))] for c in a if c in b} for a, b in pairs]
+
+
+def publish(asked: Asked, name: str, lines: list[dict], records: dict, blocks: list[str | list[str]], draw) -> None:
+    """A table's records, its page and its picture. blocks: the title, then paragraphs and lines of tables."""
+    commits = sorted({line["commit"][:7] for line in lines if line["commit"]})
+    last = f"Run at commit {', '.join(commits)}. `python -m reproduce.{name}` rebuilds it."
+    text = [block if isinstance(block, list) else textwrap.wrap(block, 116) for block in [*blocks, last]]
+    write_table(asked.out, name, finite(records), "\n\n".join("\n".join(part) for part in text))
+    save_picture(asked.out / f"{name}.svg", draw, records)

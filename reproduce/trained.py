@@ -5,6 +5,8 @@ A step of these has one question, so that its cluster is that of the step.
 
 from pathlib import Path
 
+import numpy as np
+
 from introspection import library
 from reproduce.records import read_lines
 from reproduce.runs import rounded, start
@@ -38,3 +40,24 @@ def train(run_dir: Path, config: str, settings: dict, program: tuple[str, ...] =
         })  # fmt: skip
         known |= set(essences)
     return rounded({"log": log, "evaluations": read_lines(home / "eval.jsonl")})
+
+
+def slope(log: list[dict], name: str, within: str) -> float:
+    """Change a step of what steps measured, least squares within each question or cluster (`within`).
+
+    Steps differ by their question far more than by what was learned: each group is held against its own mean.
+    """
+    parts: dict[str, list[tuple[int, float]]] = {}
+    for step, measured in enumerate(log, 1):
+        if measured[name] is not None and measured[within] is not None:
+            parts.setdefault(measured[within], []).append((step, measured[name]))
+    squares = products = 0.0
+    for part in parts.values():
+        steps, values = (np.array(column) - np.mean(column) for column in zip(*part, strict=True))
+        squares, products = squares + (steps**2).sum(), products + (steps * values).sum()
+    return float(products / squares) if squares else float("nan")
+
+
+def in_ten(e: dict) -> dict:
+    """An estimate of a slope as the change in ten steps."""
+    return {key: [10 * v for v in value] if isinstance(value, list) else 10 * value for key, value in e.items()}
