@@ -65,6 +65,7 @@ def measure(writer: Reader, reader: Reader, questions: list[Question], pool: lis
 
 
 def make(asked: Asked, run: dict) -> dict:
+    """What points of a writer, trained here where it has to be, are worth: records by split, told and blind."""
     folder = MODEL
     if run["writer"] == "trained":
         home = asked.runs / f"writers/{run['reveal']}-{run['seed']}"

@@ -45,6 +45,7 @@ def points_of(run_dir: Path, settings: dict) -> dict:
 
 
 def make(asked: Asked, run: dict) -> dict:
+    """A check of the start model, or a training with its log; both with the points counted."""
     few = {"eval_questions": 8, "group_size": 2} if asked.quick else {}
     if run["part"] == "check":
         settings = {"correction_turns": run["turns"], "splits": "test", "n_verify": 1} | few

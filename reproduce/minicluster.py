@@ -83,9 +83,9 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
         "# T3: the paper's mini-cluster",
         f"Five questions of one rule, {steps} steps, 32 rollouts a step, combined reward (the point's own question and "
         "another of its cluster). 'base' is the paper's procedure with V = 1, each other arm changes one thing. "
-        "Changes are slopes within each question, 95 % t intervals over seeds (primary: AdamW minus base). 'Applied': what of "
-        "an update reached the weights. 'Distinct', 'written before' (at an earlier step): shares of points by their "
-        "essence (no case, punctuation or small words).",
+        "Changes are slopes within each question, 95 % t intervals over seeds (primary: AdamW minus base). 'Applied': "
+        "what of an update reached the weights. 'Distinct', 'written before' (at an earlier step): shares of points by "
+        "their essence (no case, punctuation or small words).",
         markdown_table(head, cells),
     ]
 

@@ -7,6 +7,11 @@ import common
 from grpo_introspect import Config, main
 from introspection import update
 
-if __name__ == "__main__":
+
+def run() -> None:
     update.fp32_master = lambda parameter: parameter
     common.launch(main, Config, "grpo_introspect")
+
+
+if __name__ == "__main__":
+    run()
