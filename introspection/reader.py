@@ -73,7 +73,8 @@ class Reader:
             said = self.sample(prompt_ids, phase, n, max_new_tokens, numbers)
         numbers = numbers or [(i,) for i in range(len(prompt_ids))]
         keys = [(*self.key, phase, *number, i, 1) for number in numbers for i in range(n)]
-        return scored.append_answers(self.model, self.chat, self.temperature, asked, said, keys, self.rationale)
+        settings = (self.rationale, self.kv_gib)
+        return scored.append_answers(self.model, self.chat, self.temperature, asked, said, keys, *settings)
 
     def answer_kept(
         self, prompt_ids: list[list[int]], views: list[Question], phase: int, numbers: list[tuple[int, ...]]
@@ -116,7 +117,7 @@ def cut_before_letter(chat: Chat, ids: list[int], view: Question) -> tuple[list[
     ends = {end for _, end in chat.thinking}
     start = max((k + 1 for k, token in enumerate(ids) if token in ends), default=0)
     k = bisect.bisect_right(range(len(ids) + 1), found[0], lo=start, key=lambda k: len(chat.text(ids[:k])))
-    return ids[: k - 1], chat.text(ids[k - 1 : k]), found[1]
+    return ids[: k - 1], chat.tokenizer.decode(ids[k - 1 : k]), found[1]
 
 
 def option_probabilities(

@@ -21,6 +21,7 @@ MIN_PART = 128  # rows that are sampled together are at least so many,
 MAX_PADDING = 1.05  # or padded by no more than that
 FREE_ROWS = 64  # on a GPU so many rows take hardly longer than one, and dropping rows means a new capture
 COMPACT_AT = 7 / 8  # finished rows are dropped when an eighth has finished; more often gains nothing measurable
+MAX_ROWS = 1024  # of one batch
 FITTING_TOKENS = WeakKeyDictionary()  # of a model that ran out of memory: rows x tokens tried from then on
 
 
@@ -231,10 +232,19 @@ def next_logprobs(model, prompts: list[list[int]], max_rows: int = 256) -> torch
     return torch.log_softmax(torch.cat(parts).float(), dim=-1)
 
 
+def rows_at_once(model, most: int, tokens: int, kv_gib: float) -> int:
+    """How many rows of so many tokens may run together: no more than whose keys and values fit into kv_gib (on a CPU a
+    third of the free memory without it), or than fitted when memory ran out before.
+    """
+    if kv_gib or model.device.type == "cpu":
+        most = min(most, rows_within(model.config.get_text_config(), kv_gib, tokens))
+    return max(1, min(most, FITTING_TOKENS.get(model, 2**31) // max(1, tokens)))
+
+
 @torch.no_grad()  # the paper lost 30 GB to rollouts that kept their graph (collapse cause 5)
 def sample(
     model, prompts: list[list[int]], n: int, max_new_tokens: int, temperature: float, eos_ids: list[int],
-    noise_keys: list[tuple[int, ...]], max_rows: int = 1024, warp: Callable | None = None, kv_gib: float = 0.0,
+    noise_keys: list[tuple[int, ...]], max_rows: int = MAX_ROWS, warp: Callable | None = None, kv_gib: float = 0.0,
 ) -> list[Completion]:  # fmt: skip
     """n completions of each prompt, prompt by prompt.
 
@@ -250,9 +260,7 @@ def sample(
     was_training = model.training
     model.eval()
     longest = max(map(len, rows), default=0) + max_new_tokens
-    if kv_gib or model.device.type == "cpu":
-        max_rows = min(max_rows, rows_within(model.config.get_text_config(), kv_gib, longest))
-    max_rows = max(1, min(max_rows, FITTING_TOKENS.get(model, 2**31) // longest))
+    max_rows = rows_at_once(model, max_rows, longest, kv_gib)
 
     def decode_part(ids: list[int]) -> list[Completion]:
         try:

@@ -16,23 +16,26 @@ import torch
 from common import rng
 from introspection import prompts
 from introspection.chat import Chat
-from introspection.logprobs import CHUNK_ELEMENTS, chunk_logprobs, head_of
-from introspection.sampling import Completion, distinct, in_parts, prefill, run_shared_prefixes
+from introspection.logprobs import head_of
+from introspection.sampling import Completion, distinct, in_parts, prefill, rows_at_once, run_shared_prefixes
 from tasks.answers import stated_from
 from tasks.mcq import Question
 
-ROWS = 256  # prompts whose options are scored at a time
+ROWS = 64  # prompts whose options are scored at a time
 
 
 @torch.no_grad()
 def continuation_logprobs(
-    model, prompt_ids: list[list[int]], continuations: list[list[list[int]]], temperature: float
+    model, prompt_ids: list[list[int]], continuations: list[list[list[int]]], temperature: float, kv_gib: float = 0.0
 ) -> list[list[float]]:
     """Summed log-probabilities of several continuations of each prompt, at the sampling temperature.
 
-    What prompts share is run once, each prompt once, and its cache repeated for its continuations.
+    What prompts share is run once, each prompt once, and its cache repeated for its continuations: of so many prompts
+    at a time as `kv_gib` allows (sampling.sample).
     """
-    longest = max(len(ids) for part in continuations for ids in part)
+    longest, options = max(len(ids) for part in continuations for ids in part), max(map(len, continuations))
+    tokens = longest + max(map(len, prompt_ids))
+    size = max(1, rows_at_once(model, ROWS * options, tokens, kv_gib) // options)
     shared = run_shared_prefixes(model, distinct(prompt_ids)[0], longest)
     order = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]))  # parts of similar length
     head = head_of(model)
@@ -59,13 +62,9 @@ def continuation_logprobs(
                 use_cache=True,
             ).last_hidden_state  # (R, T - 1, H)
             owners, places = given[:, 1:].nonzero(as_tuple=True)
-            chunks = zip(
-                hidden[owners, places].split(max(1, CHUNK_ELEMENTS // head[0].shape[0])),
-                ids[:, 1:][owners, places][:, None].split(max(1, CHUNK_ELEMENTS // head[0].shape[0])),
-                strict=True,
-            )
-            weight, bias, softcap = head
-            said = [chunk_logprobs(h, weight, bias, i, temperature or 1.0, softcap)[:, 0] for h, i in chunks]
+            chosen = head.chunks(ids[:, 1:][owners, places][:, None])
+            chunks = zip(head.chunks(hidden[owners, places]), chosen, strict=True)
+            said = [head.logprobs(h, i, temperature or 1.0)[:, 0] for h, i in chunks]
             sums = sums.index_add(0, owners, torch.cat(said)) if said else sums
         values, parts = sums.tolist(), []
         for i in part:
@@ -76,7 +75,7 @@ def continuation_logprobs(
     was_training = model.training
     model.eval()
     try:
-        scored = [sums for part in in_parts(look, order, ROWS) for sums in part]
+        scored = [sums for part in in_parts(look, order, size) for sums in part]
     finally:
         model.train(was_training)
     found: list[list[float]] = [[] for _ in prompt_ids]
@@ -85,10 +84,11 @@ def continuation_logprobs(
     return found
 
 
-def answer_ids(chat: Chat, view: Question, place: int, rationale: str = "") -> list[int]:
-    """The turn's end that states an option after a rationale."""
+def answer_ids(chat: Chat, view: Question, place: int, own: list[int]) -> list[int]:
+    """The turn's end that states an option after what a model wrote of it, its thought ended where it was not."""
     said = prompts.ANSWER.format(text=prompts.plain(view.options[place]), letter=prompts.LETTERS[place])
-    return chat.content_ids((prompts.BEFORE_ANSWER if rationale else "") + said) + chat.between[:1]
+    said = (prompts.BEFORE_ANSWER if chat.text(own) else "") + said
+    return [*chat.close_thought(own), *chat.content_ids(said), chat.end]
 
 
 def rationale_ids(chat: Chat, ids: list[int], view: Question) -> list[int]:
@@ -104,11 +104,13 @@ def rationale_ids(chat: Chat, ids: list[int], view: Question) -> list[int]:
     return ids
 
 
-def text_scores(model, chat: Chat, prompt_ids: list[list[int]], views: Sequence[Question]) -> list[list[float]]:
+def text_scores(
+    model, chat: Chat, prompt_ids: list[list[int]], views: Sequence[Question], kv_gib: float = 0.0
+) -> list[list[float]]:
     """Mean log-probability of the tokens of each option's text after its prompt."""
     ids_of = {text: chat.content_ids(prompts.plain(text)) for view in views for text in view.options}
     texts = [[ids_of[text] for text in view.options] for view in views]
-    sums = continuation_logprobs(model, prompt_ids, texts, 1.0)
+    sums = continuation_logprobs(model, [ids + chat.close_thought([]) for ids in prompt_ids], texts, 1.0, kv_gib)
     return [[s / len(ids) for s, ids in zip(row, part, strict=True)] for row, part in zip(sums, texts, strict=True)]
 
 
@@ -120,6 +122,7 @@ def append_answers(
     said: list[Completion],
     noise_keys: list[tuple[int, ...]],
     rationale: bool,
+    kv_gib: float = 0.0,
 ) -> list[Completion]:
     """The turns `said` with an answer appended by likelihood; asked: (prompt ids, view) of each.
 
@@ -131,14 +134,14 @@ def append_answers(
         kept = [rationale_ids(chat, c.ids, view) for c, (_, view) in zip(said, asked, strict=True)]
         texts = []
         for own, (_, view) in zip(kept, asked, strict=True):
-            texts.append([answer_ids(chat, view, i, chat.text(own)) for i in range(len(view.options))])
+            texts.append([answer_ids(chat, view, i, own) for i in range(len(view.options))])
         prefixes = [ids + own for (ids, _), own in zip(asked, kept, strict=True)]
-        scores = continuation_logprobs(model, prefixes, texts, temperature)
+        scores = continuation_logprobs(model, prefixes, texts, temperature, kv_gib)
     else:
         kept = [[] for _ in asked]
         unique, place = distinct([ids for ids, _ in asked])  # nothing is drawn: equal prompts have equal answers
         view_of = {k: view for k, (_, view) in zip(place, asked, strict=True)}
-        found = text_scores(model, chat, unique, [view_of[k] for k in range(len(unique))])
+        found = text_scores(model, chat, unique, [view_of[k] for k in range(len(unique))], kv_gib)
         scores = [found[k] for k in place]
     answered = []
     for (_, view), own, completion, row, key in zip(asked, kept, said, scores, noise_keys, strict=True):
@@ -147,7 +150,7 @@ def append_answers(
             place = int(torch.searchsorted(chances.cumsum(-1), rng(*key).random()).clamp(max=len(row) - 1))
         else:
             place = int(chances.argmax())
-        end = answer_ids(chat, view, place, chat.text(own))
+        end = answer_ids(chat, view, place, own)
         logprobs = completion.logprobs[: len(own)]
         answered.append(Completion(own + end, logprobs, completion.finished, len(end), chances.tolist()))
     return answered

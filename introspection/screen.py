@@ -8,11 +8,13 @@ import sys
 import textwrap
 
 from common import Shared
-from introspection import library, models
+from introspection import library, models, scored
 from introspection.cache import bytes_per_token, rows_within
 from introspection.rundir import Run
+from introspection.sampling import MAX_ROWS
 from introspection.verdicts import by_cluster, fell_without, judge, spoilt_by
 
+OPTIONS = 4  # of a question, where memory is planned
 PARSED, CLIPPED = 0.8, 0.3  # shares below and above which a step warns
 
 
@@ -40,17 +42,33 @@ def plan(cfg: Shared, chat, train: list, held_out: list) -> str:
         f"             at most {generated:,} generated tokens",
         f"the run      {cfg.steps} steps, an evaluation every {cfg.eval_every or cfg.steps}, a checkpoint every "
         f"{cfg.save_every}",
-        f"peak memory  {memory(cfg, points, prompt)}",
+        f"peak memory  {memory(cfg, points, verifications, prompt)}",
     ]
     if len(held_out) < cfg.eval_questions:
         lines.insert(2, f"             {few(len(held_out), cfg.eval_questions, cfg.eval_split)}")
     return "\n".join(lines)
 
 
-def memory(cfg: Shared, rows: int, prompt: float) -> str:
+def largest_cache(cfg: Shared, points: int, verifications: int, prompt: float) -> float:
+    """Bytes of keys and values of the largest rollout of a step or an evaluation (evaluation.py: 4 points a question,
+    each verified twice), at most what shared.kv_gib or the free memory allows.
+    """
+    config, turn = models.text_config(cfg.model), cfg.max_new_tokens + cfg.max_point_tokens
+    longest = 2 * prompt + turn  # an exchange, and the point after it
+    answers = max(verifications, 8 * cfg.eval_questions)
+    if cfg.answers == "scored":
+        answers = min(answers, scored.ROWS) * OPTIONS
+    rollouts = [(max(points, 4 * cfg.eval_questions), longest), (answers, prompt + turn)]
+    return max(
+        min(rows, MAX_ROWS, rows_within(config, cfg.kv_gib, int(length))) * length * bytes_per_token(config)
+        for rows, length in rollouts
+    )
+
+
+def memory(cfg: Shared, points: int, verifications: int, prompt: float) -> str:
     """What a run holds at once: the weights and what trains them, and the larger of activations and a rollout's cache.
 
-    rows: of the largest rollout; prompt: tokens of a question's turn.
+    points, verifications: of a step; prompt: tokens of a question's turn.
     """
     count, trained, width, layers = models.size(cfg)
     weight = 4 if cfg.dtype == "float32" else 2  # bytes
@@ -59,9 +77,7 @@ def memory(cfg: Shared, rows: int, prompt: float) -> str:
     copies = 3 if cfg.optimizer == "adamw" else 1  # gradient, and for AdamW two moments
     state = trained * (masters + 4 * copies)
     activations = cfg.max_tokens_per_micro_batch * width * layers * 4 * 20  # about 20 kept tensors of it in a layer
-    longest = int(2 * prompt) + cfg.max_new_tokens + cfg.max_point_tokens  # an exchange, and the point after it
-    config = models.text_config(cfg)
-    cache = min(rows, rows_within(config, cfg.kv_gib, longest)) * longest * bytes_per_token(config)
+    cache = largest_cache(cfg, points, verifications, prompt)
     total = 2**29 + weights + state + max(activations, cache)  # half a GiB: Python and its libraries
     parts = {"weights": weights, "gradients and optimiser": state, "activations": activations, "keys and values": cache}
     told = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in parts.items())
