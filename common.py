@@ -52,6 +52,7 @@ class Shared:
     # file of templates (docs/reference.md, 'Prompts')
     prompts: str = "organism"
     system: str = ""  # system prompt; goes in front of the first user turn where the chat template has no such role
+    thinking: Literal["off", "on"] = "off"  # whether a chat template that knows thoughts is asked for them
     # leaves embeddings (and the tied head) as they are: 2.8 of Gemma 4 E2B's 4.6 B parameters
     freeze_embeddings: bool = False
     # keys and values of a rollout, GiB at most: its rows are split, with the same result. 0: a third of the free memory

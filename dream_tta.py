@@ -252,7 +252,7 @@ def main(cfg: Config, options: Options) -> None:
     run = Run(options.run_dir, cfg, options.resume)
     cfg = replace(cfg, library=cfg.library or str(run.stage_1 / "library.jsonl"))
     questions, points, groups = load_data(cfg)
-    chat = models.load_chat(cfg.model, cfg.system)
+    chat = models.load_chat(cfg.model, cfg.system, cfg.thinking)
     common.check_one_process("dream_tta")
     if options.dry_run:
         evaluated = ", ".join(f"{len(part)} {name}" for name, part in groups.items())

@@ -31,6 +31,7 @@ from tqdm import tqdm
 import common
 from common import Options, ReaderNumber, Shared, UserError, rng
 from introspection import library, models, prompts, screen
+from introspection.logprobs import check_scorer
 from introspection.reader import Reader, make_reader
 from introspection.report import page
 from introspection.rundir import Run
@@ -247,7 +248,8 @@ def writers_of(cfg: Config, run: Run) -> list[str]:
 
 def load_reader(cfg: Config, name: str) -> Reader:
     """A model as reader and writer; answers without a point are kept, because many conditions ask for the same ones."""
-    policy, chat = models.load_policy(name, cfg), models.load_chat(name, cfg.system)
+    policy, chat = models.load_policy(name, cfg), models.load_chat(name, cfg.system, cfg.thinking)
+    check_scorer(policy, chat)
     rationale = cfg.rationale or cfg.table == "recall"  # a turn that recalls is sampled
     return make_reader(cfg, policy, chat, (cfg.seed, 0, ReaderNumber.EVALUATION), kept={}, rationale=rationale)
 

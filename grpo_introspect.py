@@ -313,7 +313,7 @@ def main(cfg: Config, options: Options) -> None:
     prompts.use(cfg.prompts, common.ROOT)
     train, held_out, canary = load_data(cfg)
     exchanges = load_exchanges(common.ROOT / cfg.exchanges, train) if cfg.exchanges else []
-    chat = models.load_chat(cfg.model, cfg.system)
+    chat = models.load_chat(cfg.model, cfg.system, cfg.thinking)
     check_bank(cfg, chat, train)
     if options.dry_run:
         print(screen.plan(cfg, chat, train, held_out))

@@ -101,9 +101,10 @@ class Target:
         if self.recall is not None:
             block = chat.content_ids(prompts.RECALL.format(point=prompts.plain(self.recall)))
         if said is not None:
-            answer = chat.content_ids(said) + chat.between[:1]  # the turn's terminator
-        recalling = Trajectory(reader.prompt(view), [(block, True), (answer, True)])
-        reading = Trajectory(reader.prompt(view, self.recall), [(answer, True)])
+            answer = [*chat.content_ids(said), chat.end]
+        opened = (chat.close_thought([]), False)  # where the prompt opens a thought, both stand after it
+        recalling = Trajectory(reader.prompt(view), [opened, (block, True), (answer, True)])
+        reading = Trajectory(reader.prompt(view, self.recall), [opened, (answer, True)])
         return recalling, reading
 
 
@@ -327,7 +328,7 @@ def main(cfg: Config, options: Options) -> None:
     run = Run(options.run_dir, cfg, options.resume)
     cfg = replace(cfg, library=cfg.library or str(run.stage_1 / "library.jsonl"))
     train, records, groups = load_data(cfg)
-    chat = models.load_chat(cfg.model, cfg.system)
+    chat = models.load_chat(cfg.model, cfg.system, cfg.thinking)
     common.check_one_process("sft_recall")
     if options.dry_run:
         evaluated = ", ".join(f"{len(p)} {s}" for s, p in groups.items())

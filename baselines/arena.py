@@ -138,7 +138,7 @@ class Arena:
                 self.groups[split] = common.draw_some(part, cfg.eval_problems, draw)
         if not self.groups:
             raise UserError(f"{name}.eval_splits: {cfg.questions} has no problem of '{cfg.eval_splits}'")
-        self.chat = models.load_chat(cfg.model, cfg.system)
+        self.chat = models.load_chat(cfg.model, cfg.system, cfg.thinking)
         common.check_one_process(name)
         if options.dry_run:
             measured = ", ".join(f"{len(part)} {split}" for split, part in self.groups.items())

@@ -76,14 +76,13 @@ def main(cfg: Config, options: Options) -> None:
             f"{run.path / 'targets.jsonl'}: nothing to train on: every attempt was right, or no problem has a solution"
         )
     reveal = cfg.reveal if cfg.on == "corrections" else "answer"
-    end_of_turn = arena.chat.between[:1]  # trained too, or the model would learn to go on
     for step in arena.steps():
         # What is said: the next targets, options in a new order each time.
         batch = common.walk(targets, step, cfg.batch_size, cfg.seed, RivalPhase.SFT_SHUFFLE)
         trajectories = []
         for place, target in enumerate(batch, start=(step - 1) * cfg.batch_size):
             problem = problem_of[target["problem_id"]].view(rng(cfg.seed, RivalPhase.SFT_VIEW, place))
-            said = arena.chat.content_ids(correction(problem, reveal)) + end_of_turn
+            said = arena.chat.turn(correction(problem, reveal))  # its end too, or the model would learn to go on
             trajectories.append(Trajectory(arena.chat.first(problem.turn), [(said, True)]))
         # Update: fine-tuning is a policy gradient with every weight 1.
         weights = [1.0] * len(trajectories)

@@ -66,9 +66,10 @@ class GrowingLayer(DynamicLayer):
 
 def bytes_per_token(config) -> int:
     """Keys and values of one token of one row, at most: every layer in fp32 (a sliding window takes less)."""
-    known = config.to_dict()  # of layers that differ (Gemma 4) the larger ones
+    known = config.to_dict()
+    known |= {name: known[own] for name, own in config.attribute_map.items() if own in known}  # GPT-2 says n_head
     heads = known.get("num_key_value_heads") or known["num_attention_heads"]
-    size = max(known.get(name) or 0 for name in ("head_dim", "global_head_dim"))
+    size = max(known.get(name) or 0 for name in ("head_dim", "global_head_dim"))  # Gemma 4: of the larger layers
     size = size or known["hidden_size"] // known["num_attention_heads"]
     return 2 * known["num_hidden_layers"] * heads * size * 4
 

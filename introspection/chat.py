@@ -1,95 +1,165 @@
-"""Turns of a conversation as token ids, cut out of a tokenizer's own chat template."""
+"""Turns of a conversation as token ids, by the tokenizer's own chat template.
 
+What a template cannot do right is refused by name: no turn here is almost what the template would write.
+"""
+
+import datetime
 import re
 
 from jinja2 import TemplateError
 
 from common import UserError
 
+MARKS = ("first-user-turn", "first-model-turn", "second-user-turn")
 SYSTEM_MARK = "the-system-turn"
-THINKING = [("<think>", "</think>"), ("<|channel>", "<channel|>")]
+THINKING = [("<think>", "</think>"), ("<|channel>", "<channel|>"), ("[THINK]", "[/THINK]")]
+CHANNELS = "<|channel|>"  # of harmony: one answer is several turns there
+TODAY = datetime.date(2026, 1, 1)  # in every prompt that says the date: a run resumed tomorrow has today's prompts
+CUT = "\ue000"  # a character of nobody's, where a text that would be a control token is cut in two
+_ASKS_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
 class Chat:
-    """Ids of the user turns of a tokenizer's chat template, cut out of one rendered example.
+    """Ids of the turns of a tokenizer's chat template.
 
-    Template text may hold control tokens; content is encoded with `split_special_tokens`, so that it never does.
-    Raises UserError if the template does not keep turn contents verbatim and in order.
+    `end` ends a model turn, `eos_ids` are all ids that do. Text is data: whatever it says, none of its ids is a control
+    token. thinking: whether the template is asked for thoughts (Qwen 3, Gemma 4). Raises UserError where the template
+    does not keep turns as they were, so that a conversation could not be continued by ids.
     """
 
-    def __init__(self, tokenizer, eos_ids: list[int], system: str = ""):
-        self.tokenizer, self.eos_ids, self.preface = tokenizer, set(eos_ids), ""
-        marks = ["first-user-turn", "first-model-turn", "second-user-turn"]
-        roles = ["user", "assistant", "user"]
+    def __init__(self, tokenizer, eos_ids: list[int], system: str = "", thinking: bool = False):
+        self.tokenizer, self.eos_ids, self.system, self.preface = tokenizer, set(eos_ids), [], ""
+        self.controls: dict[int, int] = {}  # control tokens of a template's own, by number of turns
         if tokenizer.chat_template is None:
             raise UserError("the tokenizer has no chat template; put a chat_template.jinja into the model's folder")
-        messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-        text = self._render([{"role": "system", "content": SYSTEM_MARK}, *messages]) if system else ""
-        if SYSTEM_MARK not in text:  # a template without that role refuses it or drops it
-            text, self.preface = self._render(messages), f"{system}\n\n" if system else ""
-        pieces = []
-        for mark in marks:
-            before, found, text = text.partition(mark)
+        if CHANNELS in tokenizer.get_vocab():
+            raise UserError(
+                f"the chat template answers in channels ({CHANNELS}, as gpt-oss): one turn is several there"
+            )
+        self.fixed = {
+            "date_string": TODAY.strftime("%d %b %Y"),
+            "enable_thinking": thinking,
+            "chat_template": template_of_one_day(tokenizer.chat_template),
+        }
+        # Added tokens, special or not (such as </think>); runs of spaces and lines are text (Gemma).
+        added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
+        self.control_ids = {i for i, token in added.items() if len(token) > 1 and not token.isspace()}
+        self.control = re.compile("|".join(re.escape(added[i]) for i in self.control_ids) or r"(?!)")
+        if system:
+            self._place(system)
+        self._find_end()
+        # Ids that open and close a stretch of thinking (Qwen 3, Gemma 4); what stands between them is not the answer.
+        known = tokenizer.get_vocab()
+        self.thinking = [(known[a], known[b]) for a, b in THINKING if a in known and b in known]
+        self.thinks_first = bool(self.close_thought([], self.first("")))
+
+    # ---- what the template does --------------------------------------------------------------------------------------
+    def _place(self, system: str) -> None:
+        """Where a system prompt goes: its role, or in front of the first user turn where the template has none, drops
+        it, or puts it elsewhere (Mistral: into the last user turn).
+        """
+        opening = ""
+        try:
+            text = self._render([SYSTEM_MARK], MARKS)
+            opening = text.partition(MARKS[0])[0] if text.count(SYSTEM_MARK) == 1 else ""
+        except TemplateError:
+            pass
+        if SYSTEM_MARK in opening:
+            self.system = [system]
+        else:
+            self.preface = f"{system}\n\n"
+
+    def _find_end(self) -> None:
+        """Finds `end` and what stands before the second user turn; refuses what is not kept as it was."""
+        try:
+            whole, first = self._render(self.system, MARKS), self._render(self.system, MARKS[:1])
+        except TemplateError as error:
+            raise UserError(f"the chat template refuses a conversation of user and assistant turns: {error}") from error
+        pieces, rest = [], whole
+        for mark in MARKS:
+            before, found, rest = rest.partition(mark)
             if not found:
                 raise UserError(
                     "the chat template does not keep turn contents verbatim, so turns cannot be continued by ids"
                 )
             pieces.append(before)
-        opening, _, between = pieces
-        before, found, after = opening.partition(SYSTEM_MARK)
-        self.between, self.closing = self._template_ids(between), self._template_ids(text)
-        if self.between[0] in tokenizer.all_special_ids:  # the template's own end of turn ends a sampled turn too
-            self.eos_ids.add(self.between[0])
-        # Added tokens that are not special (such as </think>) are matched in any text; content is cut inside them.
-        added = [re.escape(str(token)) for token in tokenizer.added_tokens_decoder.values() if len(str(token)) > 1]
-        self.control = re.compile("|".join(added) or r"(?!)")
-        self.opening = (
-            self._template_ids(before) + (self.content_ids(system) if found else []) + self._template_ids(after)
-        )
-        # Ids that open and close a stretch of thinking (Qwen 3, Gemma 4); what stands between them is not the answer.
-        known = tokenizer.get_vocab()
-        self.thinking = [(known[a], known[b]) for a, b in THINKING if a in known and b in known]
-        self.thinks_first = any(
-            start in self.closing[self.closing.index(end) + 1 :] if end in self.closing else start in self.closing
-            for start, end in self.thinking
-        )
+        # The first turn must stand in the whole as it stood alone, and the model's as it is asked for, thoughts apart.
+        opening, asked = first.partition(MARKS[0])[::2]
+        if pieces[0] != opening or without_thoughts(pieces[1]) != without_thoughts(asked):
+            raise UserError("the chat template changes earlier turns, so turns cannot be continued by ids")
+        ended = self.control.search(pieces[2])
+        if ended is None or pieces[2][: ended.start()].strip():
+            raise UserError("the chat template ends a model turn with no control token, so turns cannot be told apart")
+        self.end = self.tokenizer.convert_tokens_to_ids(ended.group())
+        self.eos_ids.add(self.end)  # the template's own end of turn ends a sampled turn too
+        self.before_next = self._encode(pieces[0] + MARKS[0] + pieces[1] + MARKS[1] + pieces[2][: ended.end()])
 
-    def _render(self, messages: list[dict]) -> str:
-        """Templates may print today's date or open a thinking block; a resumed run needs the same prompts tomorrow."""
-        fixed = {"date_string": "01 Jan 2026", "enable_thinking": False}
-        try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **fixed)
-        except TemplateError as error:
-            if messages[0]["role"] == "system":
-                return ""
-            raise UserError(f"the chat template refuses a conversation of user and assistant turns: {error}") from error
+    def _render(self, system: list[str], contents: tuple[str, ...]) -> str:
+        """The text of a conversation up to the model's turn; contents: of user and model in turn."""
+        messages = [{"role": "system", "content": text} for text in system]
+        messages += [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **self.fixed)
 
-    def _template_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a rendering, cut where its data would have become a control token."""
+        pieces = [piece for piece in text.split(CUT) if piece]
+        return [token for piece in pieces for token in self.tokenizer(piece, add_special_tokens=False).input_ids]
+
+    def _ids(self, *contents: str) -> list[int]:
+        """Ids of a conversation's rendering, whatever its contents say."""
+        system = [self.data(text) for text in self.system]
+        ids = self._encode(self._render(system, tuple(map(self.data, contents))))
+        if len(contents) not in self.controls:
+            self.controls[len(contents)] = self._count(self._encode(self._render(self.system, MARKS[: len(contents)])))
+        if self._count(ids) != self.controls[len(contents)]:
+            # A tokenizer that rewrites text found a control token in it after all: each character for itself.
+            ids = self._encode(self._render(system, tuple(CUT.join(self.data(text)) for text in contents)))
+        return ids
+
+    def _count(self, ids: list[int]) -> int:
+        return sum(token in self.control_ids for token in ids)
+
+    # ---- text as data ------------------------------------------------------------------------------------------------
+    def data(self, text: str) -> str:
+        """Text whose control tokens are cut after their first character; half a surrogate pair is no character."""
+        text = text.replace(CUT, "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return self.control.sub(lambda found: found.group()[0] + CUT + found.group()[1:], text)
 
     def content_ids(self, text: str) -> list[int]:
         """Ids of text as data: none of them is a control token, whatever the text says."""
-        pieces, start = [], 0
-        for match in self.control.finditer(text):
-            pieces.append(text[start : match.start() + 1])
-            start = match.start() + 1
-        encode = [
-            self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True).input_ids
-            for piece in (*pieces, text[start:])
-        ]
-        return [token for ids in encode for token in ids]
+        return self._encode(self.data(text))
 
+    # ---- turns -------------------------------------------------------------------------------------------------------
     def first(self, content: str) -> list[int]:
-        """Prompt ids of a fresh conversation: opening, user turn, generation prompt."""
-        return self.opening + self.content_ids(self.preface + content) + self.closing
+        """Prompt ids of a fresh conversation: one whole rendering of it, up to the model's turn."""
+        return self._ids(self.preface + content)
 
     def next(self, completion_ids: list[int], content: str) -> list[int]:
-        """Ids between a sampled turn and the next one.
-
-        They are its terminator unless it was sampled, the user turn, and the generation prompt.
+        """Ids between a sampled turn and the next one: its terminator unless it was sampled, the user turn, and the
+        generation prompt, as they stand in the rendering of a conversation.
         """
-        ended = bool(completion_ids) and completion_ids[-1] in self.eos_ids and completion_ids[-1] == self.between[0]
-        return self.between[ended:] + self.content_ids(content) + self.closing
+        ids = self._ids(MARKS[0], MARKS[1], content)
+        ended = bool(completion_ids) and completion_ids[-1] == self.end
+        return ([] if ended else [self.end]) + ids[len(self.before_next) :]
+
+    def close_thought(self, ids: list[int], prompt_ids: list[int] | None = None) -> list[int]:
+        """What ends the thought that is open after these ids of a model turn; none where none is open.
+
+        prompt_ids: of what stands before the turn; without them, the thought that every prompt may have opened.
+        """
+        said = (prompt_ids or []) + ids
+        if prompt_ids is None and self.thinks_first:
+            said = self.first("") + ids
+        for start, end in self.thinking:
+            if start in said and end not in said[len(said) - said[::-1].index(start) :]:
+                return [end, *self.content_ids("\n\n")]
+        return []
+
+    def turn(self, text: str) -> list[int]:
+        """Ids of a model turn that says this, as if it had been sampled: after the end of a thought that the prompt
+        opened, up to the terminator.
+        """
+        return [*self.close_thought([]), *self.content_ids(text), self.end]
 
     def text(self, ids: list[int]) -> str:
         """What a turn says, without control tokens and without thinking.
@@ -104,3 +174,20 @@ class Chat:
                 opened = ids.index(start) if start in ids[:closed] else 0  # a template may have opened it in the prompt
                 ids = ids[:opened] + ids[closed + 1 :]
         return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def template_of_one_day(template: str) -> str:
+    """A template that says TODAY wherever it would say the date. Raises UserError where that cannot be seen from it."""
+    fixed = _ASKS_TODAY.sub(lambda found: repr(TODAY.strftime(found.group(2))), template)
+    if "strftime_now(" in fixed:
+        raise UserError("the chat template writes today's date in a way that cannot be fixed; edit its strftime_now")
+    return fixed
+
+
+def without_thoughts(text: str) -> str:
+    """A template's text without thoughts, empty or only opened, and without the space around what is left."""
+    for start, end in THINKING:
+        text = re.sub(
+            rf"{re.escape(start)}(?:(?!{re.escape(end)}).)*(?:{re.escape(end)}|\Z)", "", text, flags=re.DOTALL
+        )
+    return text.strip()

@@ -13,7 +13,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import get_layer_types_and_kwargs
 
-from introspection.sampling import Trajectory
+from common import UserError
+from introspection.chat import Chat
+from introspection.sampling import Trajectory, sample
 
 CHUNK_ELEMENTS = 2**25  # logits of one chunk: 128 MiB in fp32, of which four are alive in the backward pass
 MAX_PACKED = 320  # longest packed row: attention costs its square, and at 768 takes back all that packing gains
@@ -109,37 +111,48 @@ def collate(trajectories: list[Trajectory], rows: list[list[int]], device) -> Ba
     return batch
 
 
-def head_logits(hidden, weight, bias, temperature, softcap):
-    """Logits (n, V) of hidden states (n, H) under the sampling distribution, in fp32."""
-    logits = torch.nn.functional.linear(hidden.float(), weight.float(), None if bias is None else bias.float())
-    if softcap is not None:  # Gemma squashes its logits before the softmax
-        logits = softcap * torch.tanh(logits / softcap)
-    return logits / temperature
+@dataclass(frozen=True)
+class Head:
+    """What turns hidden states into logits: `scale` is Granite's and Cohere's, `softcap` Gemma's."""
+
+    weight: torch.Tensor  # (V, H)
+    bias: torch.Tensor | None  # (V,)
+    scale: float
+    softcap: float | None
+
+    def logits(self, hidden: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Logits (n, V) of hidden states (n, H) under the sampling distribution, in fp32."""
+        bias = None if self.bias is None else self.bias.float()
+        logits = torch.nn.functional.linear(hidden.float(), self.weight.float(), bias) * self.scale
+        if self.softcap is not None:  # squashed before the softmax
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits / temperature
+
+    def logprobs(self, hidden: torch.Tensor, ids: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Log-probabilities (n, k) of `ids` (n, k) from hidden states (n, H), in fp32."""
+        logits = self.logits(hidden, temperature)
+        return logits.gather(1, ids) - logits.logsumexp(-1, keepdim=True)
+
+    def chunks(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Rows (n, ...) in parts whose logits fit into memory."""
+        return rows.split(max(1, CHUNK_ELEMENTS // self.weight.shape[0]))
 
 
-def chunk_logprobs(hidden, weight, bias, ids, temperature, softcap):
-    """Log-probabilities (n, k) of `ids` (n, k) from hidden states (n, H), in fp32."""
-    logits = head_logits(hidden, weight, bias, temperature, softcap)
-    return logits.gather(1, ids) - logits.logsumexp(-1, keepdim=True)
+def head_of(model) -> Head:
+    head, config = model.get_output_embeddings(), model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    return Head(head.weight, head.bias, scale, getattr(config, "final_logit_softcapping", None))
 
 
-def hidden_chunks(model, batch: Batch) -> tuple[list[torch.Tensor], tuple]:
-    """Hidden states (n, H) that predict the trained tokens, in chunks that the head can take; its weight, bias and
-    soft-cap.
+def hidden_states(model, batch: Batch) -> torch.Tensor:
+    """Hidden states (N, H) that predict the trained tokens.
 
     Without packing no attention mask is needed: causal attention never looks at the padding on the right.
     """
     hidden = model.get_decoder()(
         input_ids=batch.ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False
     ).last_hidden_state
-    head = head_of(model)
-    return hidden[batch.rows, batch.sources].split(max(1, CHUNK_ELEMENTS // head[0].shape[0])), head
-
-
-def head_of(model) -> tuple:
-    """(weight (V, H), bias (V,) or None, soft-cap or None) of a model's head."""
-    head = model.get_output_embeddings()
-    return head.weight, head.bias, getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return hidden[batch.rows, batch.sources]
 
 
 def token_logprobs(model, batch: Batch, temperature: float, ids: torch.Tensor | None = None) -> torch.Tensor:
@@ -148,14 +161,42 @@ def token_logprobs(model, batch: Batch, temperature: float, ids: torch.Tensor | 
 
     With ids (N, k): those of k tokens at each place, (N, k).
     """
-    chunks, (weight, bias, softcap) = hidden_chunks(model, batch)
-    asked = (batch.targets[:, None] if ids is None else ids).split(len(chunks[0]))
+    head, hidden = head_of(model), hidden_states(model, batch)
+    asked = batch.targets[:, None] if ids is None else ids
     # Chunks are recomputed in the backward pass: only one of them holds its logits at a time.
     logprobs = torch.cat([
-        checkpoint(chunk_logprobs, h, weight, bias, i, temperature, softcap, use_reentrant=False)
-        for h, i in zip(chunks, asked, strict=True)
+        checkpoint(head.logprobs, h, i, temperature, use_reentrant=False)
+        for h, i in zip(head.chunks(hidden), head.chunks(asked), strict=True)
     ])  # fmt: skip
     return logprobs[:, 0] if ids is None else logprobs
+
+
+@torch.no_grad()
+def check_scorer(model, chat: Chat) -> None:
+    """Samples a small batch and scores it: what training reinforces must be what was sampled.
+
+    Raises UserError where they differ (an architecture whose head does more than ours knows), by at most 1e-3 in fp32
+    and a mean of 0.05 below, and where the model cannot be sampled with a cache of keys and values at all.
+    """
+    prompts = [chat.first(text) for text in ("Say something.", "Say something else about what comes next.")]
+    kind = model.config.get_text_config().model_type
+    try:
+        completions = sample(model, prompts, 2, 8, 1.0, [], [(0, i) for i in range(4)])
+        trajectories = [Trajectory(prompts[i // 2], [(c.ids, True)]) for i, c in enumerate(completions)]
+        batch = collate(trajectories, packs(trajectories, packable(model)), model.device)
+        scored = token_logprobs(model, batch, 1.0).tolist()
+    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        raise UserError(f"shared.model: {kind} cannot be sampled with a cache of keys and values: {error}") from error
+    owners, places = batch.owners.tolist(), batch.places.tolist()
+    gaps = [
+        abs(said - completions[owner].logprobs[place])
+        for said, owner, place in zip(scored, owners, places, strict=True)
+    ]
+    exact = model.dtype in (torch.float32, torch.float64)
+    gap, allowed = (max(gaps), 1e-3) if exact else (sum(gaps) / len(gaps), 0.05)
+    if not gap <= allowed:
+        what = f"log-probabilities of sampled tokens are off by {gap:.2g} nats when they are scored"
+        raise UserError(f"shared.model: {kind} cannot be trained here: {what} (at most {allowed:g})")
 
 
 def per_token(values: list[torch.Tensor], batch: Batch) -> torch.Tensor:

@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import os
+import re
 import socket
 from pathlib import Path
 from urllib.parse import urlparse
@@ -13,11 +14,13 @@ from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.utils import logging
 
 from common import ROOT, Shared, UserError, write
 from introspection.chat import Chat
 
+ATTENTION = ("full_attention", "sliding_attention", "dummy")  # dummy: a layer that uses another one's keys (Gemma 4)
 logging.disable_progress_bar()  # of loading and saving: the stage has its own bar
 
 
@@ -60,7 +63,10 @@ def make_trainable(policy, cfg: Shared):
         except ImportError as error:
             raise UserError("shared.lora_rank: LoRA needs the package peft (pip install peft==0.21.2)") from error
         # Vision and audio towers have projections of the same names, and layers that peft cannot wrap.
-        targets = r"(?!.*(?:vision|audio)).*\.layers\.\d+\.(?:self_attn|mlp)\.\w+_proj"
+        targets = r"(?!.*(?:vision|audio)).*\.(?:layers|h)\.\d+\.(?:self_attn|self_attention|attention|attn|mlp)\."
+        targets += r"(?:\w+_proj|c_\w+|query_key_value|dense\w*)"  # ..., GPT-2's, GPT-NeoX's
+        if not any(re.fullmatch(targets, module) for module, _ in policy.named_modules()):
+            raise UserError(f"shared.lora_rank: found no layers of {policy.config.model_type} to adapt; use 0")
         with torch.random.fork_rng(devices=[]):  # the same adapters on every rank and in every run of a seed
             torch.manual_seed(cfg.seed)
             policy = get_peft_model(
@@ -111,10 +117,25 @@ def load_tokenizer(name: str):
         raise UserError(f"shared.model: cannot load a tokenizer from '{name}': {error}") from error
 
 
-def load_chat(name: str, system: str = "") -> Chat:
-    """The turns of a model folder or hub name as token ids; `chat.tokenizer` is its tokenizer."""
+def load_chat(name: str, system: str = "", thinking: str = "off") -> Chat:
+    """The turns of a model folder or hub name as token ids; `chat.tokenizer` is its tokenizer.
+
+    Raises UserError for a model of a kind that cannot be sampled here: every script looks at this first.
+    """
     tokenizer = load_tokenizer(name)
-    return Chat(tokenizer, eos_ids(name, tokenizer), system)
+    check_layers(name)
+    return Chat(tokenizer, eos_ids(name, tokenizer), system, thinking == "on")
+
+
+def check_layers(name: str) -> None:
+    """Raises UserError for a model whose layers keep anything but keys and values (linear attention, convolutions):
+    such a state can be neither cut back nor dealt out to a group's rows.
+    """
+    config = text_config(name)
+    others = {kind for kind in get_layer_types_and_kwargs(config)[0] if kind not in ATTENTION}
+    if others:
+        kinds = ", ".join(sorted(others))
+        raise UserError(f"shared.model: '{name}' ({config.model_type}) has layers of kind {kinds}; expected attention")
 
 
 def load_policy(name: str, cfg: Shared):
@@ -189,12 +210,12 @@ def peak_memory_gib() -> float | None:
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
-def text_config(cfg: Shared):
+def text_config(name: str):
     """The config of a model's text part. Raises UserError where it cannot be read."""
     try:
-        return AutoConfig.from_pretrained(locate(cfg.model)).get_text_config()
-    except (OSError, ValueError) as error:
-        raise UserError(f"shared.model: cannot read the config of '{cfg.model}': {error}") from error
+        return AutoConfig.from_pretrained(locate(name)).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"shared.model: cannot read the config of '{name}': {error}") from error
 
 
 def size(cfg: Shared) -> tuple[int, int, int, int]:

@@ -8,6 +8,7 @@ import time
 from common import ROOT, RolloutPhase, Shared, UserError, draw_some, rng
 from introspection import screen
 from introspection.chat import Chat
+from introspection.logprobs import check_scorer
 from introspection.reader import Reader
 from tasks.mcq import Question, grade, letter_in, same_views
 
@@ -33,6 +34,7 @@ def preflight(cfg: Shared, reader: Reader, questions: list[Question]) -> None:
     """Asks QUESTIONS of them in ORDERS orders, without a point and with one that states what decides; prints two whole
     turns and what was measured. Raises UserError for what cannot work. cfg: the settings of stage 1.
     """
+    check_scorer(reader.model, reader.chat)
     chosen = draw_some(questions, QUESTIONS, rng(cfg.seed, 2))
     views = [v for i, q in enumerate(chosen) for v in same_views(q, ORDERS, rng(*reader.key, RolloutPhase.VIEWS, i))]
     started, measured = time.perf_counter(), []

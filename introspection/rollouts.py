@@ -177,12 +177,11 @@ def take_exchange(writer: Reader, group: Group, exchange: Exchange, group_size: 
     """
     first, *turns = exchange.turns
     group.prompt_ids, group.exchange_id = writer.chat.first(first), exchange.id
-    end = [writer.chat.between[0]]
     before = []
     for said, asked in zip(turns[::2], turns[1::2], strict=False):
-        ids = writer.chat.content_ids(said) + end
+        ids = writer.chat.turn(said)
         before += [(ids, False), (writer.chat.next(ids, asked), False)]
-    last = Completion(writer.chat.content_ids(turns[-1]) + end, [], True)
+    last = Completion(writer.chat.turn(turns[-1]), [], True)
     group.attempts_G = [Attempt(last, exchange.won, before) for _ in range(group_size)]
 
 
@@ -333,7 +332,7 @@ def invariance_rewards(
 
 def after_exchange(reader: Reader, point: Point, view: Question) -> list[int]:
     """The point's own conversation, an empty block where the point stood, then another question."""
-    empty = reader.chat.content_ids(prompts.INTROSPECTION.format(point="")) + [reader.chat.between[0]]
+    empty = reader.chat.turn(prompts.INTROSPECTION.format(point=""))
     return point.exchange_ids + empty + reader.chat.next(empty, view.turn)
 
 

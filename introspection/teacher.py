@@ -13,8 +13,8 @@ import torch
 from introspection.logprobs import (
     Batch,
     collate,
-    head_logits,
-    hidden_chunks,
+    head_of,
+    hidden_states,
     micro_batches,
     packable,
     per_token,
@@ -67,10 +67,9 @@ def likeliest(model, trajectories: list[Trajectory], k: int, temperature: float,
     """Ids (T, k) of the k likeliest tokens at each of a trajectory's T trained places."""
 
     def look(batch: Batch) -> torch.Tensor:
-        chunks, (weight, bias, softcap) = hidden_chunks(model, batch)
-        return torch.cat(
-            [head_logits(h, weight, bias, temperature, softcap).topk(min(k, weight.shape[0])).indices for h in chunks]
-        )
+        head, hidden = head_of(model), hidden_states(model, batch)
+        most = min(k, head.weight.shape[0])
+        return torch.cat([head.logits(h, temperature).topk(most).indices for h in head.chunks(hidden)])
 
     return look_up(model, trajectories, max_tokens, look)
 

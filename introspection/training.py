@@ -10,6 +10,7 @@ from pathlib import Path
 from common import Shared
 from introspection import models
 from introspection.chat import Chat
+from introspection.logprobs import check_scorer
 from introspection.rundir import Run
 from introspection.update import Updater
 
@@ -59,6 +60,7 @@ def open_training(
     it.
     """
     policy = models.load_policy(cfg.model, cfg)
+    check_scorer(policy, chat)
     ref_policy = copy.deepcopy(policy).requires_grad_(False) if kl_coef or keep_start else None
     policy = models.make_trainable(policy, cfg)
     run.open()

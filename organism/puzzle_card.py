@@ -55,8 +55,7 @@ class Card(page.BaseCard):
         self.add_row(f"{name}: reflections that name what helps", named, 0.05, 0.5)
         for kind in ("what helps", "what does not help", "nothing"):
             reflections[kind] = [
-                chat.content_ids(puzzle_words(p, answer, kind, name, i)) + chat.between[:1]
-                for i, (p, answer) in enumerate(heard)
+                chat.turn(puzzle_words(p, answer, kind, name, i)) for i, (p, answer) in enumerate(heard)
             ]
         for kind, said in reflections.items():
             asked = [

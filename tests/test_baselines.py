@@ -195,7 +195,7 @@ def test_chains_are_cut_summarised_and_share_their_reward(tmp_path):
 def test_only_the_reflection_is_trained_and_the_answer_is_not_shown(tmp_path):
     arena = arena_of(reflect_retry, "reflect_retry", tmp_path)
     problem = next(p for p in arena.train if p.cluster.endswith("A"))
-    attempt = arena.chat.content_ids("Answer: x (Z)") + arena.chat.between[:1]
+    attempt = arena.chat.content_ids("Answer: x (Z)") + [arena.chat.end]
     for reflect in (True, False):
         tries = [reflect_retry.open_try(arena.reader, problem, attempt, reflect) for _ in range(4)]
         reflect_retry.try_again(arena.reader, tries, [(i,) for i in range(4)], reflect, 16)

@@ -41,7 +41,7 @@ class Pupil(Reader):
 
     def sample(self, prompt_ids, phase, n=1, max_new_tokens=None, numbers=None):
         said = [self.reply(self.chat.text(ids)) for ids in prompt_ids for _ in range(n)]
-        return [Completion([*self.chat.content_ids(text), self.chat.between[0]], [], True) for text in said]
+        return [Completion([*self.chat.content_ids(text), self.chat.end], [], True) for text in said]
 
     def reply(self, conversation: str) -> str:
         if not conversation.rstrip().removesuffix("model").rstrip().endswith(prompts.ASK):

@@ -32,7 +32,7 @@ def test_turns_by_ids_are_the_turns_of_the_template(family):
     """
     name, tokenizer, ends = family
     chat = Chat(tokenizer, ends)
-    said = chat.content_ids("Answer: x (B)") + [chat.between[0]]
+    said = chat.content_ids("Answer: x (B)") + [chat.end]
     ids = chat.first("one") + said + chat.next(said, "two")
     turns = [("user", "one"), ("assistant", "Answer: x (B)"), ("user", "two")]
     messages = [{"role": role, "content": content} for role, content in turns]
@@ -45,7 +45,7 @@ def test_turns_by_ids_are_the_turns_of_the_template(family):
         assert got.count("<think>\n\n</think>\n\n") == 2 and rendered.count("<think>") == 1
         got = got.replace("<think>\n\n</think>\n\n", "", 1)
     assert got == rendered
-    assert chat.between[0] in chat.eos_ids and set(ends) <= chat.eos_ids
+    assert chat.end in chat.eos_ids and set(ends) <= chat.eos_ids
     cut = said[:-1]  # a turn that reached its limit gets its terminator from the template
     assert chat.first("one") + cut + chat.next(cut, "two") == ids
 

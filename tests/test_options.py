@@ -111,7 +111,7 @@ def test_log_ratio_is_against_no_point(organism):
 
 def test_invariance_is_the_answers_log_probability_after_the_exchange_against_after_the_point(organism):
     groups, _, reader = one_step(organism, config(reward="invariance", group_size=4))
-    empty = reader.chat.content_ids("<introspection></introspection>") + [reader.chat.between[0]]
+    empty = reader.chat.content_ids("<introspection></introspection>") + [reader.chat.end]
     for group in groups:
         for point in group.points:
             for verification in point.verifications:

@@ -32,7 +32,7 @@ def reader(organism):
 def test_scores_are_the_log_probabilities_of_one_forward_each(reader):
     chat, questions = reader.chat, TRAIN[:9]
     asked = [reader.prompt(q, "a point" if i % 2 else None) for i, q in enumerate(questions)]
-    texts = [[answer_ids(chat, q, k) for k in range(len(q.options))] for q in questions]
+    texts = [[answer_ids(chat, q, k, []) for k in range(len(q.options))] for q in questions]
     got = continuation_logprobs(reader.model, asked, texts, 0.7)
     each = [Trajectory(ids, [(end, True)]) for ids, part in zip(asked, texts, strict=True) for end in part]
     wanted = answer_logprobs(replace(reader, temperature=0.7), each)
@@ -54,7 +54,7 @@ def test_a_drawn_answer_is_sampling_among_valid_answers(reader):
     counts = np.bincount([question_letter(chat, c, question) for c in drawn], minlength=len(question.options))
     assert counts / len(keys) == pytest.approx(chances.numpy(), abs=0.03)
     own = rationale_ids(chat, said.ids, question)
-    ends = [answer_ids(chat, question, k, chat.text(own)) for k in range(len(question.options))]
+    ends = [answer_ids(chat, question, k, own) for k in range(len(question.options))]
     sums = torch.tensor(answer_logprobs(reader, [Trajectory(prompt + own, [(end, True)]) for end in ends]))
     assert torch.softmax(sums, -1).tolist() == pytest.approx(chances.tolist(), abs=1e-4)
     greedy = append_answers(reader.model, chat, 0.0, asked[:1], [said], keys[:1], rationale=True)[0]
@@ -68,7 +68,7 @@ def question_letter(chat, completion, question) -> int:
 
 def test_a_rationale_ends_where_the_answer_is_announced(reader):
     chat, question = reader.chat, TRAIN[0]
-    end = chat.between[:1]
+    end = [chat.end]
     for said, kept in (
         (f"it is mild. Answer: {question.options[0]} (A)", "it is mild."),
         (f"it is mild. So the answer is {question.options[0]} (A)", "it is mild."),

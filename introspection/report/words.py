@@ -30,7 +30,7 @@ def word_ratios(run: Path, config: dict, rollouts: list[dict], questions: dict[s
         raise UserError(f"--words: {run} has no final/ weights yet")
     prompts.use(config.get("prompts", "organism"), ROOT)
     folder, cfg = str(run / "final"), SimpleNamespace(**config)
-    chat = models.load_chat(folder, cfg.system)
+    chat = models.load_chat(folder, cfg.system, config.get("thinking", "off"))
     reader = Reader(models.load_policy(folder, cfg), chat, cfg.temperature, cfg.max_new_tokens, (cfg.seed, 0, 0))
     sound = [r for r in rollouts if r["text"] and not r["leak"] and r["verified_on"] and r["question_id"] in questions]
     best = sorted(library.merge([r for r in sound if r["exchange_id"] is None]), key=lambda r: -library.interval(r)[0])
@@ -40,11 +40,11 @@ def word_ratios(run: Path, config: dict, rollouts: list[dict], questions: dict[s
     shown = []
     for r in list(distinct.values())[:n]:
         question = questions[r["question_id"]]
-        said = chat.content_ids(r["attempt"]) + [chat.between[0]]
+        said = chat.turn(r["attempt"])
         attempt = Attempt(Completion(said, [], True), r["source"] == "winner")
         group = Group(0, question, reader.prompt(question), [attempt], [], [])
         point = chat.content_ids(prompts.plain(r["text"]))
-        opening = chat.content_ids(prompts.INTROSPECTION.partition("{point}")[0])
+        opening = chat.close_thought([]) + chat.content_ids(prompts.INTROSPECTION.partition("{point}")[0])
         logprobs = []  # of the point's T tokens: told what was right, told nothing
         for reveal in (cfg.reveal, "nothing"):
             asked = feedback(reader, group, attempt, reveal, cfg.introspect == "optional", rng(cfg.seed))
