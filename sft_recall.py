@@ -231,7 +231,7 @@ def make_teacher(cfg: Config, start, pairs: list[tuple[Trajectory, Trajectory]])
     vocabulary = start.get_output_embeddings().weight.shape[0]
     ids, logprobs = [], []
     for (trajectory, _), answer_ids, answer_logprobs in zip(pairs, held_ids, held_logprobs, strict=True):
-        (block, _), (answer, _) = trajectory.segments
+        _, (block, _), (answer, _) = trajectory.segments  # after the end of a thought, where the prompt opens one
         taught = block + answer if cfg.loss_on == "recall+answer" else block
         taught_ids, taught_logprobs = certain_rows(taught, answer_ids.shape[1], vocabulary, answer_ids.device)
         held_from = len(taught) - len(block)  # the place in the answer from which its tokens are held

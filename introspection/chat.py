@@ -33,18 +33,17 @@ class Chat:
         if tokenizer.chat_template is None:
             raise UserError("the tokenizer has no chat template; put a chat_template.jinja into the model's folder")
         if CHANNELS in tokenizer.get_vocab():
-            raise UserError(
-                f"the chat template answers in channels ({CHANNELS}, as gpt-oss): one turn is several there"
-            )
+            raise UserError(f"the chat template answers in channels ({CHANNELS}, as gpt-oss): a turn is several there")
         self.fixed = {
             "date_string": TODAY.strftime("%d %b %Y"),
             "enable_thinking": thinking,
-            "chat_template": template_of_one_day(tokenizer.chat_template),
+            "chat_template": template_of_one_day(tokenizer.get_chat_template()),
         }
         # Added tokens, special or not (such as </think>); runs of spaces and lines are text (Gemma).
         added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
         self.control_ids = {i for i, token in added.items() if len(token) > 1 and not token.isspace()}
-        self.control = re.compile("|".join(re.escape(added[i]) for i in self.control_ids) or r"(?!)")
+        longest_first = sorted((added[i] for i in self.control_ids), key=len, reverse=True)
+        self.control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         if system:
             self._place(system)
         self._find_end()
@@ -65,7 +64,7 @@ class Chat:
         except TemplateError:
             pass
         if SYSTEM_MARK in opening:
-            self.system = [system]
+            self.system = [self.data(system)]
         else:
             self.preface = f"{system}\n\n"
 
@@ -107,13 +106,12 @@ class Chat:
 
     def _ids(self, *contents: str) -> list[int]:
         """Ids of a conversation's rendering, whatever its contents say."""
-        system = [self.data(text) for text in self.system]
-        ids = self._encode(self._render(system, tuple(map(self.data, contents))))
+        ids = self._encode(self._render(self.system, tuple(map(self.data, contents))))
         if len(contents) not in self.controls:
             self.controls[len(contents)] = self._count(self._encode(self._render(self.system, MARKS[: len(contents)])))
         if self._count(ids) != self.controls[len(contents)]:
             # A tokenizer that rewrites text found a control token in it after all: each character for itself.
-            ids = self._encode(self._render(system, tuple(CUT.join(self.data(text)) for text in contents)))
+            ids = self._encode(self._render(self.system, tuple(CUT.join(self.data(text)) for text in contents)))
         return ids
 
     def _count(self, ids: list[int]) -> int:

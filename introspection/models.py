@@ -78,6 +78,11 @@ def make_trainable(policy, cfg: Shared):
     if cfg.gradient_checkpointing:
         # Reentrant checkpointing loses gradients of shared key-values (Gemma 4).
         policy.activation_checkpointing_enable({"use_reentrant": False})
+        # It needs train mode, which would turn dropout on: what is scored would not be what was sampled.
+        for module in policy.modules():
+            rates = [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]
+            for name in [*rates, *(["p"] if isinstance(module, torch.nn.Dropout) else [])]:
+                setattr(module, name, 0.0)
     return policy.eval()
 
 

@@ -5,7 +5,6 @@ step.
 """
 
 import torch
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from common import UserError, sum_gradients, sum_over_ranks
 from introspection.logprobs import collate, micro_batches, packable, per_token, token_logprobs
@@ -120,11 +119,9 @@ class Updater:
         """`_accumulate`, from where memory runs out with half the token budget, which is kept."""
         while True:
             try:
-                # Recomputation only happens in train mode, which is for the layers that recompute alone: within them
-                # dropout stays off. Rollouts need eval mode (their cache would be dropped silently).
-                for module in self.policy.modules():
-                    if isinstance(module, GradientCheckpointingLayer):
-                        module.training = True
+                # Recomputation only happens in train mode; rollouts need eval mode (their cache would be dropped
+                # silently).
+                self.policy.train(getattr(self.policy, "is_activation_checkpointing", False))
                 done = self._accumulate(trajectories, weights, loss, teacher, normalizer, self.max_tokens)
                 self.policy.eval()
                 return done

@@ -1,17 +1,23 @@
-"""Other model families through the same code: Gemma 4, Qwen 3, Llama 3, and templates without a system role."""
+"""Other model families through the same code: their turns by ids, their heads, and what is refused."""
+
+import os
+from dataclasses import replace
 
 import pytest
 import torch
-from families import FAMILIES, tiny_gemma4, tokenizer_of
+from families import FAMILIES, tiny, tiny_gemma4, tokenizer_of
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, normalizers
+from transformers import AutoConfig
 
 from benchmarks.common import take_step
 from common import Shared, UserError
-from introspection import models, prompts
+from introspection import logprobs, models, prompts
 from introspection.chat import Chat
-from introspection.logprobs import collate, packable, token_logprobs
+from introspection.logprobs import check_scorer, collate, head_of, packable, token_logprobs
 from introspection.losses import policy_gradient
-from introspection.sampling import Trajectory, noise, sample
+from introspection.reader import Reader, cut_before_letter, option_probabilities
+from introspection.sampling import Completion, Trajectory, noise, sample
 from introspection.update import Updater
 from tasks.mcq import Question, grade
 
@@ -19,71 +25,223 @@ PROMPTS = [[4, 8, 6, 7] * 6, [9, 10, 11], [4, 8, 6, 7] * 5 + [12, 13]]
 GEMMA_EOS = [1, 5]
 
 
-@pytest.fixture(params=FAMILIES)
+RIGHT = [name for name, family in FAMILIES.items() if not family.refused]
+
+
+@pytest.fixture(params=RIGHT)
 def family(request):
     tokenizer, ends = tokenizer_of(request.param)
     return request.param, tokenizer, ends
 
 
+def chat_of(name: str, system: str = "") -> Chat:
+    return Chat(*tokenizer_of(name), system, FAMILIES[name].thinking)
+
+
+def rendered(chat: Chat, *contents: str, system: str = "") -> list[int]:
+    """Ids of a whole conversation by the tokenizer's own template."""
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+    text = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **chat.fixed)
+    return chat.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def without_thought(chat: Chat, ids: list[int]) -> list[int]:
+    """Ids up to the thought that a generation prompt opens, empty or not."""
+    starts = [ids.index(start) for start, _ in chat.thinking if start in ids]
+    return ids[: min(starts)] if starts else ids
+
+
+# ---- turns ---------------------------------------------------------------------------------------------------------
 def test_turns_by_ids_are_the_turns_of_the_template(family):
-    """Three turns, pieced together from ids, decode to what the template renders.
-
-    The date and the thinking switch are fixed.
-    """
-    name, tokenizer, ends = family
-    chat = Chat(tokenizer, ends)
-    said = chat.content_ids("Answer: x (B)") + [chat.end]
-    ids = chat.first("one") + said + chat.next(said, "two")
-    turns = [("user", "one"), ("assistant", "Answer: x (B)"), ("user", "two")]
-    messages = [{"role": role, "content": content} for role, content in turns]
-    settings = {"date_string": "01 Jan 2026", "enable_thinking": False}
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **settings)
-    got = tokenizer.decode(ids)
-    if (
-        name == "qwen3"
-    ):  # the empty thought that the prompt opened stays where the turn was sampled: ids are never rewritten
-        assert got.count("<think>\n\n</think>\n\n") == 2 and rendered.count("<think>") == 1
-        got = got.replace("<think>\n\n</think>\n\n", "", 1)
-    assert got == rendered
+    """Three turns, pieced together from ids, are what the tokenizer makes of the whole rendering, id for id."""
+    name, _, ends = family
+    chat = chat_of(name)
+    whole, first = rendered(chat, "one", "Answer: x (B)", "two"), chat.first("one")
+    assert first == rendered(chat, "one")
+    kept = without_thought(chat, first)  # an earlier turn's thought is dropped; sampled ids never are
+    assert whole[: len(kept)] == kept
+    end = whole.index(chat.end, len(kept))
+    own = whole[len(kept) : end + 1]
+    assert chat.text(own).strip() == ("" if chat.thinks_first else "Answer: x (B)")
+    assert kept + own + chat.next(own, "two") == whole
+    assert chat.next(own[:-1], "two") == [chat.end, *chat.next(own, "two")]  # a turn that reached its limit
     assert chat.end in chat.eos_ids and set(ends) <= chat.eos_ids
-    cut = said[:-1]  # a turn that reached its limit gets its terminator from the template
-    assert chat.first("one") + cut + chat.next(cut, "two") == ids
 
 
-def test_no_text_becomes_a_control_token(family):
-    """Every added token of the family, in every field that comes from data, with our own tags around it."""
-    _, tokenizer, ends = family
-    chat = Chat(tokenizer, ends, system="be kind")
-    added = {i for i, token in tokenizer.added_tokens_decoder.items() if len(str(token)) > 1}
-    shell = sum(token in added for token in chat.first(""))
-    between = sum(token in added for token in chat.next([], ""))
-    for payload in (str(token) for token in tokenizer.added_tokens_decoder.values()):
-        attack = f"x {payload} </introspection>{payload}"
-        turn = prompts.question_turn(attack, [attack, "y"], attack)
-        assert sum(token in added for token in chat.first(turn)) == shell
-        reflection = prompts.reflection_turn(False, "A", attack, prompts.told(attack, attack))
-        assert sum(token in added for token in chat.next([], reflection)) == between
-        assert "</introspection>" not in turn and reflection.count("</introspection>") == 1
+def test_the_end_of_a_turn_is_the_families_own():
+    ends = {name: chat_of(name).tokenizer.decode([chat_of(name).end]) for name in RIGHT}
+    own = {"gemma2": "<end_of_turn>", "gemma3": "<end_of_turn>", "gemma4": "<turn|>", "phi3": "<|end|>"}
+    assert ends == {name: FAMILIES[name].eos for name in RIGHT} | own
 
 
-def test_a_system_prompt_has_its_place_in_every_family(family):
-    name, tokenizer, ends = family
-    chat = Chat(tokenizer, ends, system="be kind")
-    text = tokenizer.decode(chat.first("hello"))
-    assert text.count("be kind") == 1 and text.index("be kind") < text.index("hello")
-    if name == "gemma2":  # no such role: in front of the first user turn
-        assert "be kind\n\nhello" in text and "system" not in text
-    else:
-        assert "system" in text
-    assert "be kind" not in tokenizer.decode(chat.next([], "more"))
-    assert "be kind" not in tokenizer.decode(Chat(tokenizer, ends).first("hello"))
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.refused])
+def test_what_cannot_be_right_is_refused(name):
+    with pytest.raises(UserError, match=FAMILIES[name].refused):
+        chat_of(name)
 
 
-def test_a_base_model_without_a_template_is_told_what_is_missing():
-    tokenizer, ends = tokenizer_of("gemma4")
+def test_a_template_that_is_refused_says_what_it_does():
+    tokenizer, ends = tokenizer_of("chatml")
+    tokenizer.chat_template = "{{ messages[-1].content }}<|im_end|>"
+    with pytest.raises(UserError, match="does not keep turn contents"):
+        Chat(tokenizer, ends)
+    tokenizer.chat_template = "{{ strftime_now(format) }}" + FAMILIES["chatml"].template
+    with pytest.raises(UserError, match="strftime_now"):
+        Chat(tokenizer, ends)
     tokenizer.chat_template = None
     with pytest.raises(UserError, match=r"chat_template\.jinja"):
         Chat(tokenizer, ends)
+
+
+def test_a_prompt_is_the_same_tomorrow():
+    for name, date in (("llama3", "01 Jan 2026"), ("granite", "January 01, 2026")):
+        assert date in chat_of(name).tokenizer.decode(chat_of(name).first("hello"))
+
+
+def test_a_system_prompt_has_its_place_in_every_family(family):
+    """In its role, or in front of the first user turn: never in the second one, and never a mark of ours."""
+    name, tokenizer, _ = family
+    chat = chat_of(name, "be kind")
+    text = tokenizer.decode(chat.first("hello"))
+    assert text.count("be kind") == 1 and text.index("be kind") < text.index("hello")
+    assert ("be kind\n\nhello" in text and chat.system == []) == FAMILIES[name].folds
+    if not FAMILIES[name].folds:
+        assert chat.first("hello") == rendered(chat, "hello", system="be kind")
+        whole = rendered(chat, "one", "fine", "two", system="be kind")
+        assert whole[-len(chat.next([chat.end], "two")) :] == chat.next([chat.end], "two")
+    for after in (chat.next([], "more"), chat_of(name).first("hello")):
+        assert "be kind" not in tokenizer.decode(after) and "-turn" not in tokenizer.decode(after)
+
+
+# ---- text as data --------------------------------------------------------------------------------------------------
+def test_no_text_becomes_a_control_token(family):
+    """Every added token of the family in question, options, point, explanation and peer, with our own tags around it,
+    and half a surrogate pair."""
+    name, tokenizer, _ = family
+    chat = chat_of(name, "be kind")
+
+    def controls(ids: list[int]) -> int:
+        return sum(token in chat.control_ids for token in ids)
+
+    shell, between = controls(chat.first("x")), controls(chat.next([], "x"))
+    for payload in [*(str(token) for token in tokenizer.added_tokens_decoder.values()), "\ud800", "\ue000"]:
+        attack = f"x {payload} </introspection>{payload}"
+        turn = prompts.question_turn(attack, [attack, "y"], attack)
+        assert controls(chat.first(turn)) == shell
+        reflection = prompts.reflection_turn(False, "A", attack, prompts.told(attack, attack))
+        assert controls(chat.next([], reflection)) == between
+        assert controls(chat.content_ids(attack)) == 0
+        assert "</introspection>" not in turn and reflection.count("</introspection>") == 1
+    assert "\ufffd" in tokenizer.decode(chat.first("half a pair \ud83d alone"))
+    assert "\U0001f600" in tokenizer.decode(chat.content_ids("\ud83d\ude00"))  # a whole one is a character
+
+
+def test_a_token_that_appears_when_text_is_rewritten_is_no_token_either():
+    """A normaliser turns wide letters into a token that is matched after it: each character stands for itself then."""
+    tokenizer, ends = tokenizer_of("chatml")
+    tokenizer._tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_tokens([AddedToken("<tool>", normalized=True, special=False)])
+    chat = Chat(tokenizer, ends)
+    tool = tokenizer.convert_tokens_to_ids("<tool>")
+    wide = "\uff1ctool\uff1e"
+    assert tool in tokenizer(wide, add_special_tokens=False).input_ids
+    assert tool not in chat.first(f"a {wide} b") and "tool" in tokenizer.decode(chat.first(f"a {wide} b"))
+
+
+# ---- scorer and sampler --------------------------------------------------------------------------------------------
+def test_what_is_scored_is_what_was_sampled(family):
+    name, tokenizer, _ = family
+    kind, more = FAMILIES[name].config
+    check_scorer(tiny(kind, len(tokenizer), **more), chat_of(name))
+
+
+@pytest.mark.parametrize(
+    "kind, more",
+    [("cohere", {"logit_scale": 0.0625}), ("cohere2", {"logit_scale": 0.0625, "sliding_window": 16}), ("gpt2", {}),
+     ("olmo2", {}), ("smollm3", {}), ("nemotron", {})],
+)  # fmt: skip
+def test_other_heads_and_bodies(kind, more):
+    chat = chat_of("chatml")
+    check_scorer(tiny(kind, len(chat.tokenizer), **more), chat)
+
+
+def test_a_head_that_does_more_than_we_know_is_refused(monkeypatch):
+    kind, more = FAMILIES["granite"].config
+    chat = chat_of("granite")
+    model = tiny(kind, len(chat.tokenizer), **more)
+    monkeypatch.setattr(logprobs, "head_of", lambda model: replace(head_of(model), scale=1.0))
+    with pytest.raises(UserError, match=r"granite cannot be trained here: .* off by"):
+        check_scorer(model, chat)
+    check_scorer(tiny("llama", len(chat.tokenizer)).bfloat16(), chat)  # rounding is allowed for
+
+
+def test_a_model_without_a_cache_of_keys_is_one_line():
+    chat = chat_of("chatml")
+    with pytest.raises(UserError, match="rwkv cannot be"):
+        check_scorer(tiny("rwkv", len(chat.tokenizer)), chat)
+    model = tiny("llama", len(chat.tokenizer))
+    model.get_decoder = lambda: model.no_such_part
+    with pytest.raises(UserError, match=r"llama cannot be sampled with a cache of keys and values: .*no_such_part"):
+        check_scorer(model, chat)
+
+
+LINEAR = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    "kind, more",
+    [
+        ("qwen3_5_text", LINEAR | {"layer_types": ["linear_attention", "full_attention"]}),
+        ("qwen3_next", LINEAR | {"layer_types": ["linear_attention", "full_attention"]}),
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+        ("granitemoehybrid", {"layer_types": ["mamba", "attention"], "mamba_n_heads": 8, "mamba_d_head": 8}),
+        ("bamba", {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_head": 8}),
+        ("falcon_h1", {}),
+    ],
+)
+def test_layers_that_keep_more_than_keys_are_refused_before_weights(kind, more, tmp_path):
+    common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    AutoConfig.for_model(kind).__class__(**(common | more)).save_pretrained(tmp_path)
+    tokenizer_of("chatml")[0].save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"layers of kind (linear_attention|conv|hybrid)") as error:
+        models.load_chat(str(tmp_path))
+    assert kind.removesuffix("_text") in str(error.value)
+
+
+@pytest.mark.skipif("SMOLLM2" not in os.environ, reason="needs the folder of SmolLM2-135M-Instruct in SMOLLM2")
+def test_a_real_tokenizer_and_its_model():
+    folder = os.environ["SMOLLM2"]
+    chat = models.load_chat(folder)
+    whole = rendered(chat, "one", "Answer: x (B)", "two")
+    first, after = chat.first("one"), chat.next([chat.end], "two")
+    assert whole == [*first, *chat.turn("Answer: x (B)"), *after] and chat.tokenizer.decode([chat.end]) == "<|im_end|>"
+    check_scorer(models.load_policy(folder, Shared()), chat)
+
+
+# ---- thoughts ------------------------------------------------------------------------------------------------------
+def test_a_thought_that_the_prompt_opens_ends_before_a_turn_of_ours():
+    chat = chat_of("deepseek-r1")
+    end = chat.tokenizer.convert_tokens_to_ids("</think>")
+    turn = chat.turn("Answer: x (A)")
+    assert chat.thinks_first and turn[0] == end and chat.text(turn).strip() == "Answer: x (A)"
+    assert chat.close_thought(chat.content_ids("hm") + [end]) == []  # it ended by itself
+    assert chat_of("qwen3").close_thought([]) == [] and not chat_of("qwen3-thinking").thinks_first
+    other = chat_of("qwen3-thinking")  # the model opens it itself, and was cut off
+    start, end = other.thinking[0]
+    assert other.close_thought([start, *other.content_ids("hm")])[0] == end
+
+
+def test_the_options_probability_is_read_after_a_thought():
+    """reward: prob reads the letter's probability, not the letter, where the prompt had opened a thought."""
+    chat = chat_of("deepseek-r1")
+    question = Question("q", "?", ("x", "y", "z"), 1, "c", "train")
+    end = chat.tokenizer.convert_tokens_to_ids("</think>")
+    ids = [*chat.content_ids("hm"), end, *chat.content_ids("Answer: y (B)"), chat.end]
+    reader = Reader(tiny("llama", len(chat.tokenizer)), chat, 1.0, 32, (0,))
+    said = Completion(ids, [], True)
+    (probability,) = option_probabilities(reader, [reader.prompt(question)], [said], [question])
+    assert cut_before_letter(chat, ids, question)[1] == "B" and 0.0 < probability < 1.0
 
 
 @pytest.mark.parametrize("name, start, end", [("qwen3", "<think>", "</think>"), ("gemma4", "<|channel>", "<channel|>")])
@@ -170,6 +328,25 @@ def test_gemma4_gradient_is_that_of_the_definition(checkpointing):
         assert torch.allclose(old - new, gradient, atol=2e-6), name  # log-probabilities are fp32
 
 
+@pytest.mark.parametrize("kind, rates", [
+    ("gpt2", {"resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5}),
+    ("opt", {"dropout": 0.5, "ffn_dim": 48, "word_embed_proj_dim": 32}),
+    ("llama", {"attention_dropout": 0.5}),
+])  # fmt: skip
+def test_recomputation_turns_no_dropout_on(kind, rates):
+    """Train mode is only for recomputing: the gradient is that of the model as it samples."""
+    trajectories = [Trajectory(PROMPTS[0], [([7, 20, 5], True)])]
+    moved = []
+    for recomputed in (False, True):
+        model = models.make_trainable(tiny(kind, 64, **rates), Shared(gradient_checkpointing=recomputed))
+        updater = Updater(model, optimizer="sgd", lr=1.0, temperature=1.0, max_tokens=64)
+        before = [p.detach().clone() for p in model.parameters()]
+        take_step(updater, trajectories, [1.0], max_grad_norm=1e9)
+        moved.append([old - new for old, new in zip(before, model.parameters(), strict=True)])
+    assert any(change.abs().max() > 0 for change in moved[0])
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*moved, strict=True))
+
+
 def test_gemma4_folder_loads_whole_or_not_at_all(tmp_path):
     tiny_gemma4(dtype=torch.float32).save_pretrained(tmp_path)
     policy = models.load_policy(str(tmp_path), Shared())
@@ -198,6 +375,17 @@ def test_frozen_embeddings_stay_and_the_rest_moves():
     assert not any("embed_tokens" in name for name in moved) and any("q_proj" in name for name in moved)
     assert sum("embed_tokens" in name for name in before) == 2  # the tied one, and one embedding per layer
     assert update["update_ratio"] > 0.9  # fp32 masters
+
+
+@pytest.mark.dev
+@pytest.mark.parametrize("kind, name", [("gpt2", "c_attn"), ("gpt_neox", "query_key_value"), ("llama", "down_proj")])
+def test_adapters_find_their_places(kind, name):
+    pytest.importorskip("peft", reason="needs requirements-dev.txt")
+    policy = models.make_trainable(tiny(kind, 64), Shared(lora_rank=2))
+    trained = {name.split(".lora_")[0].rsplit(".", 1)[1] for name, p in policy.named_parameters() if p.requires_grad}
+    assert name in trained and "lm_head" not in trained
+    with pytest.raises(UserError, match="found no layers of rwkv to adapt"):
+        models.make_trainable(tiny("rwkv", 64), Shared(lora_rank=2))
 
 
 @pytest.mark.dev
