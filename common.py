@@ -6,10 +6,14 @@ A script ends in `launch(main, Config, "its name")`. Bad input anywhere raises U
 import argparse
 import dataclasses
 import difflib
+import json
 import math
 import os
 import re
 import sys
+import threading
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -18,11 +22,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import yaml
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent
 STAGES = ("grpo_introspect", "sft_recall", "dream_tta", "eval")
 RIVALS = ("grpo", "reflect_retry", "ssd", "sft", "sdpo", "resd")
 SCRIPTS = (*STAGES, *RIVALS)  # sections of a config beside `shared`
+
+
+# Settings that name files and folders: looked for beside the config first, then from the repository's root.
+FILES = ("model", "questions", "exchanges", "library", "ideal", "wrong", "prompts", "writers", "foreign")
 
 
 class UserError(Exception):
@@ -103,10 +112,10 @@ def parse_yaml(text: str, source: str):
         raise UserError(f"{source}:{line} {getattr(error, 'problem', None) or error}") from error
 
 
-def read_sections(path: Path) -> dict[str, dict]:
+def read_sections(path: Path, is_base: bool = False) -> dict[str, dict]:
     """The sections of a config file, laid over those of its `base:` (one level, relative to the file)."""
     if not path.is_file():
-        raise UserError(f"--config {path}: no such file")
+        raise UserError(f"--config {path}: {'a folder; expected a YAML file' if path.is_dir() else 'no such file'}")
     try:
         sections = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
@@ -118,15 +127,31 @@ def read_sections(path: Path) -> dict[str, dict]:
     base = sections.pop("base", None)
     for name, section in sections.items():
         if name not in ("shared", *SCRIPTS):
-            raise UserError(f"{path}: unknown section '{name}'{nearest(name, ['shared', 'base', *SCRIPTS])}")
+            hint = nearest(name, ["shared", "base", *SCRIPTS])
+            if not isinstance(section, dict):
+                hint = "; a setting stands in a section, such as 'shared:' or 'grpo_introspect:'"
+            raise UserError(f"{path}: unknown section '{name}'{hint}")
         if not isinstance(section, dict):
             raise UserError(f"{path}: section '{name}' must hold 'key: value' lines, got {type(section).__name__}")
+    for section in sections.values():
+        for key in FILES:
+            if isinstance(section.get(key), str):
+                section[key] = beside(path.parent, section[key])
     if base is None:
         return sections
-    merged = read_sections(path.parent / str(base))
-    for name, section in sections.items():
-        merged[name] = merged.get(name, {}) | section
+    if is_base:
+        raise UserError(f"{path}: 'base: {base}' in a file that is a base itself; one level is read")
+    merged = read_sections(path.parent / str(base), is_base=True)
+    for name in {*merged, *sections}:
+        lent = {key: value for key, value in merged.get(name, {}).items() if key != "expect"}
+        merged[name] = lent | sections.get(name, {})
     return merged
+
+
+def beside(folder: Path, names: str) -> str:
+    """Names of files, with commas between them, each of them the file beside the config where there is one."""
+    found = [(name.strip(), folder / name.strip()) for name in names.split(",")]
+    return ",".join(str(path.resolve()) if name and path.exists() else name for name, path in found)
 
 
 def nearest(key, valid: list[str]) -> str:
@@ -162,6 +187,10 @@ def load_config(config_class, stage: str, path: Path, overrides: list[str]):
         if not found:
             raise UserError(f"--set {override}: expected key=value")
         name, key = ("shared", key[len("shared.") :]) if key.startswith("shared.") else (stage, key)
+        section, _, rest = key.partition(".")
+        if section in SCRIPTS:
+            what = f"write {rest}=..." if section == stage else f"a setting of {section}, and this is {stage}"
+            raise UserError(f"--set {override}: {what}")
         values[name, key] = parse_yaml(text, f"--set {override}")
         sources[name, key] = "--set"
     shared = {f.name for f in dataclasses.fields(Shared)}
@@ -173,6 +202,8 @@ def load_config(config_class, stage: str, path: Path, overrides: list[str]):
             settings[key] = coerce(value, fields[name, key].type, where)
         elif name in ("shared", stage):
             raise UserError(f"{where}: unknown key{nearest(key, [k for n, k in fields if n == name])}")
+    if any(key not in ("seed", "device", "show_every", "save_every") for _, key in sources):
+        settings.pop("expect", None)  # that of the config as it stands in the file
     cfg = config_class(**settings)
     try:
         cfg.check()
@@ -218,6 +249,27 @@ def launch(main, config_class, stage: str) -> None:
     except UserError as error:
         print(f"{stage}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # before a run directory is open; from then on the run says what it does (rundir.py)
+        print(f"{stage}: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextmanager
+def busy(what: str, every: float = 10.0):
+    """Says every ten seconds what takes so long, wherever no bar moves meanwhile."""
+    ended, started = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(every):
+            tqdm.write(f"   {what}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 # ---- noise ---------------------------------------------------------------------------------------------------------
@@ -378,6 +430,18 @@ def check_one_process(script: str) -> None:
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
+def parse_json(text: str):
+    """The value of a JSON text. Raises ValueError for a broken one, and for a key that stands in an object twice."""
+
+    def once(pairs: list[tuple]) -> dict:
+        if len({key for key, _ in pairs}) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=once)
+
+
 def finite(value):
     """`value` with every number that is not finite, however deep, replaced by None."""
     if isinstance(value, dict):

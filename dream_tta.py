@@ -183,6 +183,7 @@ def reward_answers(
     return [(told - alone) / len(c.ids) for told, alone, c in zip(*sums, completions, strict=True)]
 
 
+@common.busy("evaluating")
 def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], labels: dict[str, str], step: int) -> dict:
     """Accuracy without a point on each group of questions.
 
@@ -342,6 +343,7 @@ def main(cfg: Config, options: Options) -> None:
     print(summary(run))
 
 
+@common.busy("making and labelling variants")
 def start_dream(
     cfg: Config,
     run: Run,

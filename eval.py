@@ -287,7 +287,8 @@ def main(cfg: Config, options: Options) -> None:
         for model in loaded.values():
             model.generated = 0
         cast = Cast(loaded[name], loaded[reader], loaded["start"], data[split], records, sources)
-        measured = table_module.measure(cfg, condition, cast)
+        with common.busy(f"{condition.label}, writer {name}, {split}"):
+            measured = table_module.measure(cfg, condition, cast)
         units.append(
             {
                 "writer": name,

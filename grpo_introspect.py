@@ -304,7 +304,8 @@ def phase(bar: tqdm, clock: dict[str, float], name: str):
     """Shows a phase of the step in the bar and adds its seconds to `clock`."""
     bar.set_postfix_str(name)
     start = time.perf_counter()
-    yield
+    with common.busy(f"{name} of a step"):
+        yield
     clock[f"time/{name}"] = time.perf_counter() - start
 
 

@@ -150,6 +150,7 @@ def gain_on(question: Question, record: dict) -> float | None:
     return library.gain({"verified_on": part}) if part else None
 
 
+@common.busy("measuring what needs a point")
 def make_targets(cfg: Config, reader: Reader, questions: list[Question], records: list[dict]) -> list[dict]:
     """One record a question (targets.jsonl): its class, its best point, and how both were measured."""
     # Without a point.
@@ -254,6 +255,7 @@ def held_out_loss(cfg: Config, reader: Reader, start, targets: list[Target]) -> 
     return sum(losses) / len(targets)
 
 
+@common.busy("evaluating")
 def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epoch: int) -> dict:
     """How often recall fires on its own, and accuracy as the model answers now, on each group of questions."""
     reader = replace(reader, key=(cfg.seed, 0, ReaderNumber.RECALL_EVALUATION))

@@ -5,7 +5,7 @@ points were never rewarded.
 import json
 from dataclasses import replace
 
-from common import ReaderNumber, RolloutPhase, gather_ranks, rng, share_of_rank, write
+from common import ReaderNumber, RolloutPhase, busy, gather_ranks, rng, share_of_rank, write
 from introspection.metrics import answers_parsed
 from introspection.reader import Reader, accuracy
 from introspection.rollouts import rollout_1, rollout_2, rollout_3
@@ -15,6 +15,7 @@ from introspection.verdicts import by_cluster, judge
 from tasks.mcq import Question, grade, same_views
 
 
+@busy("evaluating")
 def evaluate(
     reader: Reader,
     questions: list[Question],
@@ -68,6 +69,7 @@ def evaluate(
     }
 
 
+@busy("looking for questions that the start model knows")
 def canary_of(run: Run, reader: Reader, questions: list[Question]) -> list[Question]:
     """The questions that show what is forgotten: those that the bank names, or those of `questions` that the start
     model gets right in two orders of their options, asked once and kept in the run directory (canary.json).

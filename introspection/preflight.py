@@ -5,7 +5,7 @@ What cannot work ends the run in one line that says what to change; `preflight: 
 
 import time
 
-from common import ROOT, RolloutPhase, Shared, UserError, draw_some, rng
+from common import ROOT, RolloutPhase, Shared, UserError, busy, draw_some, rng
 from introspection import screen
 from introspection.chat import Chat
 from introspection.logprobs import check_scorer
@@ -30,6 +30,7 @@ def deciding_point(question: Question) -> str:
     return question.explanation or f"What decides here speaks for: {question.options[question.answer]}."
 
 
+@busy("preflight")
 def preflight(cfg: Shared, reader: Reader, questions: list[Question]) -> None:
     """Asks QUESTIONS of them in ORDERS orders, without a point and with one that states what decides; prints two whole
     turns and what was measured. Raises UserError for what cannot work. cfg: the settings of stage 1.

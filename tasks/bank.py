@@ -3,6 +3,7 @@
 Nothing is dropped silently: a line that cannot be used is an error with its number, or left out and counted on stderr.
 """
 
+import difflib
 import math
 import re
 import sys
@@ -20,6 +21,8 @@ from tasks.letters import without_letters
 from tasks.mcq import Exchange, Question, in_order
 from tasks.problem import SPLITS, read_records
 
+KEYS = ("id", "question", "options", "answer", "cluster", "split", "explanation", "variants")
+EXCHANGE_KEYS = ("id", "question_id", "turns", "final_answer", "gold")
 # What published files call their splits.
 SPLIT_CALLED = {"train": "train", "test": "test"} | dict.fromkeys(("dev", "val", "valid", "validation"), "val")
 
@@ -249,18 +252,26 @@ def load_exchanges(path: Path, questions: list[Question]) -> list[Exchange]:
 
     Raises UserError with file and line for anything malformed.
     """
-    by_id, exchanges = {q.id: q for q in questions}, []
+    by_id, exchanges, places = {q.id: q for q in questions}, [], {}
     for where, record in read_records(path, "grpo_introspect.exchanges"):
         turns = record.get("turns") if isinstance(record, dict) else None
         if not isinstance(turns, list) or not all(
             isinstance(t, dict) and isinstance(t.get("content"), str) for t in turns
         ):
             raise UserError(f"{where}: expected an object with 'turns', a list of objects with 'role' and 'content'")
+        check_keys(record, EXCHANGE_KEYS, where)
+        if any(not t["content"].strip() for t in turns):
+            raise UserError(f"{where}: a turn is empty; expected text in every 'content'")
         if not turns or [t.get("role") for t in turns] != ["user", "assistant"] * (len(turns) // 2):
             raise UserError(f"{where}: 'turns' must alternate user, assistant, and end with the assistant")
         for key in ("id", "question_id"):
             if not (isinstance(record.get(key), str) and record[key].strip()):
                 raise UserError(f"{where}: '{key}' must be non-empty text, got {record.get(key)!r}")
+        if record["id"] in places:
+            raise UserError(f"{where}: id '{record['id']}' stands in {places[record['id']]} already; ids must differ")
+        places[record["id"]] = where
+        if "final_answer" not in record:
+            raise UserError(f"{where}: no 'final_answer'; expected a letter, or null where the last turn gives none")
         question = by_id.get(record["question_id"])
         if question is None:
             raise UserError(
@@ -291,6 +302,7 @@ def parse_record(record, where: str) -> Question:
     """One question record (docs/reference.md, 'Records'); raises UserError saying what was expected."""
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected an object, got {type(record).__name__}")
+    check_keys(record, KEYS, where)
     for key in ("id", "question", "cluster", "split"):
         if not (isinstance(record.get(key), str) and record[key].strip()):
             raise UserError(f"{where}: '{key}' must be non-empty text, got {record.get(key)!r}")
@@ -321,6 +333,15 @@ def parse_record(record, where: str) -> Question:
             )
         )
     return replace(question, variants=tuple(twins))
+
+
+def check_keys(record: dict, known: tuple[str, ...], where: str) -> None:
+    """Raises UserError for a key that looks like a known one that is missing; others are the user's own."""
+    missing = [key for key in known if key not in record]
+    for key in record:
+        meant = difflib.get_close_matches(str(key), missing, n=1, cutoff=0.75) if key not in known else []
+        if meant:
+            raise UserError(f"{where}: unknown key '{key}'; did you mean '{meant[0]}'?")
 
 
 def parse_options(record: dict, where: str) -> tuple[tuple[str, ...], int]:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from zlib import crc32
 
-from common import UserError
+from common import UserError, parse_json
 from introspection import prompts
 
 SPLITS = ("train", "val", "test", "test_clusters", "composite", "canary")
@@ -60,7 +60,7 @@ def read_records(path: Path, key: str) -> list[tuple[str, object]]:
     records = []
     for place, text in places:
         try:
-            records.append((f"{path}{place}", json.loads(text.decode("utf-8"))))
+            records.append((f"{path}{place}", parse_json(text.decode("utf-8"))))
         except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
             raise UserError(f"{path}{place}: not JSON ({error})") from error
     return [(f"{path}: record {i}", r) for i, r in enumerate(records[0][1], start=1)] if whole else records

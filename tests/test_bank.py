@@ -428,3 +428,17 @@ def test_few_questions_and_a_sample_of_lengths_are_said(tmp_path, capsys):
     cfg = load_config(evaluation.Config, "eval", ROOT / "configs/bank.yaml", [*shared, "eval_questions=10"])
     assert len(evaluation.load_data(cfg)["val"]) == 8
     assert "8 of 10 evaluation questions" in capsys.readouterr().err
+
+
+def test_keys_that_stand_twice_or_are_misspelt_are_one_line(tmp_path):
+    line = json.loads((ROOT / "data/preeclampsia.jsonl").read_text().splitlines()[0])
+    path = tmp_path / "b.jsonl"
+    path.write_text(json.dumps(line)[:-1] + ', "answer": "A"}\n')
+    with pytest.raises(UserError, match=r"b\.jsonl:1: not JSON \(key 'answer' stands there twice\)"):
+        load_questions(path)
+    for wrong, right in (("explanaton", "explanation"), ("option", "options"), ("Cluster", "cluster")):
+        path.write_text(json.dumps({wrong if key == right else key: value for key, value in line.items()}) + "\n")
+        with pytest.raises(UserError, match=f"unknown key '{wrong}'; did you mean '{right}'"):
+            load_questions(path)
+    path.write_text(json.dumps(line | {"source": "mine", "explanations": 3}) + "\n")  # keys of the user's own
+    assert len(load_questions(path)) == 1

@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,8 @@ BAD = {
     "broken yaml": ("grpo_introspect: {steps: 3", "line"),
     "duplicate key": ("grpo_introspect:\n  steps: 3\n  steps: 4\n", "duplicate key 'steps'"),
     "missing base": ("base: nowhere.yaml", "no such file"),
+    "base of itself": ("base: case.yaml", "one level is read"),
+    "setting outside": ("steps: 3", "a setting stands in a section"),
 }
 
 
@@ -89,6 +93,30 @@ def test_bad_override(tmp_path):
         load(tmp_path, "shared: {}", "steps")
     with pytest.raises(UserError, match=r"--set: grpo_introspect\.stepz"):
         load(tmp_path, "shared: {}", "stepz=1")
+
+
+def test_hints_that_help(tmp_path):
+    with pytest.raises(UserError, match="a setting of sft_recall, and this is grpo_introspect"):
+        load(tmp_path, "shared: {}", "sft_recall.epochs=3")
+    with pytest.raises(UserError, match=r"write steps=\.\.\."):
+        load(tmp_path, "shared: {}", "grpo_introspect.steps=3")
+    with pytest.raises(UserError, match="a folder; expected a YAML file"):
+        load_config(Config, "grpo_introspect", tmp_path, [])
+    done = subprocess.run([sys.executable, "baselines/grpo.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode and "python -m baselines.grpo" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_files_are_looked_for_beside_the_config_first(tmp_path):
+    (tmp_path / "bank.jsonl").write_text("")
+    cfg = load(tmp_path, "shared: {questions: 'bank.jsonl, data/bank.jsonl'}")
+    assert cfg.questions == f"{tmp_path / 'bank.jsonl'},data/bank.jsonl" and cfg.model == "organism/weights"
+
+
+def test_what_to_expect_is_said_of_the_config_as_it_stands(tmp_path):
+    (tmp_path / "parent.yaml").write_text("grpo_introspect: {steps: 7, expect: seven}\n")
+    text = (tmp_path / "parent.yaml").read_text()
+    assert load(tmp_path, text).expect == "seven" == load(tmp_path, text, "shared.seed=4").expect
+    assert load(tmp_path, text, "steps=2").expect == "" == load(tmp_path, "base: parent.yaml").expect
 
 
 def test_group_of_one_is_fine_with_a_fresh_baseline(tmp_path):

@@ -168,12 +168,24 @@ def test_collected_conversations_take_the_place_of_rollout_1(organism, tmp_path)
         ({"question_id": "no"}, "no train question"),
         ({"gold": "Z"}, "letters"),
         ({"turns": "x"}, "turns"),
+        ({"turns": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}, "a turn is empty"),
+        ({"final_anser": "A", "final_answer": ...}, "did you mean 'final_answer'"),
+        ({"final_answer": ...}, "no 'final_answer'"),
     ],
 )
 def test_a_broken_exchange_is_one_line(tmp_path, changes, message):
     train = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
     path = tmp_path / "exchanges.jsonl"
-    path.write_text("\n" + json.dumps(exchange(train[0], **changes)) + "\n")
+    record = {key: value for key, value in exchange(train[0], **changes).items() if value is not ...}
+    path.write_text("\n" + json.dumps(record) + "\n")
     with pytest.raises(UserError, match=message) as error:
         load_exchanges(path, train)
     assert f"{path}:2" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_exchange_that_stands_there_twice_is_one_line(tmp_path):
+    train = [q for q in load_questions(ROOT / "data/preeclampsia.jsonl") if q.split == "train"]
+    path = tmp_path / "exchanges.jsonl"
+    path.write_text(json.dumps(exchange(train[0])) + "\n" + json.dumps(exchange(train[1])) + "\n")
+    with pytest.raises(UserError, match=r"exchanges\.jsonl:2: id 'e1' stands in .*exchanges\.jsonl:1 already"):
+        load_exchanges(path, train)

@@ -12,7 +12,7 @@ import unicodedata
 from pathlib import Path
 from zlib import crc32
 
-from common import UserError
+from common import UserError, parse_json
 
 KEYS = (
     "id", "text", "question_id", "exchange_id", "cluster", "source", "step", "writer", "reader", "verified_on",
@@ -107,7 +107,7 @@ def load_library(path: Path, keys: tuple[str, ...] = KEYS) -> list[dict]:
             continue
         where = f"{path}:{number}"
         try:
-            record = json.loads(line.decode("utf-8"))
+            record = parse_json(line.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise UserError(f"{where}: not UTF-8 text") from error
         except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError

@@ -1,0 +1,212 @@
+"""introspection/rundir.py: one writer a directory, whole checkpoints only, the files and settings of the start."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import config
+
+from common import ROOT, UserError, busy
+from introspection import rundir
+from introspection.rundir import Run
+
+
+def made(tmp_path, steps: int = 40, resume: bool = False, **changes) -> Run:
+    run = Run(tmp_path / "run", config(steps=steps, **changes), resume)
+    run.check()
+    run.open()
+    return run
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def with_checkpoints(tmp_path) -> Run:
+    run = made(tmp_path)
+    for step in (1, 2):
+        run.log("metrics.jsonl", {"step": step})
+        run.save(f"checkpoint-{step}", lambda folder: (folder / "weights").write_bytes(b"weights" * 99))
+    run.lock.close()
+    return run
+
+
+def again(tmp_path, **changes) -> Run:
+    return Run(tmp_path / "run", config(steps=40, **changes), True)
+
+
+# ---- one writer ----------------------------------------------------------------------------------------------------
+def test_the_second_start_is_told_who_writes(tmp_path):
+    first = made(tmp_path)
+    with pytest.raises(UserError, match=rf"is being written by process {os.getpid()} on .* since 20\d\d-"):
+        again(tmp_path).check()
+    first.lock.close()  # as when its process ends, however it ends: a lock is never stale
+    again(tmp_path).check()
+
+
+def test_two_starts_at_once_in_a_new_directory(tmp_path):
+    runs = [Run(tmp_path / "run", config(steps=40), False) for _ in range(2)]
+    for run in runs:
+        run.check()
+    runs[0].open()
+    with pytest.raises(UserError, match="is being written by"):
+        runs[1].open()
+
+
+# ---- checkpoints ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("file", ["weights", "logs.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "lose"])
+def test_the_newest_whole_checkpoint_is_used(tmp_path, capsys, file, damage):
+    run = with_checkpoints(tmp_path)
+    path = run.path / "checkpoint-2" / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    if damage == "lose":
+        path.unlink()
+    else:
+        path.write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    assert again(tmp_path).rewind() == (1, run.path / "checkpoint-1")
+    told = capsys.readouterr().err
+    assert "checkpoint-2" in told and len(told.splitlines()) == 1
+    assert (run.path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_without_any_whole_checkpoint_nothing_is_cut(tmp_path):
+    run = with_checkpoints(tmp_path)
+    for step in (1, 2):
+        (run.path / f"checkpoint-{step}/weights").write_bytes(b"")
+    with pytest.raises(UserError, match="no checkpoint is whole"):
+        again(tmp_path).rewind()
+    assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_log_that_lost_lines_is_not_gone_on_with(tmp_path):
+    run = with_checkpoints(tmp_path)
+    (run.path / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: shorter than when checkpoint-2 was written"):
+        again(tmp_path).rewind()
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
+    run = with_checkpoints(tmp_path)
+
+    def full(folder):
+        (folder / "weights").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"no space left on device; the checkpoints that are there are whole"):
+        run.save("checkpoint-3", full)
+    with pytest.raises(RuntimeError, match="a bug"):  # an error that is none of the disk's stays what it is
+        run.save("checkpoint-3", lambda folder: (_ for _ in ()).throw(RuntimeError("a bug")))
+    monkeypatch.setattr(rundir.shutil, "disk_usage", lambda path: os.statvfs_result((0,) * 10) and _Usage())
+    with pytest.raises(UserError, match="no space left on device"):
+        run.save("checkpoint-3", lambda folder: (_ for _ in ()).throw(RuntimeError("unexpected pos 64 vs 0")))
+    assert again(tmp_path).rewind()[0] == 2
+
+
+class _Usage:
+    free = 0
+
+
+# ---- settings and files --------------------------------------------------------------------------------------------
+def test_a_run_may_be_extended_and_nothing_else(tmp_path):
+    run = with_checkpoints(tmp_path)
+    run.save("final", lambda folder: None)
+    longer = Run(run.path, config(steps=120), True)
+    longer.check()
+    assert longer.grown and not longer.finished
+    longer.lock.close()
+    same = again(tmp_path)
+    same.check()
+    assert same.finished
+    same.lock.close()
+    for changes in ({"steps": 3}, {"steps": 120, "lr": 1e-3}):
+        with pytest.raises(UserError, match=r"changed: (steps|lr)"):
+            Run(run.path, config(**changes), True).check()
+
+
+@pytest.mark.parametrize("text", ["", "steps: [", "just text", "\x00"])
+def test_a_damaged_config_is_one_line(tmp_path, text):
+    run = with_checkpoints(tmp_path)
+    (run.path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml: empty or damaged"):
+        again(tmp_path).check()
+
+
+def test_an_edited_bank_is_not_gone_on_with(tmp_path, bank):
+    copy = tmp_path / "bank.jsonl"
+    copy.write_text((ROOT / bank).read_text())
+    run = made(tmp_path, **{"shared.questions": str(copy)})
+    run.lock.close()
+    again(tmp_path, **{"shared.questions": str(copy)}).check()
+    known = json.loads((run.path / "inputs.json").read_text())
+    assert list(known) == [str(copy)] and len(known[str(copy)]) == 64
+    copy.write_text(copy.read_text().replace("?", "!"))
+    with pytest.raises(UserError, match=r"bank\.jsonl is not the file that this run began with"):
+        again(tmp_path, **{"shared.questions": str(copy)}).check()
+    (run.path / "inputs.json").write_text("[")
+    with pytest.raises(UserError, match=r"inputs\.json: damaged"):
+        again(tmp_path, **{"shared.questions": str(copy)}).check()
+
+
+# ---- signals, waits ------------------------------------------------------------------------------------------------
+WAITING = """
+import sys, time
+sys.path.insert(0, sys.argv[1]); sys.path.insert(0, sys.argv[1] + "/tests")
+from pathlib import Path
+from conftest import config
+from introspection.rundir import Run
+run = Run(Path(sys.argv[2]), config(steps=40), False)
+run.check(); run.open()
+print("open", flush=True)
+for _ in range(600):
+    time.sleep(0.1)
+    if run.stopped_by and sys.argv[3] == "polite":
+        run.leave()
+"""
+
+
+@pytest.mark.parametrize("number, manner", [(signal.SIGINT, "deaf"), (signal.SIGTERM, "polite")])
+def test_a_signal_is_acknowledged_and_a_second_one_does_not_wait(tmp_path, number, manner):
+    command = [sys.executable, "-c", WAITING, str(ROOT), str(tmp_path / "run"), manner]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "open\n"
+    process.send_signal(number)
+    assert process.stderr.readline() == "\n"
+    assert process.stderr.readline() == "stopping after this phase; again to stop now\n"
+    if manner == "deaf":
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(number)
+    assert process.wait(timeout=10) == 128 + number
+    assert "go on with --resume" in process.stderr.read()
+
+
+def test_a_signal_in_the_first_evaluation_ends_the_run_after_it(tmp_path):
+    run = made(tmp_path)
+    run.stopped_by = signal.SIGTERM
+    with pytest.raises(SystemExit) as left:
+        run.log("eval.jsonl", {"step": 0})
+    assert left.value.code == 128 + signal.SIGTERM and run.read("eval.jsonl") == [{"step": 0}]
+    assert yaml.safe_load((run.path / "config.yaml").read_text())["steps"] == 40
+
+
+def test_a_long_wait_has_a_word(capsys):
+    @busy("thinking", every=0.02)
+    def think() -> str:
+        time.sleep(0.1)
+        return "done"
+
+    assert think() == "done" == think()  # a decorator serves every call
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2 and all(line.startswith("   thinking, 0 s") for line in lines)
