@@ -16,7 +16,7 @@ import yaml
 from commands import python
 
 from common import ROOT, UserError
-from introspection.report import figures, page
+from introspection.report import comparisons, figures, page
 from introspection.report.curves import HEALTH
 
 HOSTILE = (
@@ -334,6 +334,34 @@ def test_an_unfinished_run_is_reported_and_a_broken_one_named(tmp_path):
     log.write_text("{}\nbroken\n")
     with pytest.raises(UserError, match=r"rollouts\.jsonl:2: not JSON"):
         page.read_stages([tmp_path / "a"])
+
+
+def test_the_block_on_top_says_what_ran_and_what_may_be_said(reported, tmp_path):
+    text = reported[1].read_text()
+    block = text[text.index('id="results"') : text.index("<h2>Figures")]
+    assert (
+        block.count("<tr>") == 4 and "run-0/grpo_introspect" in block and "change of introspection advantage" in block
+    )
+    assert "stopped after step 10 of" in block and "not finished" in block  # no final/ in these
+    training(tmp_path / "a/grpo_introspect")
+    (tmp_path / "a/grpo_introspect/final").mkdir()
+    (tmp_path / "a/grpo_introspect/env.json").write_text('{"git_commit": "<b>abcdefgh", "git_diff": "x"}')
+    page.write([tmp_path / "a"], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "finished, 10 steps" in text and "&lt;b&gt;abcd and changes" in text
+
+
+def test_exam_strategies_by_corrections(tmp_path):
+    records = [{"exam_strategy": {"0": [3, 0], "3": [1, 1]}}, {"exam_strategy": {"3": [1, 0]}}]
+    units = [
+        {"writer": writer, "condition": "points", "reader": "start", "questions": part}
+        for writer, part in (("start", records), ("runs/a/final", records[:1]))
+    ]
+    figure = comparisons.exam_strategies(figures.pyplot(), "x", units)
+    assert (
+        figure.get_suptitle().replace("\n", " ")
+        == "Exam strategies after 3 corrections: start writer 0.50, trained writer 1.00"
+    )
 
 
 def test_bad_input_is_one_line(tmp_path):

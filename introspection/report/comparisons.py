@@ -193,6 +193,32 @@ def conditions(plt, name: str, table: list[dict], split: str):
     return dots(plt, title, note, "accuracy with the text - without", rows, 1.0 + 0.3 * len(rows))
 
 
+def exam_strategies(plt, name: str, units: list[dict]):
+    """The share of points that state an exam strategy, by how often the attempt before them had been corrected."""
+    counts: dict[str, dict[int, list[int]]] = {}
+    for u in (u for u in units if (u["condition"], u["reader"]) == ("points", "start")):
+        of_writer = counts.setdefault("start" if u["writer"] == "start" else "trained", {})
+        for record in u["questions"]:
+            for turns, (points, strategies) in record["exam_strategy"].items():
+                known = of_writer.setdefault(int(turns), [0, 0])
+                of_writer[int(turns)] = [known[0] + points, known[1] + strategies]
+    most = max(turns for of_writer in counts.values() for turns in of_writer)
+    last = ", ".join(f"{w} writer {of[most][1] / of[most][0]:.2f}" for w, of in counts.items() if most in of)
+    title = f"Exam strategies after {most} corrections: {last}"
+    figure, (axis,) = frame(
+        plt, title, f"{name}; beside the dots: points", xlabel="corrections before the point", ylabel="share of points"
+    )
+    for color, (writer, of_writer) in zip((GREY, BLUE), counts.items(), strict=False):
+        turns = sorted(of_writer)
+        shares = [of_writer[t][1] / of_writer[t][0] for t in turns]
+        axis.plot(turns, shares, "o-", color=color, markersize=4, label=f"{writer} writer")
+        for t, share in zip(turns, shares, strict=True):
+            axis.annotate(f" {of_writer[t][0]}", (t, share), fontsize=7)
+    axis.set(xticks=range(most + 1), ylim=(-0.03, 1.08))
+    legend(axis)
+    return figure
+
+
 def heat_map(plt, name: str, pairs: dict[tuple[str, str], list[float]], clusters: dict[str, str]):
     """Mean gain of points from one question on another: questions by type of cluster or, where there are many, the
     clusters.

@@ -36,6 +36,8 @@ HEALTH = {
     "completions/clipped_ratio": "turns cut off at the limit (share)",
     "parse_rate/answer": "answers that can be read (share)",
     "parse_rate": "turns with one point (share)",
+    "frac_reward_zero_std": "groups without a spread of rewards (share)",
+    "meta_gaming_rate": "points that state an exam strategy (share)",
 }
 
 
@@ -166,13 +168,14 @@ def winners_and_losers(plt, name: str, stages: list):
 
 
 def health(plt, name: str, stages: list):
-    """Eight signs of trouble; the title names those that were seen."""
+    """Ten signs of trouble; the title names those that were seen."""
     values_of = {key: series(stages, key) for key in HEALTH}
     last = {key: start_and_end(values)[1] for key, values in values_of.items()}
     ratio, skipped = values_of["update_ratio"], max(s.records["metrics"][-1]["skipped_steps"] for s in stages)
     signs = {
         "precision swallows part of the updates": not np.isnan(ratio).all() and np.nanmin(ratio) < 0.9,
         "points leak answers": last["leak_rate"] > 0.1,
+        "points state exam strategies": last["meta_gaming_rate"] > 0.1,
         "many turns are cut off": last["completions/clipped_ratio"] > 0.1,
         "answers do not parse": last["parse_rate/answer"] < 0.8,
         "points do not parse": last["parse_rate"] < 0.8,
@@ -182,10 +185,10 @@ def health(plt, name: str, stages: list):
     warnings = ", ".join(sign for sign, is_seen in signs.items() if is_seen)
     title = f"Look at this: {warnings}" if warnings else "Health: no warning sign"
     note = (
-        f"{sample_size(name, stages)}; warned of: update ratio < 0.9, leaks or cut-off turns > 0.1, parsed < 0.8, "
-        "skipped steps, entropy < a fifth of the start's"
+        f"{sample_size(name, stages)}; warned of: update ratio < 0.9, leaks, exam strategies or cut-off turns > "
+        "0.1, parsed < 0.8, skipped steps, entropy < a fifth of the start's"
     )
-    figure, axes = frame(plt, title, note, (4, 2), 6.0)
+    figure, axes = frame(plt, title, note, (5, 2), 7.5)
     for axis, (key, label) in zip(axes, HEALTH.items(), strict=True):
         values = values_of[key]
         curve(axis, values, BLUE, key)
@@ -193,7 +196,7 @@ def health(plt, name: str, stages: list):
         if np.isnan(values).all():
             axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center", color=GREY)
             axis.set(xticks=[], yticks=[])
-        elif key.split("/")[0] in ("leak_rate", "completions", "update_ratio", "parse_rate"):  # from 0 to 1
+        elif label.endswith("(share)") or key == "update_ratio":  # from 0 to 1
             axis.set_ylim(-0.03, max(1.03, np.nanmax(values)))
     for axis in axes[-2:]:
         axis.set_xlabel("step")

@@ -9,6 +9,7 @@ Run:     python -m introspection.report runs/preeclampsia
 """
 
 import base64
+import datetime
 import hashlib
 import html
 import io
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import common
 from common import SCRIPTS, STAGES, UserError
-from introspection import prompts
+from introspection import prompts, screen
 from introspection.report import comparisons, curves, figures
 from introspection.report.words import word_ratios
 from tasks.bank import load_questions
@@ -107,6 +108,8 @@ def draw(plt, stages: list[Stage], questions: dict[str, Question]) -> dict:
         if s.config["table"] in ("points", "recall"):  # of the other tables' numbers some are no accuracies
             split = "test_clusters" if s.config["table"] == "points" else "test"
             drawn[f"conditions_{i + 1}"] = comparisons.conditions(plt, s.name, s.table, split)
+        if s.config.get("correction_turns"):
+            drawn[f"exam_strategies_{i + 1}"] = comparisons.exam_strategies(plt, s.name, s.records["results"])
         if s.config["table"] == "recall":
             drawn[f"recall_{i + 1}"] = comparisons.recall_calibration(plt, s.name, s.records["results"])
     for i, (name, pairs, clusters) in enumerate(transfers(trained + measured, questions)):
@@ -249,6 +252,48 @@ def points_to_browse(stages: list[Stage], questions: dict[str, Question]) -> dic
     return {"runs": [s.name for s in runs], "questions": shown, "texts": list(texts), "rows": rows}
 
 
+# ---- results on top ------------------------------------------------------------------------------------------------
+def verdicts_of(s: Stage) -> list[str]:
+    """What may be said of a stage: of a training before and after, of a dream, of trained writers on each split."""
+    evaluations = s.records["eval"]
+    if s.kind == "grpo_introspect" and len(evaluations) > 1:
+        return [line.strip() for line in screen.changes(evaluations[0], evaluations[-1])]
+    if s.kind == "dream_tta" and len(evaluations) > 1:
+        return [f"change without the point: {comparisons.dream_verdict([(evaluations[0], evaluations[-1])])}"]
+    trained = [row for row in s.table if row["writer"] == "trained" and "change" in row]
+    return [f"{r['split']}, {r['condition']}, {r['reader']} reader: {r['verdict']}" for r in trained]
+
+
+def state_of(s: Stage) -> str:
+    """Whether a stage ended, and where it stopped if it did not."""
+    if s.kind == "eval":
+        return "finished" if s.table else f"stopped after {len(s.records['results'])} conditions"
+    steps = s.records["metrics"][-1]["step"] if s.records["metrics"] else 0
+    if (s.path / "final").is_dir():
+        return f"finished, {steps} steps"
+    return f"stopped after step {steps} of {s.config.get('steps', '-')}, not finished"
+
+
+def results(stages: list[Stage]) -> str:
+    """The block on top: each stage with its state, commit, start, seconds in steps and verdicts, as rows of a table."""
+    rows = []
+    for s in stages:
+        path = s.path / "env.json"
+        env, started = {}, "-"
+        if path.exists():
+            env = json.loads(path.read_text())
+            started = f"{datetime.datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
+        commit = (env.get("git_commit") or "-")[:7] + (" and changes" if env.get("git_diff") else "")
+        minutes = sum(m.get("time/step") or 0 for m in s.records["metrics"]) / 60
+        said = "\n".join(verdicts_of(s)) or "-"
+        cells = (s.name, state_of(s), commit, started, f"{minutes:.0f} min", said)
+        rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
+    heads = "".join(
+        f"<th>{name}</th>" for name in ("stage", "state", "commit", "started", "in steps", "what may be said")
+    )
+    return f"<table><tr>{heads}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
 def page(stages: list[Stage], inline: list[str], data: dict) -> str:
     """The template filled in, in one pass, so that nothing that was put in is read as a place to fill."""
     template = (Path(__file__).parent / "report.html").read_text()
@@ -256,6 +301,7 @@ def page(stages: list[Stage], inline: list[str], data: dict) -> str:
     filled = {
         "title": html.escape(", ".join(dict.fromkeys(s.path.parent.name for s in stages))),
         "hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "results": results(stages),
         "figures": "\n".join(inline)
         or "<p>No figures: matplotlib is not installed (pip install -r requirements.txt).</p>",
         "data": json.dumps(common.finite(data), separators=(",", ":")).replace("<", "\\u003c"),  # no tag can open
