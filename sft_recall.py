@@ -292,9 +292,14 @@ def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Q
         train.append(question)
         if cfg.twins:
             train += [twin for twin in question.variants if twin.question not in elsewhere]
-    if not {r["cluster"] for r in records} & {q.cluster for q in train}:
+    # What cannot be taught is said before anything is measured.
+    usable = {r["cluster"] for r in records if r["text"] and not r["leak"]}
+    if not usable & {q.cluster for q in train}:
         nothing = f"{cfg.library} has no point for any cluster of the train questions in {cfg.questions}"
-        raise UserError(f"sft_recall.library: {nothing}")
+        leaks = sum(r["leak"] for r in records)
+        raise UserError(f"sft_recall.library: {nothing}{f' ({leaks} of {len(records)} leak)' if leaks else ''}")
+    if len(train) < 2:
+        raise UserError(f"shared.questions: {cfg.questions} has one train question; one is held out, so two are needed")
     groups = {}
     for split in (cfg.eval_split, "test_clusters", "canary"):
         part = [q for q in questions if q.split == split]

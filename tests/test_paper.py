@@ -41,8 +41,8 @@ def test_a_run_that_fails_ends_the_command_and_keeps_what_was_made(tmp_path):
 
 
 def test_a_script_that_fails_says_why(tmp_path):
-    with pytest.raises(RuntimeError, match="stepps: unknown key"):
-        runs.start(["grpo_introspect.py"], "paper", tmp_path / "run", {"stepps": 2})
+    with pytest.raises(RuntimeError, match=r"--set steps=2[^.]*\nnot today"):
+        runs.start(["-c", "raise SystemExit('not today')"], "paper", tmp_path / "run", {"steps": 2})
 
 
 # ---- what is said of lines -----------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_a_run_of_the_loop(monkeypatch):
     """All faults against all fixes: the faulty loop trains points that did not help, and is not clipped."""
     monkeypatch.setattr(collapse, "ATTEMPTS", 8)
     monkeypatch.setattr(collapse, "CANARY_QUESTIONS", 2)
-    made = {arm: collapse.train(arm, 0.1, 0, 3) for arm in ("all fixes", "nothing skipped", "graph kept")}
+    made = {arm: collapse.train(arm, 0.1, 0, 2) for arm in ("all fixes", "nothing skipped", "graph kept")}
     first = {arm: run["log"] for arm, run in made.items()}
     assert all(s["trained"] == s["positive"] for s in first["all fixes"])
     assert all(s["trained"] == s["points"] for s in first["nothing skipped"])

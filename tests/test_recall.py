@@ -254,6 +254,9 @@ def test_a_library_of_other_clusters_is_an_error(tmp_path):
     (tmp_path / "library.jsonl").write_text(first.replace("preeclampsia-A", "nowhere-A"))
     with pytest.raises(UserError, match="no point for any cluster"):
         sft_recall.load_data(settings(f"library={tmp_path}/library.jsonl"))
+    (tmp_path / "library.jsonl").write_text(first.replace('"leak": false', '"leak": true'))
+    with pytest.raises(UserError, match=r"no point for any cluster .* \(1 of 1 leak\)"):
+        sft_recall.load_data(settings(f"library={tmp_path}/library.jsonl"))
     with pytest.raises(UserError, match="no such file"):
         sft_recall.load_data(settings("library=runs/none.jsonl"))
     cfg = settings("library=")
