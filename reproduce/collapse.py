@@ -310,7 +310,7 @@ def draw(plt, records: dict):
                 places, [y + 0.3 - 0.15 * k] * len(places), "o", color=f"C{k}", markersize=3.5, alpha=0.7, label=label
             )
     axis.set_yticks(range(len(rows)), [row["arm"] for row in rows[::-1]], fontsize=7)
-    legend(axis, 5)
+    legend(axis, 3)
     return figure
 
 

@@ -94,8 +94,8 @@ def draw(plt, records: dict):
     """The slope of the reward with each suspect alone."""
     rows = records["rows"]
     most = max(rows[1:] or rows, key=lambda row: abs((row["against base"] or row["slope"])["mean"]))
-    title = f"The reward moves by {rows[0]['slope']['mean']:+.3f} in ten steps; most with {most['arm']}"
-    title += f" ({most['slope']['mean']:+.3f})"
+    moved, by = (f"{row['slope']['mean']:+.3f}" for row in (rows[0], most))
+    title = f"Reward in ten steps: {moved}; with {most['arm']}, which moves it most, {by}"
     shown = []
     for row in rows:
         e = row["slope"]

@@ -84,7 +84,7 @@ def draw(plt, records: dict):
     """Both advantages step by step: means over seeds."""
     same, other = (records["advantage"][kind] for kind in KINDS)
     title = f"A winner's point is worth {same['mean']:+.2f} on its own question, {other['mean']:+.2f} on another"
-    note = "means over seeds; one question a step, so steps differ by their question"
+    note = "means over seeds; one question a step, some with a single winner, so steps differ by their question"
     figure, (axis,) = frame(plt, title, note, xlabel="step", ylabel="introspection advantage")
     for color, (kind, words) in zip((BLUE, ORANGE), KINDS.items(), strict=True):
         values = [np.nan if v is None else v for v in records["by_step"][kind]]
