@@ -248,7 +248,7 @@ def writers_of(cfg: Config, run: Run) -> list[str]:
 
 def load_reader(cfg: Config, name: str) -> Reader:
     """A model as reader and writer; answers without a point are kept, because many conditions ask for the same ones."""
-    policy, chat = models.load_policy(name, cfg), models.load_chat(name, cfg.system, cfg.thinking)
+    chat, policy = models.load_chat(name, cfg.system, cfg.thinking), models.load_policy(name, cfg)
     check_scorer(policy, chat)
     rationale = cfg.rationale or cfg.table == "recall"  # a turn that recalls is sampled
     return make_reader(cfg, policy, chat, (cfg.seed, 0, ReaderNumber.EVALUATION), kept={}, rationale=rationale)
