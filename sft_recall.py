@@ -102,9 +102,9 @@ class Target:
             block = chat.content_ids(prompts.RECALL.format(point=prompts.plain(self.recall)))
         if said is not None:
             answer = [*chat.content_ids(said), chat.end]
-        opened = (chat.close_thought([]), False)  # where the prompt opens a thought, both stand after it
-        recalling = Trajectory(reader.prompt(view), [opened, (block, True), (answer, True)])
-        reading = Trajectory(reader.prompt(view, self.recall), [opened, (answer, True)])
+        thought = chat.close_thought([])  # where the prompt opens one, recall and answer stand after its end
+        recalling = Trajectory(reader.prompt(view) + thought, [(block, True), (answer, True)])
+        reading = Trajectory(reader.prompt(view, self.recall) + thought, [(answer, True)])
         return recalling, reading
 
 
@@ -232,7 +232,7 @@ def make_teacher(cfg: Config, start, pairs: list[tuple[Trajectory, Trajectory]])
     vocabulary = start.get_output_embeddings().weight.shape[0]
     ids, logprobs = [], []
     for (trajectory, _), answer_ids, answer_logprobs in zip(pairs, held_ids, held_logprobs, strict=True):
-        _, (block, _), (answer, _) = trajectory.segments  # after the end of a thought, where the prompt opens one
+        (block, _), (answer, _) = trajectory.segments
         taught = block + answer if cfg.loss_on == "recall+answer" else block
         taught_ids, taught_logprobs = certain_rows(taught, answer_ids.shape[1], vocabulary, answer_ids.device)
         held_from = len(taught) - len(block)  # the place in the answer from which its tokens are held

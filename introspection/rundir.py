@@ -31,6 +31,7 @@ except ImportError:  # Windows has no such lock
 
 LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "targets.jsonl")
 INPUTS = ("questions", "exchanges", "library", "ideal", "wrong")  # settings that name files
+HELD: dict = {}  # the open lock of each directory that this process writes to
 MAY_GROW = ("steps",)  # settings that a run may go on with a larger value of
 
 
@@ -42,7 +43,7 @@ class Run:
 
     def __init__(self, path: Path, cfg, resume: bool):
         self.path, self.cfg, self.resume, self.stopped_by = path, cfg, resume, None
-        self.final, self.lock, self.grown = path / "final", None, False
+        self.final, self.grown = path / "final", False
         self.stage_1 = (path.parent / "grpo_introspect").resolve()  # stage 1's own files are what later stages read
 
     @property
@@ -69,7 +70,8 @@ class Run:
 
     def _take_lock(self) -> None:
         """Holds the directory until this process ends, however it ends; whoever comes second is told who holds it."""
-        if self.lock or fcntl is None or not is_first_rank():
+        place = (os.getpid(), self.path.resolve())
+        if place in HELD or fcntl is None or not is_first_rank():
             return
         file = open(self.path / "lock", "a+")  # noqa: SIM115 (held for the life of the process)
         try:
@@ -83,7 +85,7 @@ class Run:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         file.flush()
-        self.lock = file
+        HELD[place] = file
 
     def _compare_settings(self) -> None:
         where = self.path / "config.yaml"

@@ -9,6 +9,7 @@ told neither what is right nor whether it was: what losers gain there was not in
 'test_clusters' were never rewarded (skill), those of 'test' were (memory).
 """
 
+import copy
 from dataclasses import replace
 from itertools import product
 
@@ -56,9 +57,8 @@ def record_of(group: Group) -> dict:
     return record
 
 
-def measure(writer: Reader, reader: Reader, questions: list[Question], pool: list[Question], reveal: str) -> list[dict]:
+def measure(writer: Reader, reader: Reader, groups: list[Group], reveal: str) -> list[dict]:
     """One record a question that was answered both ways."""
-    groups = mixed(writer, questions, pool)
     rollout_2(writer, groups, contributors="both", reveal=reveal, max_point_tokens=64)
     rollout_3(reader, groups, n_fresh=FRESH, reward="sampled")
     return [record_of(g) for g in groups]
@@ -73,12 +73,13 @@ def make(asked: Asked, run: dict) -> dict:
         start(["grpo_introspect.py"], "bank", home, settings | ({"steps": 2} if asked.quick else {}))
         folder = str(home / "grpo_introspect/final")
     bank, found = load_questions(BANK), {}
-    writer, reader = reader_of(folder), reader_of(MODEL)
+    writer, reader = reader_of(folder), replace(reader_of(MODEL), kept={})
     for split, most in QUESTIONS.items():
         pool = [q for q in bank if q.split == split]
         questions = draw_some(pool, 24 if asked.quick else most, rng(0))
-        for told, reveal in (("told", run["reveal"]), ("blind", "nothing")):
-            found[f"{split}, {told}"] = measure(replace(writer), replace(reader), questions, pool, reveal)
+        groups = mixed(writer, questions, pool)
+        for told, reveal in (("told", run["reveal"]), ("blind", "nothing")):  # of the same attempts, on the same views
+            found[f"{split}, {told}"] = measure(writer, reader, copy.deepcopy(groups), reveal)
     return rounded(found)
 
 

@@ -223,8 +223,7 @@ def goes_on_from(folder: Path) -> int | None:
         except UserError:
             return None
         finally:
-            if run.lock:
-                run.lock.close()
+            rundir.HELD.clear()
     return step
 
 
