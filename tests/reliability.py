@@ -1,6 +1,7 @@
 """Counts what is promised: each property is tried so often, and held so often.
 
-    python -m tests.reliability [--few]      # results/reliability.json, results/reliability.md; --few: two of each
+    python -m tests.reliability [--kills 50]      # results/reliability.json, results/reliability.md
+    python -m tests.reliability --few             # two of each, nothing is written
 
 Runs are children of this process, which has imported everything: they are killed, signalled and resumed with a model of
 few words (parrot.py). 'Held' means that the run ends as the one that nobody disturbed, log by log and weight by weight
@@ -523,7 +524,9 @@ def furthest(a, b) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--few", action="store_true", help="two of each, and nothing is written")
-    few = parser.parse_args().few
+    parser.add_argument("--kills", type=int, default=50, help="of stage 1; two fifths as many of the others")
+    args = parser.parse_args()
+    few = args.few
     torch.set_num_threads(1)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -538,7 +541,7 @@ def main() -> None:
             out_of_memory(of["stage 1"], [1, 5] if few else [*range(1, 21)]),
         ]
         for name, script in of.items():
-            n = 2 if few else 50 if name == "stage 1" else 20
+            n = 2 if few else args.kills if name == "stage 1" else 2 * args.kills // 5
             rows.append(
                 count(f"kill -9 at a random moment, {name}", n, lambda _, s=script: s.disturbed(signal.SIGKILL))
             )
