@@ -70,13 +70,15 @@ def make(asked: Asked, run: dict) -> dict:
     if run["writer"] == "trained":
         home = asked.runs / f"writers/{run['reveal']}-{run['seed']}"
         settings = TRAINING | {"shared.seed": run["seed"], "reveal": run["reveal"]}
-        start(["grpo_introspect.py"], "bank", home, settings | ({"steps": 2} if asked.quick else {}))
+        start(
+            ["grpo_introspect.py"], "bank", home, settings | ({"steps": 2, "eval_questions": 8} if asked.quick else {})
+        )
         folder = str(home / "grpo_introspect/final")
     bank, found = load_questions(BANK), {}
     writer, reader = reader_of(folder), replace(reader_of(MODEL), kept={})
     for split, most in QUESTIONS.items():
         pool = [q for q in bank if q.split == split]
-        questions = draw_some(pool, 24 if asked.quick else most, rng(0))
+        questions = draw_some(pool, 12 if asked.quick else most, rng(0))
         groups = mixed(writer, questions, pool)
         for told, reveal in (("told", run["reveal"]), ("blind", "nothing")):  # of the same attempts, on the same views
             found[f"{split}, {told}"] = measure(writer, reader, copy.deepcopy(groups), reveal)
