@@ -110,8 +110,10 @@ class Chat:
         if len(contents) not in self.controls:
             self.controls[len(contents)] = self._count(self._encode(self._render(self.system, MARKS[: len(contents)])))
         if self._count(ids) != self.controls[len(contents)]:
-            # A tokenizer that rewrites text found a control token in it after all: each character for itself.
-            ids = self._encode(self._render(self.system, tuple(CUT.join(self.data(text)) for text in contents)))
+            # A tokenizer that rewrites text found a control token in it after all: each character for itself. What
+            # stands before are marks of ours, whose ids `next` counts on.
+            apart = (*contents[:-1], CUT.join(self.data(contents[-1])))
+            ids = self._encode(self._render(self.system, apart))
         return ids
 
     def _count(self, ids: list[int]) -> int:
@@ -135,8 +137,12 @@ class Chat:
     def next(self, completion_ids: list[int], content: str) -> list[int]:
         """Ids between a sampled turn and the next one: its terminator unless it was sampled, the user turn, and the
         generation prompt, as they stand in the rendering of a conversation.
+
+        Raises UserError where what stands before them is not what it was.
         """
         ids = self._ids(MARKS[0], MARKS[1], content)
+        if ids[: len(self.before_next)] != self.before_next:
+            raise UserError("the chat template writes earlier turns by what comes after them, so turns cannot be cut")
         ended = bool(completion_ids) and completion_ids[-1] == self.end
         return ([] if ended else [self.end]) + ids[len(self.before_next) :]
 

@@ -73,7 +73,8 @@ class Run:
         place = (os.getpid(), self.path.resolve())
         if place in HELD or fcntl is None or not is_first_rank():
             return
-        file = open(self.path / "lock", "a+")  # noqa: SIM115 (held for the life of the process)
+        with told_of_files(self.path):
+            file = open(self.path / "lock", "a+")  # noqa: SIM115 (held for the life of the process)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -97,8 +98,8 @@ class Run:
             raise UserError(f"{where}: empty or damaged, so nothing says what this run was; delete {self.path}")
         now = dataclasses.asdict(self.cfg)
         changed = [key for key, value in now.items() if key != "expect" and before.get(key, value) != value]
-        self.grown = any(key in MAY_GROW and now[key] > before[key] for key in changed)
-        changed = [key for key in changed if not (key in MAY_GROW and now[key] > before[key])]
+        more = [k for k in changed if k in MAY_GROW and isinstance(before[k], int) and now[k] > before[k]]
+        self.grown, changed = bool(more), [key for key in changed if key not in more]
         if changed:
             raise UserError(f"{where}: --resume needs the settings of the first start; changed: {', '.join(changed)}")
 
@@ -119,6 +120,8 @@ class Run:
             if is_first_rank():
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._take_lock()
+                if self.grown:  # it is not finished any more, and what it ended with is its last checkpoint
+                    shutil.rmtree(self.final, ignore_errors=True)
                 write(self.path / "config.yaml", yaml.safe_dump(dataclasses.asdict(self.cfg), sort_keys=False))
                 write(self.path / "inputs.json", json.dumps(inputs_of(self.cfg), indent=1))
                 write(self.path / "env.json", json.dumps(environment(), indent=1))
@@ -146,8 +149,8 @@ class Run:
         if is_first_rank():
             with told_of_files(self.path), open(self.path / name, "a") as file:
                 file.write(json.dumps(finite(record), allow_nan=False) + "\n")
-        if self.stopped_by and name == "eval.jsonl" and not self._checkpoints():
-            self.leave()  # nothing to save yet
+        if self.stopped_by and name == "eval.jsonl" and 0 in (record.get("step"), record.get("epoch")):
+            self.leave()  # before the first step there is nothing to save
 
     def mend(self, name: str) -> None:
         """Cuts a log whose writer was killed in the middle of a line back to its last whole line."""

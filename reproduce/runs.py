@@ -7,6 +7,7 @@ time with --jobs; a thread each is then the environment's to say (OMP_NUM_THREAD
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -59,6 +60,8 @@ def make_missing(asked: Asked, name: str, runs: list[dict], work: Callable[[Aske
     """
     path = asked.out / f"{name}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():  # a line that was being written when the command was cut off
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     known = [line["run"] for line in lines_of(path, runs)]
     missing = [run for run in runs if run not in known]
     print(f"{path}: {len(known)} of {len(runs)} runs are there", flush=True)

@@ -149,6 +149,20 @@ def test_a_token_that_appears_when_text_is_rewritten_is_no_token_either():
     assert tool not in chat.first(f"a {wide} b") and "tool" in tokenizer.decode(chat.first(f"a {wide} b"))
 
 
+def test_a_next_turn_that_is_cut_everywhere_is_still_cut_at_its_place():
+    """The same with words of several characters: what stands before the second user turn keeps its ids."""
+    tokenizer = models.load_tokenizer("organism/weights")
+    tokenizer._tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_tokens([AddedToken("<tool>", normalized=True, special=False)])
+    chat = Chat(tokenizer, models.eos_ids("organism/weights", tokenizer))
+    plain, hostile = chat.next([], "a b"), chat.next([], "a \uff1ctool\uff1e b")
+    assert tokenizer.convert_tokens_to_ids("<tool>") not in hostile
+    assert tokenizer.decode(hostile) == tokenizer.decode(plain).replace("a b", "a <tool> b")
+    chat.before_next = chat.before_next[:-1] + [0]
+    with pytest.raises(UserError, match="by what comes after them"):
+        chat.next([], "a b")
+
+
 # ---- scorer and sampler --------------------------------------------------------------------------------------------
 def test_what_is_scored_is_what_was_sampled(family):
     name, tokenizer, _ = family

@@ -32,6 +32,9 @@ def test_a_run_whose_line_is_there_is_not_made_again(tmp_path):
     assert first[0]["twice"] == 2 and [line["twice"] for line in lines] == [4, 7]  # in the order asked for
     assert len(lines[0]["commit"]) == 40 and lines[0]["minutes"] >= 0
     assert runs.make_missing(asked(tmp_path, 0), "x", [{"seed": 1}, {"seed": 5}], double) == lines[1:]
+    whole = (tmp_path / "x.jsonl").read_text()
+    (tmp_path / "x.jsonl").write_text(whole + '{"run": {"seed": 5}, "tw')  # cut off while it was written
+    assert runs.make_missing(asked(tmp_path, 0), "x", [{"seed": 1}, {"seed": 5}], double) == lines[1:]
 
 
 def test_a_run_that_fails_ends_the_command_and_keeps_what_was_made(tmp_path):
