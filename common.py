@@ -325,6 +325,7 @@ class DreamPhase:
     """dream_tta.py; each group of questions adds its place to EVALUATE."""
 
     VARY, LABEL, DREAM, ORDER, EVALUATE = range(30, 35)
+    REPLAY = 39  # groups of questions end at EVALUATE + 3
 
 
 class TablePhase:

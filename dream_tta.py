@@ -51,6 +51,8 @@ class Config(Shared):
     # who varies a question: its record (orders, twins) or the model (nothing usable written: orders)
     vary_with: Literal["task", "model"] = "model"
     variants: int = 48  # variants of each question
+    # share of all variants that are questions of other clusters, labelled by what the start model says alone; 0: none
+    replay: float = 0.0
     n_label: int = 8  # answers with the point that vote on the label of a variant
     # the label; the gold answer; mean over its tokens of log p(told) - log p(not)
     reward: Literal["majority", "gold", "log_ratio"] = "majority"
@@ -87,6 +89,10 @@ class Config(Shared):
                 "dream_tta.reward: nobody knows the right answer to a question that the model wrote; "
                 "use majority or log_ratio"
             )
+        if not 0 <= self.replay < 1:
+            raise UserError(f"dream_tta.replay: expected a share from 0 to below 1, got {self.replay}")
+        if self.replay and self.reward == "log_ratio":
+            raise UserError("dream_tta.replay: without a point there is no ratio to hold; expected 0, or another reward")
 
 
 # ---- variants and labels -------------------------------------------------------------------------------------------
@@ -121,13 +127,19 @@ def votes(reader: Reader, views: list[Question], points: list[str | None], phase
     return counts
 
 
-def make_targets(cfg: Config, reader: Reader, questions: list[Question], points: list[str]) -> list[dict]:
+def make_targets(
+    cfg: Config, reader: Reader, questions: list[Question], points: list[str], others: list[Question]
+) -> list[dict]:
     """One record a variant (targets.jsonl).
 
-    Variants on which the point leaves the model without an answer are left out.
+    Variants on which the point leaves the model without an answer are left out. others: questions of clusters that are
+    not dreamt; `replay` of the variants are theirs, without a point, so that the dream also holds what stood before.
     """
     varied = zip(questions, points, vary(cfg, reader, questions), strict=True)
     views = [(question, point, view) for question, point, variants in varied for view in variants]
+    for i in range(round(len(views) * cfg.replay / (1 - cfg.replay)) if others else 0):
+        question, draw = others[i % len(others)], rng(*reader.key, DreamPhase.REPLAY, i)
+        views.append((question, None, same_views(question, 1, draw)[0]))
     counted = votes(reader, [v for _, _, v in views], [p for _, p, _ in views], DreamPhase.LABEL, cfg.n_label)
     made = []
     for (question, point, view), count in zip(views, counted, strict=True):
@@ -139,7 +151,7 @@ def make_targets(cfg: Config, reader: Reader, questions: list[Question], points:
                 "point": point,
                 "question": view.question,
                 "options": list(view.options),
-                "gold": view.letter if cfg.vary_with == "task" else None,
+                "gold": view.letter if cfg.vary_with == "task" or not point else None,
                 "label": letter,
                 "agreement": agreed / cfg.n_label,
             })  # fmt: skip
@@ -172,9 +184,9 @@ def reward_answers(
     """
     asked = [targets[k // cfg.group_size] for k in range(len(completions))]
     if cfg.reward != "log_ratio":
-        right = "gold" if cfg.reward == "gold" else "label"
         letters = [letter_in(reader.chat.text(c.ids), t["options"]) for c, t in zip(completions, asked, strict=True)]
-        return [float(letter is not None and letter == t[right]) for letter, t in zip(letters, asked, strict=True)]
+        right = [t["gold" if cfg.reward == "gold" and t["point"] else "label"] for t in asked]
+        return [float(letter is not None and letter == r) for letter, r in zip(letters, right, strict=True)]
     sums = []
     for points in ([t["point"] for t in targets], [None for _ in targets]):
         prompt_ids = prompts_of(reader, targets, points)
@@ -207,11 +219,11 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], lab
 
 
 # ---- main ----------------------------------------------------------------------------------------------------------
-def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Question]]]:
-    """(questions to dream about, their points, groups of questions for the evaluations)."""
+def load_data(cfg: Config) -> tuple[list[Question], list[str], list[Question], dict[str, list[Question]]]:
+    """(questions to dream about, their points, questions to replay, groups of questions for the evaluations)."""
     questions = load_questions(cfg.questions, split_by=cfg.split_by)
     records = library.merge(library.load_library(common.ROOT / cfg.library))
-    known = {r["question_id"] for r in records}
+    known = {r["question_id"] for r in records if r["text"] and not r["leak"]}
     fitting = [q for q in questions if q.split == cfg.dream_split and q.id in known]
     # shared.cluster chooses what is dreamt; neighbours and canaries of the evaluation come from all clusters.
     fitting = [q for q in fitting if q.cluster.startswith(cfg.cluster)]
@@ -236,6 +248,11 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Qu
     lent = common.draw_some(spare, MAY_BE_CANARY, rng(cfg.seed, 2)) if not canary else []
     taken = {q.id for q in lent}
     groups["neighbour"] = [q for q in groups["neighbour"] if q.id not in taken]
+    # What is replayed is measured nowhere. Its order is drawn, so that few replays are of many clusters.
+    measured = taken | {q.id for part in groups.values() for q in part}
+    others = [q for q in questions if q.split in ("train", "val") and q.cluster not in dreamt_of]
+    others = [q for q in others if q.id not in measured]
+    others = [others[i] for i in rng(cfg.seed, 3).permutation(len(others))]
     groups |= {"canary_stop": canary[::2], "canary": canary[1::2], "lent": lent}
     if not groups["target"]:
         raise UserError(
@@ -244,7 +261,7 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Qu
         )
     draw = rng(cfg.seed, 1)
     groups = {name: common.draw_some(part, cfg.eval_questions, draw) for name, part in groups.items() if part}
-    return chosen, [library.point_of(q.id, records) for q in chosen], groups
+    return chosen, [library.point_of(q.id, records) for q in chosen], others, groups
 
 
 def main(cfg: Config, options: Options) -> None:
@@ -252,12 +269,12 @@ def main(cfg: Config, options: Options) -> None:
     prompts.use(cfg.prompts, common.ROOT)
     run = Run(options.run_dir, cfg, options.resume)
     cfg = replace(cfg, library=cfg.library or str(run.stage_1 / "library.jsonl"))
-    questions, points, groups = load_data(cfg)
+    questions, points, others, groups = load_data(cfg)
     chat = models.load_chat(cfg.model, cfg.system, cfg.thinking)
     common.check_one_process("dream_tta")
     if options.dry_run:
         evaluated = ", ".join(f"{len(part)} {name}" for name, part in groups.items())
-        print(f"{len(questions)} questions to dream about; evaluated on {evaluated}")
+        print(f"{len(questions)} questions to dream about, {len(others)} to replay; evaluated on {evaluated}")
         return
     run.check()
     if run.finished:
@@ -282,7 +299,7 @@ def main(cfg: Config, options: Options) -> None:
     # Variants, their labels, and what the start model says with and without the point: measured once, before the first
     # step.
     if training.done == 0:
-        start_dream(cfg, run, reader, questions, points, groups)
+        start_dream(cfg, run, reader, questions, points, others, groups)
     targets, first = run.read("targets.jsonl"), run.read("eval.jsonl")[0]
     if not targets:
         where = run.path / "targets.jsonl"
@@ -350,11 +367,14 @@ def start_dream(
     reader: Reader,
     questions: list[Question],
     points: list[str],
+    others: list[Question],
     groups: dict[str, list[Question]],
 ) -> None:
     """Before the first step: variants with labels, what the start model answers with and without the point."""
     print(f"{cfg.model}: {cfg.variants} variants of each of {len(questions)} questions")
-    for record in make_targets(cfg, reader, questions, points):
+    if cfg.replay and not others:
+        print("nothing is replayed: every train and val question is of a cluster that is dreamt, or is measured")
+    for record in make_targets(cfg, reader, questions, points, others):
         run.log("targets.jsonl", record)
     of_cluster: dict[str, list[str]] = {}
     for q, point in zip(questions, points, strict=True):

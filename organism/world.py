@@ -220,8 +220,8 @@ def questions(clusters: dict[str, Cluster], seed: int = 7) -> list[tuple[tuple[V
     return made
 
 
-def bank(clusters: dict[str, Cluster]) -> list[dict]:
-    return [record for _, record in questions(clusters)]
+def bank(clusters: dict[str, Cluster], seed: int = 7) -> list[dict]:
+    return [record for _, record in questions(clusters, seed)]
 
 
 def composite_question(
