@@ -319,6 +319,7 @@ class RecallPhase:
     """sft_recall.py; each group of questions adds its place to EVALUATE."""
 
     BASE, CANDIDATES, ORDER, EVALUATE, AGAIN = 20, 21, 22, 23, 31
+    FIRING = 29  # groups of questions end at EVALUATE + 2
 
 
 class DreamPhase:
@@ -331,7 +332,7 @@ class DreamPhase:
 class TablePhase:
     """introspection/tables; invariance adds the number of a context to AGAINST and to AGAIN."""
 
-    RECALLING, ANSWERING, UNAIDED, ELSEWHERE, AGAINST, AGAIN = 40, 41, 42, 43, 50, 60
+    RECALLING, ANSWERING, UNAIDED, ELSEWHERE, BEGUN, FIRST, AGAINST, AGAIN = 40, 41, 42, 43, 44, 45, 50, 60
 
 
 class RivalPhase:

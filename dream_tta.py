@@ -92,7 +92,9 @@ class Config(Shared):
         if not 0 <= self.replay < 1:
             raise UserError(f"dream_tta.replay: expected a share from 0 to below 1, got {self.replay}")
         if self.replay and self.reward == "log_ratio":
-            raise UserError("dream_tta.replay: without a point there is no ratio to hold; expected 0, or another reward")
+            raise UserError(
+                "dream_tta.replay: without a point there is no ratio to hold; expected 0, or another reward"
+            )
 
 
 # ---- variants and labels -------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from common import Options, ReaderNumber, Shared, UserError, rng
 from introspection import library, models, prompts, screen
 from introspection.logprobs import check_scorer
 from introspection.reader import Reader, make_reader
+from introspection.recall import threshold_of
 from introspection.report import page
 from introspection.rundir import Run
 from introspection.stats import cluster_means, estimate, holm, mean
@@ -251,7 +252,8 @@ def load_reader(cfg: Config, name: str) -> Reader:
     chat, policy = models.load_chat(name, cfg.system, cfg.thinking), models.load_policy(name, cfg)
     check_scorer(policy, chat)
     rationale = cfg.rationale or cfg.table == "recall"  # a turn that recalls is sampled
-    return make_reader(cfg, policy, chat, (cfg.seed, 0, ReaderNumber.EVALUATION), kept={}, rationale=rationale)
+    more = {"kept": {}, "rationale": rationale, "fire_at": threshold_of(common.ROOT / name)}
+    return make_reader(cfg, policy, chat, (cfg.seed, 0, ReaderNumber.EVALUATION), **more)
 
 
 def main(cfg: Config, options: Options) -> None:

@@ -27,6 +27,7 @@ import common
 from common import Options, ReaderNumber, RecallPhase, Shared, UserError, rng
 from introspection import library, models, prompts
 from introspection.reader import Reader, make_reader
+from introspection.recall import best_threshold, recall_scores
 from introspection.rundir import Run
 from introspection.sampling import Trajectory
 from introspection.teacher import Teacher, divergence, likeliest, logprobs_at, with_tail
@@ -255,6 +256,15 @@ def held_out_loss(cfg: Config, reader: Reader, start, targets: list[Target]) -> 
     return sum(losses) / len(targets)
 
 
+def find_threshold(reader: Reader, targets: list[Target]) -> dict:
+    """From which probability a turn shall recall, on the held-out targets, in four orders of options (final/)."""
+    draws = [rng(*reader.key, RecallPhase.FIRING, i) for i in range(len(targets))]
+    asked = [view for t, draw in zip(targets, draws, strict=True) for view in same_views(t.question, 4, draw)]
+    needed = [t.recall is not None for t in targets for _ in range(4)]
+    scores = recall_scores(reader, [reader.prompt(view) for view in asked])
+    return {"threshold": best_threshold(scores, needed), "held_out": len(targets), "needed": sum(needed) // 4}
+
+
 @common.busy("evaluating")
 def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], epoch: int) -> dict:
     """How often recall fires on its own, and accuracy as the model answers now, on each group of questions."""
@@ -405,7 +415,7 @@ def main(cfg: Config, options: Options) -> None:
     models.restore(policy, updater, run.path / "best")
     best = min(run.read("metrics.jsonl"), key=lambda r: r["held_out_loss"])  # the first of equal ones, as above
     run.log("eval.jsonl", evaluate(cfg, reader, groups, best["epoch"]))
-    training.save_final()
+    training.save_final(recall=find_threshold(reader, held_out))
     shutil.rmtree(run.path / "best")
     print(summary(run))
 

@@ -34,6 +34,7 @@ class Reader:
     answers: str = "sampled"  # or scored
     rationale: bool = True  # whether a scored answer has one
     kv_gib: float = 0.0  # bound of a rollout's keys and values, 0: free memory's on a CPU, none elsewhere
+    fire_at: float = 0.5  # probability of a recalled point from which a turn begins with one (recall.py)
 
     def sample(
         self,

@@ -4,10 +4,11 @@ The same for all stages and rivals.
 """
 
 import copy
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import Shared
+from common import Shared, write
 from introspection import models
 from introspection.chat import Chat
 from introspection.logprobs import check_scorer
@@ -36,9 +37,15 @@ class Training:
     def write_checkpoint(self, folder: Path) -> None:
         models.write_checkpoint(self.policy, self.updater, folder)
 
-    def save_final(self) -> None:
-        """final/: a plain Hugging Face folder."""
-        self.run.save("final", lambda folder: models.save(self.policy, self.chat.tokenizer, folder))
+    def save_final(self, **beside: dict) -> None:
+        """final/: a plain Hugging Face folder; beside: what else stands in it, by the name of its JSON file."""
+
+        def write_files(folder: Path) -> None:
+            models.save(self.policy, self.chat.tokenizer, folder)
+            for name, record in beside.items():
+                write(folder / f"{name}.json", json.dumps(record))
+
+        self.run.save("final", write_files)
 
 
 def open_training(

@@ -248,14 +248,14 @@ def false_rule(c: Cluster, x=None):
     return max(kept, key=lambda r: sum(w for f, w in weights.items() if level(c, r, f) != level(c, bank, f)))
 
 
-def points(clusters: dict[str, Cluster], quality: str, seed: int = 13) -> list[dict]:
-    """Learning points for every bank question, written by the world itself, as library records (library.KEYS).
+def points(clusters: dict[str, Cluster], quality: str, seed: int = 13, asked_seed: int = 7) -> list[dict]:
+    """Learning points for every question of a bank, written by the world itself, as library records (library.KEYS).
 
-    quality: ideal | partial | vague | wrong (a false rule of the cluster). `implies`: the option that follows from
+    asked_seed: the bank's. quality: ideal | partial | vague | wrong (a false rule of the cluster). `implies`: the option that follows from
     the stated rule. A composite has two records, one for each of its clusters.
     """
     rng, records = random.Random(seed), []
-    for vignettes, asked in questions(clusters):
+    for vignettes, asked in questions(clusters, asked_seed):
         for v in vignettes if asked["split"] != "canary" else ():
             c, decides = v.cluster, len(vignettes) == 1 and quality in ("ideal", "wrong")
             rule = false_rule(c, v.x) if quality == "wrong" else bank_rule(c, v.x)
@@ -301,10 +301,14 @@ def main() -> None:
         choices=["ideal", "partial", "vague", "wrong"],
         help="learning points for every question of the bank",
     )
+    parser.add_argument("--seed", type=int, default=7, help="another number: other questions on the same rules")
     args = parser.parse_args()
+    if args.preeclampsia and args.seed != 7:
+        parser.error("--seed is the bank's; the pre-eclampsia cluster has one set of questions")
     clusters = load_clusters()
-    asked = preeclampsia if args.preeclampsia else bank
-    records = points(clusters, args.points) if args.points else asked(clusters)
+    records = preeclampsia(clusters) if args.preeclampsia else bank(clusters, args.seed)
+    if args.points:
+        records = points(clusters, args.points, asked_seed=args.seed)
     args.out.write_text("".join(json.dumps(r) + "\n" for r in records))
     print(f"{len(records)} {'points' if args.points else 'questions'} -> {args.out}")
 

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from common import ROOT, ReaderNumber
+from common import ReaderNumber
 from introspection import library
 from introspection.stats import mean
 from organism.rules import findings_of, load_clusters
@@ -23,7 +23,6 @@ from organism.world import bank, draw_balanced, question_text, record
 from reproduce.answers import ask as ask_bank
 from reproduce.answers import open_reader
 from reproduce.records import group, read_lines, write_lines
-from reproduce.rivals import best_points
 from reproduce.runs import Asked, ask, make_missing, rounded, start
 from tasks.bank import load_questions
 
@@ -89,8 +88,10 @@ TRIALS: dict[str, dict[str, dict]] = {
         "2e-4": {"lr": 2e-4, "steps": 240},
     },
     "explanations": {
-        "48 a cluster": {"variants": "48", "steps": 240},
-        "replay 0.15": {"variants": "48", "steps": 240, "replay": 0.15},
+        "replay 0.15": {"steps": 360, "replay": 0.15},
+        "replay 0": {"steps": 360},
+        "twice as many variants": {"steps": 360, "replay": 0.15, "variants": 2},
+        "kl 0.03": {"steps": 360, "replay": 0.15, "kl_coef": 0.03},
     },
 }
 
@@ -148,9 +149,9 @@ def work(asked: Asked, run: dict) -> dict:
     texts = path.with_name(f"{path.stem}-explanations.jsonl")
     if not texts.exists():
         write_lines(texts, explanations(read_lines(path)))
-    seen = {"eval_questions": 1000, "n_eval": 2, "eval_every": 20, "stop_drop": 1, "library": texts}
-    each = int(settings["variants"]) // run["k"]
-    return rounded({"arms": {method: train(asked, run, ["dream_tta.py"], DREAM | seen | settings | {"variants": each})}})
+    seen = {"eval_questions": 1000, "n_eval": 2, "eval_every": 40, "stop_drop": 1, "library": texts}
+    settings = DREAM | seen | settings | {"variants": settings.get("variants", 1) * max(6, 48 // run["k"])}
+    return rounded({"arms": {method: train(asked, run, ["dream_tta.py"], settings)}})
 
 
 def main() -> None:

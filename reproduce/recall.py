@@ -1,4 +1,7 @@
-"""Puts the evaluation of reproduce/recall.sh together: results/recall.json and recall_table.md (table T8).
+"""What reproduce/recall.sh needs beside the stages: questions that nobody was tuned on, and the table (T8).
+
+  questions SEED OUT   the bank's train and val questions as they are, all others of another seed of the world
+  table RUNS OUT       recall.json, recall_table.md
 
 Novelty, what is new about recalled texts: of those recalled for composites, how many say both hidden rules, how many
 have a parent in the library for each of their clusters, and how many stand in the library word by word.
@@ -11,7 +14,7 @@ from pathlib import Path
 
 from introspection import library
 from organism import rules, world
-from reproduce.records import read_lines, write_records
+from reproduce.records import read_lines, write_lines, write_records
 
 
 def says_rule(text: str, cluster: rules.Cluster) -> bool:
@@ -49,10 +52,26 @@ def novelty(units: list[dict], records: list[dict]) -> dict:
     }
 
 
-if __name__ == "__main__":
-    runs, out = Path(sys.argv[1]), Path(sys.argv[2])
+def renew(seed: int) -> list[dict]:
+    """The bank with other test, composite, test_clusters and canary questions on the same rules, none asked before."""
+    clusters = rules.load_clusters()
+    published, new = world.bank(clusters), world.bank(clusters, seed)
+    known = {r["question"] for r in published}
+    kept = [r for r in published if r["split"] in ("train", "val")]
+    return kept + [r for r in new if r["split"] not in ("train", "val") and r["question"] not in known]
+
+
+def table(runs: Path, out: Path) -> None:
     units, records = read_lines(runs / "eval/results.jsonl"), library.load_library(runs / "library.jsonl")
     summary, table = (json.loads((runs / f"eval/{name}.json").read_text()) for name in ("summary", "table"))
     write_records(out / "recall.json", {"summary": summary, "novelty": novelty(units, records), "table": table})
     (out / "recall_table.md").write_text((runs / "eval/table.md").read_text())
     print(f"wrote {out}/recall.json, {out}/recall_table.md")
+
+
+if __name__ == "__main__":
+    action, source, to = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    if action == "questions":
+        write_lines(to, renew(int(source)))
+    else:
+        table(Path(source), to)

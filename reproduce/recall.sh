@@ -23,7 +23,12 @@ for seed in $seeds; do
         --set "shared.seed=$seed" --set "library=$runs/library.jsonl" "${teaching[@]}"
     writers=$writers,$runs/$seed/sft_recall/final
 done
+# Asked are questions of another seed of the world than anything that was tuned on.
+seed=20261130
+python -m reproduce.recall questions "$seed" "$runs/asked.jsonl"
+for kind in ideal wrong; do python -m organism.world --seed "$seed" --points "$kind" --out "$runs/$kind.jsonl"; done
 python eval.py --config configs/bank.yaml --run-dir "$runs" --resume --set table=recall --set "writers=${writers#,}" \
-    --set "library=$runs/library.jsonl" --set ideal=data/points_ideal.jsonl --set wrong=data/points_wrong.jsonl \
+    --set "shared.questions=$runs/asked.jsonl" --set "library=$runs/library.jsonl" \
+    --set "ideal=$runs/ideal.jsonl" --set "wrong=$runs/wrong.jsonl" \
     --set splits=test,composite,test_clusters,canary "${measuring[@]}"
-python -m reproduce.recall "$runs" "$out"
+python -m reproduce.recall table "$runs" "$out"

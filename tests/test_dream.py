@@ -66,10 +66,41 @@ def test_labels_are_the_majority_with_the_point(reader, monkeypatch):
 
     monkeypatch.setattr(dream_tta, "votes", counted)
     questions = [q for q in BANK if q.cluster == "kidney-A" and q.split == "train"][:2]
-    made = make_targets(settings(), reader, questions, ["one", "two"])
+    made = make_targets(settings(), reader, questions, ["one", "two"], [])
     assert asked[0][1] == ["one"] * 4 + ["two"] * 4
     assert len(made) == 4 and all(m["label"] == "B" and m["agreement"] == 0.75 for m in made)  # no answer, no target
     assert {m["point"] for m in made} == {"one", "two"} and all(m["gold"] in "ABCD" for m in made)
+
+
+def test_replay_holds_what_the_start_model_says_about_other_clusters(reader, monkeypatch):
+    asked = []
+
+    def counted(reader, views, points, phase, n):
+        asked.append(list(zip((v.question for v in views), points, strict=True)))
+        return [Counter({"B": 4}) for _ in views]
+
+    monkeypatch.setattr(dream_tta, "votes", counted)
+    questions = [q for q in BANK if q.cluster == "kidney-A" and q.split == "train"][:2]
+    others = [q for q in BANK if q.cluster == "asthma-A" and q.split == "train"]
+    made = make_targets(settings("variants=6", "replay=0.25"), reader, questions, ["one", "two"], others)
+    replayed = [t for t in made if t["point"] is None]
+    assert len(made) == 16 and len(replayed) == 4  # a quarter of all
+    assert {t["cluster"] for t in replayed} == {"asthma-A"} and [q for q, p in asked[0] if p is None] == [
+        q.question for q in others[:4]
+    ]
+    # Rewarded for its own vote even where the others are rewarded for the right answer.
+    asks, said = answer_variants(settings("context=with"), reader, replayed)
+    earned = reward_answers(settings("reward=gold", "vary_with=task"), reader, replayed, asks, said)
+    letters = [dream_tta.letter_in(reader.chat.text(c.ids), replayed[k // 4]["options"]) for k, c in enumerate(said)]
+    assert earned == [float(letter == "B") for letter in letters]
+    assert not any("Learning point" in reader.chat.text(t.prompt_ids) for t in asks)
+
+
+def test_what_is_replayed_is_of_other_clusters_and_measured_nowhere():
+    questions, _, others, groups = dream_tta.load_data(settings("dream_split=val", "shared.cluster=gout"))
+    measured = {q.id for part in groups.values() for q in part} | {q.id for q in questions}
+    assert others and not measured & {q.id for q in others} and "gout-A" not in {q.cluster for q in others}
+    assert {q.split for q in others} <= {"train", "val"} and len({q.cluster for q in others[:8]}) > 4
 
 
 def test_rewards_follow_the_label_the_gold_or_the_log_ratio(reader):
@@ -103,7 +134,7 @@ def test_rewards_follow_the_label_the_gold_or_the_log_ratio(reader):
 
 
 def test_tuning_stays_on_val():
-    questions, points, groups = dream_tta.load_data(settings("dream_split=val", "shared.cluster=gout"))
+    questions, points, _, groups = dream_tta.load_data(settings("dream_split=val", "shared.cluster=gout"))
     assert len(questions) == len(points) == 3 and {q.split for q in questions} == {"val"}
     assert {q.split for q in groups["target"] + groups["neighbour"]} == {"val"}
     assert not {q.id for q in questions} & {q.id for q in groups["target"]} and {
@@ -133,12 +164,12 @@ def test_the_best_point_is_judged_by_all_samples_of_its_wording(tmp_path):
     ]
     path = tmp_path / "library.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    _, points, _ = dream_tta.load_data(settings(f"library={path}"))
+    _, points, _, _ = dream_tta.load_data(settings(f"library={path}"))
     assert points == ["good"]
 
 
 def test_all_points_that_are_dreamt_are_read_by_the_target(reader, tmp_path, monkeypatch):
-    questions, _, groups = dream_tta.load_data(settings("dream_questions=2"))
+    questions, _, _, groups = dream_tta.load_data(settings("dream_questions=2"))
     told, cfg = [], settings("dream_questions=2", "variants=1", "n_label=1", "n_eval=1", "vary_with=task")
 
     def votes(reader, views, points, phase, n):
@@ -146,14 +177,14 @@ def test_all_points_that_are_dreamt_are_read_by_the_target(reader, tmp_path, mon
         return [Counter("A") for _ in views]
 
     monkeypatch.setattr(dream_tta, "votes", votes)
-    dream_tta.start_dream(cfg, Run(tmp_path, cfg, False), reader, questions, ["one point", "another"], groups)
+    dream_tta.start_dream(cfg, Run(tmp_path, cfg, False), reader, questions, ["one point", "another"], [], groups)
     assert questions[0].cluster == questions[1].cluster
     assert told[1] == told[2] == [("one point", "another")[i % 2] for i in range(len(groups["target"]))]
 
 
 def test_composites_get_the_points_of_both_clusters():
     cfg = settings("dream_split=composite", "shared.cluster=")
-    questions, points, groups = dream_tta.load_data(cfg)
+    questions, points, _, groups = dream_tta.load_data(cfg)
     for question, point in zip(questions, points, strict=True):
         assert question.split == "composite" and ". " in point
     assert {q.cluster for q in groups["target"]} <= {q.cluster for q in questions}
@@ -162,7 +193,7 @@ def test_composites_get_the_points_of_both_clusters():
 
 
 def test_groups_are_disjoint_and_the_canaries_are_two():
-    questions, _, groups = dream_tta.load_data(settings())
+    questions, _, _, groups = dream_tta.load_data(settings())
     assert {q.split for q in groups["target"]} == {"test"} and {q.cluster for q in groups["target"]} == {"kidney-A"}
     assert "kidney-A" not in {q.cluster for q in groups["neighbour"]}
     assert not {q.id for q in groups["canary"]} & {q.id for q in groups["canary_stop"]}
@@ -170,7 +201,7 @@ def test_groups_are_disjoint_and_the_canaries_are_two():
 
 
 def test_agreement_is_measured_against_the_labels(reader):
-    _, _, groups = dream_tta.load_data(settings())
+    _, _, _, groups = dream_tta.load_data(settings())
     gold = evaluate(settings(), reader, groups, {q.id: q.letter for q in groups["target"]}, 0)
     assert gold["agreement"] == gold["target"]
     assert evaluate(settings(), reader, groups, {q.id: "" for q in groups["target"]}, 0)["agreement"] == 0.0
@@ -204,6 +235,8 @@ def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(parrot, tmp_pa
         (["steps=0"], "at least 1"),
         (["eval_questions=0"], "at least 1"),
         (["temperature=0"], "no spread"),
+        (["replay=1"], "below 1"),
+        (["replay=0.1", "reward=log_ratio"], "no ratio"),
     ],
 )
 def test_bad_settings(changes, message):

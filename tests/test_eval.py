@@ -15,6 +15,7 @@ from common import ROOT, Options, Shared, TablePhase, UserError, load_config
 from introspection import library
 from introspection.models import load_policy, load_tokenizer, save
 from introspection.reader import Reader
+from introspection.recall import begin_turns, first_logprobs, opening, recall_scores
 from introspection.stats import bootstrap_clusters, bootstrap_pairs, cluster_means, estimate, holm, sign_flip
 from introspection.tables import invariance, points, recall, transfer
 from introspection.tables.units import Cast, Condition, gain
@@ -314,12 +315,43 @@ def test_every_condition_gives_its_own_text():
     assert texts("wrong point")[0] in {r["text"] for r in records["wrong"] if r["question_id"] == plain.id}
     assert texts("ideal point")[1].count(". ") == 1 and texts("emptied") == ["", "", ""]
     assert texts("BM25")[0] in own[plain.cluster]  # its own question is the best match
+    assert texts("BM25's cluster, its best point")[0] in own[plain.cluster]
+    both = texts("BM25's two clusters, their best points")[1].split(". ")
+    assert len(both) == 2 and all(text in own[double.cluster] for text in both)
     assert texts("one point a cluster")[0].count(". ") == len({r["cluster"] for r in records["library"]}) - 1
 
 
 def test_bm25_prefers_rare_words_and_short_documents():
     documents = ["the cat sat on the mat", "the dog sat", "the dog sat on the mat and on the mat and on the mat"]
-    assert recall.bm25("dog sat", documents) == 1 and recall.bm25("cat on the mat", documents) == 0
+    bm25 = recall.Bm25(documents)
+    assert bm25.best("dog sat") == 1 and bm25.best("cat on the mat") == 0
+
+
+def test_the_union_of_recalls_keeps_what_comes_up_often():
+    records = [
+        {"text": text, "cluster": cluster, "leak": False}
+        for text, cluster in (("urgent from 150", "a"), ("scan with fever", "b"), ("rest at home", "c"))
+    ]
+    said = ["urgent from 150", "urgent from 150", "scan with fever", "a scan when fever comes", None, "rest at home"]
+    joined = recall.unions([*said, None, None] + [None] * 8, 8, records)
+    assert joined == ["urgent from 150. scan with fever", None]  # one recall of eight is not often
+
+
+def test_a_turn_begins_with_a_point_where_its_probability_reaches_the_threshold(readers):
+    asked = [readers.prompt(q) for q in load_questions(ROOT / "data/bank.jsonl")[:6]]
+    scores, first = recall_scores(readers, asked), opening(readers.chat)
+    places = sorted(scores)
+    begun = begin_turns(readers, asked, (places[2] + places[3]) / 2, [0.5] * 6)
+    assert [ids == [first] for ids in begun] == [s > places[2] for s in scores]
+    never = begin_turns(readers, asked, 1.1, [i / 6 for i in range(6)])
+    assert all(len(ids) == 1 and ids != [first] for ids in never)
+    assert begin_turns(readers, asked, 0.0, [0.5] * 6) == [[first]] * 6
+    # The other token is drawn by what is left of the probabilities: the likeliest of them at most draws.
+    logprobs = first_logprobs(readers, asked[:1])[0]
+    logprobs[first] = -torch.inf
+    drawn = [begin_turns(readers, asked[:1], 1.1, [(i + 0.5) / 50])[0][0] for i in range(50)]
+    share = logprobs.exp() / logprobs.exp().sum()
+    assert drawn.count(int(share.argmax())) == pytest.approx(50 * share.max().item(), abs=1.5)
 
 
 def test_a_recalled_point_is_parsed_forced_or_read_by_the_start_model(readers, monkeypatch):
@@ -335,7 +367,7 @@ def test_a_recalled_point_is_parsed_forced_or_read_by_the_start_model(readers, m
         return done
 
     monkeypatch.setattr(Reader, "sample", sample)
-    own, start = recall.RECALLED
+    own, start = recall.RECALLED[:2]
     given, cast = [], Cast(readers, readers, readers, [question], {}, {})
     monkeypatch.setattr(recall, "texts_of", lambda *_: given)
     (record,) = recall.measure(cfg, start, cast)
@@ -393,7 +425,8 @@ def test_recall_is_judged_where_it_is_needed_and_beyond_its_parents():
         "questions": records([(0.9, 0.3)]),
     }
     made = recall.expand(settings(*RECALL, "writers=x"), [*parents, composed])[-1]
-    assert made["condition"] == "interaction" and gain(made["questions"][0]) == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
+    assert made["condition"] == "interaction: recalled"
+    assert gain(made["questions"][0]) == pytest.approx(0.9 - 0.5 - 0.4 + 0.3)
 
 
 def test_the_matrix_tries_every_point_on_every_question(parrots):
@@ -511,7 +544,8 @@ def test_recallers_are_measured_and_resumed(tmp_path, parrot, perturbed):
     assert done.returncode == 0, done.stderr
     for words in (
         "| composite | start | parent 2 | start |",
-        "| composite | trained | interaction |",
+        "| composite | trained | interaction: union of recalls |",
+        "| test_clusters | trained | recalled by threshold - BM25 |",
         "| test_clusters | trained | recalled | own |",
         "| AUROC |",
     ):

@@ -26,7 +26,7 @@ INSIDE = [
     "logprobs",
     "scored",
     "reader",
-    "teacher update",
+    "recall teacher update",
     "rollouts training",
     "metrics screen tables.units library.__main__",
     "evaluation preflight",

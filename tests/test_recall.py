@@ -11,6 +11,7 @@ import sft_recall
 from common import ROOT, Options, RecallPhase, UserError, load_config, rng
 from introspection import prompts
 from introspection.reader import Reader
+from introspection.recall import best_threshold, threshold_of
 from introspection.teacher import logprobs_at
 from sft_recall import Target, candidates_of, epoch_of, held_out_loss, make_targets, make_teacher
 from tasks.bank import load_questions
@@ -114,6 +115,12 @@ def test_an_answer_is_taught_under_the_order_in_which_it_was_sampled(reader):
             assert f"option {shown.letter} is right" in text
             orders.add(shown.options)
     assert len(orders) == 4
+
+
+def test_the_threshold_tells_needed_from_not_needed():
+    scores, needed = [0.9, 0.6, 0.5, 0.2, 0.1], [True, True, False, True, False]
+    assert best_threshold(scores, needed) == pytest.approx(0.55)  # fires on 2 of 3, and on none of 2
+    assert best_threshold([0.3, 0.2], [True, True]) == 0.5 == best_threshold([], [])
 
 
 def test_recall_is_what_a_turn_begins_with():
@@ -247,6 +254,10 @@ def test_the_script_teaches_and_a_sudden_end_changes_nothing(parrot, tmp_path):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
     losses = [json.loads(line)["held_out_loss"] for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert min(losses) < 0.8 * losses[0]
+    kept = json.loads((whole / "final/recall.json").read_text())
+    assert 0 < kept["threshold"] < 1 and kept["threshold"] == threshold_of(whole / "final")
+    assert 0 <= kept["needed"] <= kept["held_out"] and kept["held_out"] > 0
+    assert threshold_of(whole / "checkpoint-4") == 0.5  # where stage 2 left none
 
 
 def test_a_library_of_other_clusters_is_an_error(tmp_path):

@@ -3,6 +3,7 @@
 Every condition gives one record a question, tried with its options in new orders: accuracy with the text, and without.
 """
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -12,12 +13,18 @@ import numpy as np
 from common import RolloutPhase, TablePhase, rng
 from introspection import library, prompts
 from introspection.reader import Reader
-from introspection.sampling import next_logprobs
+from introspection.recall import begin_turns, recall_scores
 from introspection.stats import cluster_means, mean
 from introspection.tables.units import Cast, Condition, Settings, by_cluster, difference, in_every_unit, units_by_place
 from tasks.mcq import Question, grade, same_views
 
-RECALLED = [Condition("recalled", "recalled", reader) for reader in ("own", "start")]
+# What a taught model recalls: as its turns are sampled; wherever its threshold says so; over several turns, always.
+OWN_WORDS = {"recalled": "recalled", "fired": "recalled by threshold", "union": "union of recalls"}
+RECALLED = [
+    *(Condition(kind, OWN_WORDS[kind], reader) for kind in ("recalled", "fired") for reader in ("own", "start")),
+    Condition("union", OWN_WORDS["union"], "start"),
+]
+OFTEN = 0.25  # share of a question's recalls that a cluster needs to stand in their union
 REPLACED = [Condition("replaced", f"recall: {text}", "own", text) for text in ("emptied", "random", "wrong")]
 GIVEN = {  # label: which text the start model is given
     "best point": "best",
@@ -27,15 +34,19 @@ GIVEN = {  # label: which text the start model is given
     "wrong point": "wrong",
     "ideal point": "ideal",
     "BM25": "BM25",
+    "BM25's cluster, its best point": "BM25's cluster",
+    "BM25's two clusters, their best points": "BM25's two clusters",
     "one point a cluster": "one a cluster",
 }
+RIVALS = ("BM25", "BM25's cluster, its best point")  # what is recalled is held against
+COMPOSED = ("BM25", "BM25's two clusters, their best points")
 
 HEADS = ("with", "without", "advantage")
 
 
 def primary(cfg: Settings) -> tuple[str, str, str]:
     """(split, condition, reader) of the contrast that was named beforehand."""
-    return "test", "recalled", "start"
+    return "test", OWN_WORDS["fired"], "start"
 
 
 def conditions(cfg: Settings, writer: str, trained: list[str]) -> list[Condition]:
@@ -53,7 +64,7 @@ def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
     """
     # Which questions have a text, and their orders of options: the same noise whatever other conditions leave out.
     texts = None
-    if condition.kind != "recalled":
+    if condition.kind not in OWN_WORDS:
         texts = texts_of(condition.detail, cast.questions, cast.records, cast.sources)
     places = [i for i in range(len(cast.questions)) if texts is None or texts[i] is not None]
     n, start, recaller = cfg.n_verify, cast.start, cast.writer
@@ -68,45 +79,80 @@ def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
     asked, turns, said = [], [], []
     if condition.kind != "given":
         asked = [recaller.prompt(v) for v in views]
-        longest = cfg.max_new_tokens + cfg.max_point_tokens
-        turns = recaller.answer(asked, views, TablePhase.RECALLING, max_new_tokens=longest, numbers=numbers)
-        said = [prompts.parse_recall(recaller.chat.text(c.ids)) for c in turns]
+        turns = recalling(cfg, condition.kind, recaller, asked, views, numbers)
+        said = [prompts.parse_recall(text) for text in turns]
+    if condition.kind == "union":
+        said = [text for text in unions(said, n, cast.records["library"]) for _ in range(n)]
     # Who answers: the recaller, with its own point or with another in its place; or the start model, given one.
     if condition.reader == "own":
-        answering, answers = recaller, turns
+        answers = turns
         if condition.kind == "replaced":
             answers = replace_recalled(recaller, asked, views, turns, said, points, numbers)
     else:
-        answering, read = start, said if condition.kind == "recalled" else points
+        read = said if condition.kind in OWN_WORDS else points
         told = [start.prompt(view, point) for view, point in zip(views, read, strict=True)]
-        answers = start.answer(told, views, TablePhase.ANSWERING, numbers=numbers)
+        answers = [start.chat.text(c.ids) for c in start.answer(told, views, TablePhase.ANSWERING, numbers=numbers)]
     # One record a question, over its orders.
-    right = [grade(answering.chat.text(c.ids), v) for c, v in zip(answers, views, strict=True)]
+    right = [grade(text, v) for text, v in zip(answers, views, strict=True)]
     alone = [grade(start.chat.text(c.ids), v) for c, v in zip(unaided, views, strict=True)]
     records = []
     for k, i in enumerate(places):
         part, question = slice(k * n, (k + 1) * n), cast.questions[i]
         record = {"question_id": question.id, "cluster": question.cluster}
         record |= {"with": sum(right[part]) / n, "without": sum(alone[part]) / n}
-        if condition.kind == "recalled":
+        if condition.kind in OWN_WORDS:
             fired = [text for text in said[part] if text is not None]
             record |= {"fired": len(fired) / n, "text": fired[0] if fired else None}
         records.append(record)
-    if condition.kind == "recalled":
+    if condition.kind in OWN_WORDS:
         for record, score in zip(records, recall_scores(recaller, asked[::n]), strict=True):
             record["score"] = score
     return records
+
+
+def recalling(
+    cfg: Settings, kind: str, recaller: Reader, asked: list[list[int]], views: list[Question], numbers: list[tuple]
+) -> list[str]:
+    """The recaller's turns: sampled; begun with a point where its threshold is reached (kind fired); always (union)."""
+    begun, phase = [[] for _ in asked], TablePhase.RECALLING
+    if kind in ("fired", "union"):
+        phase, threshold = TablePhase.BEGUN, recaller.fire_at if kind == "fired" else 0.0
+        draws = [rng(*recaller.key, TablePhase.FIRST, *number).random() for number in numbers]
+        begun = begin_turns(recaller, asked, threshold, draws)
+    longest = cfg.max_new_tokens + cfg.max_point_tokens
+    prompt_ids = [prompt + first for prompt, first in zip(asked, begun, strict=True)]
+    sampled = recaller.answer(prompt_ids, views, phase, max_new_tokens=longest, numbers=numbers)
+    return [recaller.chat.text(first + c.ids) for first, c in zip(begun, sampled, strict=True)]
+
+
+def unions(said: list[str | None], n: int, records: list[dict]) -> list[str | None]:
+    """For each question one text: what was recalled of every cluster that its n recalls are often about.
+
+    A recalled text is of the cluster whose point it repeats, else of that whose point BM25 finds nearest.
+    """
+    listed = [r for r in records if r["text"] and not r["leak"]]
+    known, nearest = {library.essence(r["text"]): r["cluster"] for r in listed}, Bm25([r["text"] for r in listed])
+    joined = []
+    for k in range(0, len(said), n):
+        of_cluster: dict[str, list[str]] = {}
+        for text in filter(None, said[k : k + n]):
+            cluster = known.get(library.essence(text)) or listed[nearest.best(text)]["cluster"]
+            of_cluster.setdefault(cluster, []).append(text)
+        often = [texts for texts in of_cluster.values() if len(texts) >= OFTEN * n]
+        often.sort(key=len, reverse=True)
+        joined.append(". ".join(texts[0] for texts in often) or None)
+    return joined
 
 
 def replace_recalled(
     recaller: Reader,
     asked: list[list[int]],
     views: list[Question],
-    turns: list,
+    turns: list[str],
     said: list[str | None],
     points: list[str],
     numbers: list[tuple],
-) -> list:
+) -> list[str]:
     """The turns, but where the recaller recalled something it goes on after another text instead."""
     swapped = [k for k, text in enumerate(said) if text is not None]
     forced = []
@@ -117,16 +163,8 @@ def replace_recalled(
     shown = [views[k] for k in swapped]
     sampled = recaller.answer(forced, shown, TablePhase.ANSWERING, numbers=[numbers[k] for k in swapped])
     for k, completion in zip(swapped, sampled, strict=True):
-        answers[k] = completion
+        answers[k] = recaller.chat.text(completion.ids)
     return answers
-
-
-def recall_scores(recaller: Reader, asked: list[list[int]], rows: int = 32) -> list[float]:
-    """Probability that each turn begins with a recalled point."""
-    first, scores = recaller.chat.content_ids(prompts.RECALL.format(point=""))[0], []
-    for k in range(0, len(asked), rows):
-        scores += next_logprobs(recaller.model, asked[k : k + rows])[:, first].exp().tolist()
-    return scores
 
 
 # ---- the texts that can be given -----------------------------------------------------------------------------------
@@ -145,17 +183,27 @@ def parents(question: Question, records: list[dict]) -> list[str]:
     return texts
 
 
-def bm25(query: str, documents: list[str], k1: float = 1.5, b: float = 0.75) -> int:
-    """Place of the document that fits a query best (Okapi BM25)."""
-    counts = [Counter(re.findall(r"\w+", d.lower())) for d in documents]
-    lengths = np.array([c.total() for c in counts])
-    scores = np.zeros(len(documents))
-    for word in set(re.findall(r"\w+", query.lower())):
-        times = np.array([c[word] for c in counts])
-        found = (times > 0).sum()
-        idf = math.log(1 + (len(documents) - found + 0.5) / (found + 0.5))
-        scores += idf * times * (k1 + 1) / (times + k1 * (1 - b + b * lengths / lengths.mean()))
-    return int(scores.argmax())
+class Bm25:
+    """Okapi BM25 over documents."""
+
+    def __init__(self, documents: list[str], k1: float = 1.5, b: float = 0.75):
+        self.counts, self.k1 = [Counter(re.findall(r"\w+", d.lower())) for d in documents], k1
+        lengths = np.array([c.total() for c in self.counts])
+        self.length_norm = k1 * (1 - b + b * lengths / max(lengths.mean(), 1)) if documents else lengths
+
+    def scores(self, query: str) -> np.ndarray:
+        """How well each document fits a query, (documents,)."""
+        scores, n = np.zeros(len(self.counts)), len(self.counts)
+        for word in set(re.findall(r"\w+", query.lower())):
+            times = np.array([c[word] for c in self.counts])
+            found = (times > 0).sum()
+            idf = math.log(1 + (n - found + 0.5) / (found + 0.5))
+            scores += idf * times * (self.k1 + 1) / (times + self.length_norm)
+        return scores
+
+    def best(self, query: str) -> int:
+        """Place of the document that fits best."""
+        return int(self.scores(query).argmax())
 
 
 def texts_of(
@@ -165,7 +213,12 @@ def texts_of(
     listed = [r for r in records["library"] if r["text"] and not r["leak"]]
     clusters = sorted({r["cluster"] for r in listed})
     best = {c: library.best([r for r in listed if r["cluster"] == c])["text"] for c in clusters}
-    documents = [sources.get(r["question_id"], "") + " " + r["text"] for r in listed]
+    bm25 = Bm25([sources.get(r["question_id"], "") + " " + r["text"] for r in listed])
+
+    def nearest_clusters(q: Question) -> list[str]:
+        """Clusters of the records, the best fitting first."""
+        order = np.argsort(-bm25.scores(q.question), kind="stable")
+        return list(dict.fromkeys(listed[k]["cluster"] for k in order))
 
     def text_for(i: int, q: Question) -> str | None:
         own, others = parents(q, listed), [text for c, text in best.items() if c not in clusters_of(q)]
@@ -182,7 +235,10 @@ def texts_of(
             case "wrong" | "ideal":
                 return ". ".join(r["text"] for r in records[which] if r["question_id"] == q.id) or None
             case "BM25":
-                return listed[bm25(q.question, documents)]["text"] if listed else None
+                return listed[bm25.best(q.question)]["text"] if listed else None
+            case "BM25's cluster" | "BM25's two clusters":
+                chosen = nearest_clusters(q)[: 1 if which == "BM25's cluster" else 2]
+                return ". ".join(best[c] for c in chosen) or None
             case "one a cluster":
                 return ". ".join(best.values()) or None
             case "emptied":
@@ -196,17 +252,25 @@ def texts_of(
 def expand(cfg: Settings, units: list[dict]) -> list[dict]:
     """The units and what is compared within them, question by question.
 
-    recalled - emptied: what a recaller's own words are worth to it. interaction: what a text recalled for a composite
-    is worth beyond its parents: R - P1 - P2 + N, accuracies with that text, with each parent's point, and with none.
+    recalled - emptied: what a recaller's own words are worth to it. recalled - BM25: what retrieval would have been
+    worth. interaction: what a text given to a composite is worth beyond its parents: R - P1 - P2 + N, accuracies with
+    that text, with each parent's point, and with none.
     """
     at, added = units_by_place(units), []
-    for u in (u for u in units if u["condition"] == "recalled"):
-        writer, split, own = u["writer"], u["split"], u["questions"]
-        if u["reader"] == "own":
-            added.append(difference(u, "recalled - emptied", [own], [at[writer, split, "recall: emptied", "own"]]))
-        elif split == "composite":  # of gains over N: (R - N) - (P1 - N) - (P2 - N)
-            both = [at["start", split, label, "start"] for label in ("parent 1", "parent 2")]
-            added.append(difference(u, "interaction", [own], both))
+    for u in units:
+        writer, split, label = u["writer"], u["split"], u["condition"]
+        if (label, u["reader"]) == ("recalled", "own"):
+            emptied = at[writer, split, "recall: emptied", "own"]
+            added.append(difference(u, "recalled - emptied", [u["questions"]], [emptied]))
+        if u["reader"] == "own" or label not in (*OWN_WORDS.values(), *COMPOSED):
+            continue
+        if split == "composite":  # of gains over N: (R - N) - (P1 - N) - (P2 - N)
+            both = [at["start", split, name, "start"] for name in ("parent 1", "parent 2")]
+            added.append(difference(u, f"interaction: {label}", [u["questions"]], both))
+        for rival in RIVALS if label in OWN_WORDS.values() else ():
+            other = at.get(("start", split, rival, "start"))
+            if other:
+                added.append(difference(u, f"{label} - {rival}", [u["questions"]], [other]))
     return units + added
 
 
@@ -233,14 +297,14 @@ def remark(units: list[dict]) -> tuple[list[dict], str]:
     """
     lines, summary = [], summarise(units)
     lines.append(
-        "| split | recall fires | where needed | where not needed | AUROC "
+        "| split | text | recall fires | where needed | where not needed | AUROC "
         "| share of the best point's advantage, start reader |"
     )
-    lines.append("|" + "---|" * 6)
+    lines.append("|" + "---|" * 7)
     for r in summary:
         needed = f"{shown(r['fires_needed'])} (n {r['needed']})"
         other = f"{shown(r['fires_not_needed'])} (n {r['not_needed']})"
-        cells = [r["split"], f"{r['fires']:.2f}", needed, other, shown(r["auroc"]), shown(r["gap_closed"])]
+        cells = [r["split"], r["text"], f"{r['fires']:.2f}", needed, other, shown(r["auroc"]), shown(r["gap_closed"])]
         lines.append("| " + " | ".join(cells) + " |")
     return summary, "\n\n" + "\n".join(lines)
 
@@ -250,14 +314,18 @@ def shown(value: float | None) -> str:
 
 
 def summarise(units: list[dict]) -> list[dict]:
-    """One record a split: how often recall fires, where it should and where not; the share of the best point kept."""
+    """One record a split and a way of recalling: how often it fires, where it should and where not; the share of the
+    best point that is kept.
+    """
     best_of_split = {u["split"]: u["questions"] for u in units if u["condition"] == "best point"}
     lines = []
-    for split in dict.fromkeys(u["split"] for u in units):
-        recalled = [u for u in units if u["split"] == split and u["condition"] == "recalled" and u["reader"] == "start"]
-        seeds, best = [u["questions"] for u in recalled], best_of_split.get(split, [])
-        needed = needs(best or seeds[0])  # without a best point the first recaller's own gains say what needs one
-        lines.append({"split": split} | firing(seeds, needed) | {"gap_closed": gap_closed(seeds, best)})
+    for split, label in itertools.product(dict.fromkeys(u["split"] for u in units), OWN_WORDS.values()):
+        place = {"split": split, "condition": label, "reader": "start"}
+        seeds, best = [u["questions"] for u in units if place.items() <= u.items()], best_of_split.get(split, [])
+        if seeds:
+            needed = needs(best or seeds[0])  # without a best point the first recaller's own gains say what needs one
+            closed = {"gap_closed": gap_closed(seeds, best)}
+            lines.append({"split": split, "text": label} | firing(seeds, needed) | closed)
     return lines
 
 
