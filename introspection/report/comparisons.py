@@ -164,6 +164,29 @@ def advantage(plt, name: str, stages: list, tables: list[list[dict]]):
     return dots(plt, title, note, "accuracy with the point - without", rows, 0.9 + 0.6 * len(rows))
 
 
+EXPLAINED = {  # by the beginning of a condition's label: what it controls for
+    "blind: nothing": "the same writer, told neither what is right nor whether it was",
+    "blind: swapped": "told that a wrong answer is right",
+    "blind: other": "points of another cluster's exchange",
+    "points - blind": "what was read from the exchange",
+    "best of": "the start model's best point of several, chosen on other questions",
+    "library": "points of a file",
+    "recall: emptied": "nothing stands where a point was recalled",
+    "recall: random": "a point of another cluster stands there",
+    "recall: wrong": "a false rule stands there",
+    "BM25": "retrieved by the question's words, nothing is taught",
+    "parent": "the point of one of a composite's two clusters",
+    "interaction": "beyond the sum of both parents",
+    "union of recalls": "what several turns recalled, of every cluster that came up often",
+}
+
+
+def explained(labels: list[str]) -> str:
+    """What the controls among the conditions are, for a note."""
+    words = [f"{label}: {told}" for label, told in EXPLAINED.items() if any(x.startswith(label) for x in labels)]
+    return "".join(f"; {told}" for told in words)
+
+
 def conditions(plt, name: str, table: list[dict], split: str):
     """Every condition of an evaluation on one split (its first, if that was not measured): trained writers beside the
     controls.
@@ -189,6 +212,7 @@ def conditions(plt, name: str, table: list[dict], split: str):
     note = (
         f"{name}; seeds: {max(r['seeds'] for r in part)}, {first['clusters']} clusters, "
         f"{first['questions']} questions; in brackets accuracy with and without; bars: 95 %"
+        + explained([r["condition"] for r in part])
     )
     return dots(plt, title, note, "accuracy with the text - without", rows, 1.0 + 0.3 * len(rows))
 

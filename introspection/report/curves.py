@@ -42,13 +42,33 @@ HEALTH = {
 
 
 def curve(axis, values: np.ndarray, color: str, label: str | None, style: str = "-") -> None:
-    """Values (seeds, steps): a thin line for each seed, a thick one for their mean over five steps."""
+    """Values (seeds, steps): a thin line for each seed, a thick one for their mean over five steps.
+
+    What was never measured has no line.
+    """
+    if np.isnan(values).all():
+        return
     steps = np.arange(1, values.shape[1] + 1)
     for row in values:
         axis.plot(steps, row, color=color, linewidth=0.6, alpha=0.35)
     smooth = [mean_of_measured(values[:, max(0, i - 4) : i + 1]) for i in range(values.shape[1])]
     axis.plot(steps, smooth, style, color=color, linewidth=1.8, label=label)
     axis.xaxis.get_major_locator().set_params(integer=True)
+
+
+def mark_minutes(axis, stages: list) -> None:
+    """Below the steps the minutes that they took until then, where the runs logged them (mean over seeds)."""
+    seconds = series(stages, "time/step")
+    if np.isnan(seconds).any():
+        return  # runs of different length, or logs without times
+    minutes = seconds.mean(axis=0).cumsum() / 60
+
+    def label(step: float, _) -> str:
+        k = round(step)
+        return f"{k}\n{minutes[k - 1]:.1f}" if 1 <= k <= len(minutes) else f"{k}"
+
+    axis.xaxis.set_major_formatter(label)
+    axis.set_xlabel("step; below: minutes until then")
 
 
 def note_of_arms(groups: dict[str, list]) -> str:
@@ -71,6 +91,7 @@ def reward(plt, groups: dict[str, list]):
         curve(axis, v, color, name)
     if "" not in groups:
         legend(axis)
+    mark_minutes(axis, [s for stages in groups.values() for s in stages])
     return figure
 
 
@@ -100,6 +121,7 @@ def accuracy(plt, groups: dict[str, list]):
             accuracies = [e["accuracy/canary"] for e in known]
             axis.plot([e["step"] for e in known], accuracies, "D", color=GREEN, markersize=4, label=label)
     legend(axis)
+    mark_minutes(axis, [s for stages in groups.values() for s in stages])
     return figure
 
 
@@ -132,6 +154,7 @@ def advantage_by_step(plt, name: str, stages: list):
                 )
     axis.axhline(0, color=GREY, linewidth=0.6)
     legend(axis)
+    mark_minutes(axis, stages)
     return figure
 
 
@@ -164,6 +187,7 @@ def winners_and_losers(plt, name: str, stages: list):
         curve(axis, values, color, f"points of {side}")
     axis.axhline(0, color=GREY, linewidth=0.6)
     legend(axis)
+    mark_minutes(axis, stages)
     return figure
 
 
@@ -200,4 +224,18 @@ def health(plt, name: str, stages: list):
             axis.set_ylim(-0.03, max(1.03, np.nanmax(values)))
     for axis in axes[-2:]:
         axis.set_xlabel("step")
+    return figure
+
+
+def recall_loss(plt, name: str, stages: list):
+    """Stage 2: the loss of held-out targets by epoch, which decides when it stops."""
+    values = series(stages, "held_out_loss")
+    best = [int(np.nanargmin(row)) + 1 for row in values]
+    title = f"Stage 2: held-out loss from {np.nanmean(values[:, 0]):.3f} to {np.nanmin(values, axis=1).mean():.3f}"
+    note = f"{sample_size(name, stages)}; kept: the weights after epoch {', '.join(map(str, best))}"
+    figure, (axis,) = frame(plt, title, note, xlabel="epoch", ylabel="loss of held-out targets, a token (nats)")
+    for row, epoch in zip(values, best, strict=True):
+        axis.plot(np.arange(1, len(row) + 1), row, color=BLUE, linewidth=1)
+        axis.plot(epoch, row[epoch - 1], "o", color=ORANGE, markersize=4)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     return figure

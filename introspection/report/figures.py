@@ -129,6 +129,8 @@ def start_and_end(values: np.ndarray) -> tuple[float, float]:
 
 def movement(before: float, after: float) -> str:
     """A change in words; one of less than 0.02 is none."""
+    if np.isnan(before) or np.isnan(after):
+        return "was not measured"
     if abs(after - before) < 0.02:
         return f"stayed at {after:.2f}"
     return f"{'rose' if after > before else 'fell'} from {before:.2f} to {after:.2f}"

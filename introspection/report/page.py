@@ -104,6 +104,9 @@ def draw(plt, stages: list[Stage], questions: dict[str, Question]) -> dict:
             drawn[f"advantage_by_step{number}"] = curves.advantage_by_step(plt, name, arm)
             drawn[f"winners_and_losers{number}"] = curves.winners_and_losers(plt, name, arm)
             drawn[f"health{number}"] = curves.health(plt, name, arm)
+    taught = [s for s in stages if s.kind == "sft_recall" and s.records["metrics"]]
+    for i, (name, arm) in enumerate(figures.arms(taught).items()):
+        drawn[f"recall_loss_{i + 1}"] = curves.recall_loss(plt, name, arm)
     for i, s in enumerate(measured):
         if s.config["table"] in ("points", "recall"):  # of the other tables' numbers some are no accuracies
             split = "test_clusters" if s.config["table"] == "points" else "test"
@@ -260,7 +263,8 @@ def verdicts_of(s: Stage) -> list[str]:
         return [line.strip() for line in screen.changes(evaluations[0], evaluations[-1])]
     if s.kind == "dream_tta" and len(evaluations) > 1:
         return [f"change without the point: {comparisons.dream_verdict([(evaluations[0], evaluations[-1])])}"]
-    trained = [row for row in s.table if row["writer"] == "trained" and "change" in row]
+    # Tables of earlier versions have no verdict.
+    trained = [row for row in s.table if row["writer"] == "trained" and "change" in row and "verdict" in row]
     return [f"{r['split']}, {r['condition']}, {r['reader']} reader: {r['verdict']}" for r in trained]
 
 
