@@ -133,6 +133,7 @@ def table(cfg: Config, units: list[dict]) -> list[dict]:
             "without": float(cluster_means(alone).mean()),
             "advantage": estimate(gains, split),
             "each_seed": [float(cluster_means([g]).mean()) for g in gains],
+            "by_cluster": {c: [mean(g[c]) for g in gains] for c in gains[0]},
             "generated_tokens": sum(u["generated_tokens"] for u in part),
         }
         base = pooled.get((split, "start", condition, "start" if reader == "own" else reader))
