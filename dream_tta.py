@@ -61,8 +61,6 @@ class Config(Shared):
     steps: int = 120  # optimiser steps, at most
     variants_per_step: int = 8  # variants answered in one step
     group_size: int = 16  # answers to each
-    # advantages: negative ones are set to zero, so that only better answers are made likelier (paper); none: kept
-    clip: Literal["zero", "none"] = "zero"
     lr: float = 2e-4  # AdamW
     kl_coef: float = 0.08  # weight of the k3 KL to the start policy, 0: none
     max_grad_norm: float = 1.0  # gradient clipping
@@ -327,11 +325,10 @@ def main(cfg: Config, options: Options) -> None:
             trajectories, completions = answer_variants(cfg, reader, variants)
             rewards = reward_answers(cfg, reader, variants, trajectories, completions)
 
-        # Advantage: each answer against its group's mean; clamped at zero as in stage 1, answers below it are dropped.
+        # Advantage: each answer against its group's mean, clamped at zero as in stage 1: answers below it are dropped.
         rewards_QG = torch.tensor(rewards, dtype=torch.float64).split(cfg.group_size)
         valid_G = torch.ones(cfg.group_size, dtype=torch.bool)
-        advantages_N = torch.cat([centred_advantages(group, valid_G) for group in rewards_QG])
-        advantages = (advantages_N.clamp(min=0) if cfg.clip == "zero" else advantages_N).tolist()
+        advantages = torch.cat([centred_advantages(group, valid_G).clamp(min=0) for group in rewards_QG]).tolist()
         updater.backward(trajectories, advantages, loss=policy_gradient)
         updater.clip(cfg.max_grad_norm)
         update = updater.apply()

@@ -251,8 +251,8 @@ def false_rule(c: Cluster, x=None):
 def points(clusters: dict[str, Cluster], quality: str, seed: int = 13, asked_seed: int = 7) -> list[dict]:
     """Learning points for every question of a bank, written by the world itself, as library records (library.KEYS).
 
-    asked_seed: the bank's. quality: ideal | partial | vague | wrong (a false rule of the cluster). `implies`: the option that follows from
-    the stated rule. A composite has two records, one for each of its clusters.
+    asked_seed: the bank's. quality: ideal | partial | vague | wrong (a false rule of the cluster). `implies`: the
+    option that follows from the stated rule. A composite has two records, one for each of its clusters.
     """
     rng, records = random.Random(seed), []
     for vignettes, asked in questions(clusters, asked_seed):

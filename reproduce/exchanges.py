@@ -210,7 +210,7 @@ def estimates(lines: list[dict], k: int, arm: str) -> dict | None:
         if len(others) == len(test):
             record[f"minus {rival}"] = estimate_clusters(minus(test, others), "test")
     of_arm = [r["arms"][arm] for r in lines if arm in r["arms"] and r["run"]["k"] == k]
-    record["cost"] = [{key: r[key] for key in COST if key in r} for r in of_arm]
+    record["cost"] = [{key: r[key] for key in ("step", *COST) if key in r} for r in of_arm]
     return record
 
 
@@ -309,9 +309,10 @@ def draw(plt, records: dict):
     if e:
         title = f"Ours minus the best rival, mean over the numbers of exchanges: {shown_interval(e, '+.2f')}"
     start_at = at["start", ks[0]]
+    size = f"{len(SEEDS)} seeds, {start_at['clusters']} clusters, {start_at['questions']} questions"
     note = (
-        f"{len(SEEDS)} seeds, {start_at['clusters']} clusters, {start_at['questions']} questions; bars: 95 %; dashed: a "
-        "text in context; dotted: start model; finely dotted: a Bayesian who sees the answers alone"
+        f"{size}; bars: 95 %; dashed: a text in context; dotted: start model; finely dotted: "
+        "a Bayesian who sees the answers alone"
     )
     figure, (axis,) = figures.frame(plt, title, note, height=3.6)
     axis.axhline(start_at["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")

@@ -61,12 +61,12 @@ def theirs(runs: list[Path], chat: Chat) -> dict:
 def collect(runs: Path, out: Path) -> list[dict]:
     """A row for each method."""
     chat, rivals = models.load_chat(MODEL), json.loads((out / "rivals.json").read_text())
-    bank = {r["arm"]: r["splits"] for r in rivals if r["exchanges"] == "bank"}
+    bank = {r["arm"]: r["splits"] for r in rivals}
     at = {(r["condition"], r["writer"], r["reader"]): r for r in json.loads((out / "invariance.json").read_text())}
     agreement = at["agreement, transfer", "trained", "start"]
     rows = []
     for arm, what in ARMS.items():
-        found = sorted((runs / "rivals/bank").glob(f"{arm}-[0-9]"))
+        found = sorted((runs / "rivals").glob(f"{arm}-[0-9]"))
         writers = sorted((runs / "flagship").glob("losers-[0-9]/grpo_introspect"))
         rows.append(
             {

@@ -1,12 +1,10 @@
-"""What reproduce/rivals.sh needs beside stages and rivals: the point that each cluster is given, and the table (T12).
+"""What reproduce/rivals.sh needs beside stages and rivals: the point that each cluster is given, and the table (T12 on
+the bank; after a few exchanges of new clusters: exchanges.py).
 
   best LIBRARY OUT    the library's best point of each cluster, by lower bound over all questions that tried a wording
-  told BANK OUT SEED  the explanation of one exchange of each cluster as it stands: a context without introspection
-  table RUNS OUT      rivals.json, rivals.md, rivals.svg
+  table RUNS OUT      rivals.json, rivals.md
 
-The unit is the cluster (composites: their parents), averaged over seeds. The primary contrast was named before any
-test run: ours dreamt against the rival that was best on val within the canary's limit (SDPO with explanations;
-docs/LOG.md), neither with anything in context, four exchanges of each new cluster.
+The unit is the cluster (composites: their parents), averaged over seeds. No contrast of this table is the primary one.
 """
 
 import itertools
@@ -17,16 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from introspection import library
-from introspection.report import figures
 from introspection.stats import cluster_means, estimate, holm
 from introspection.tables.units import minus
-from organism import rules
 from reproduce.records import (
     group,
     markdown_table,
     quantity,
     read_lines,
-    save_picture,
     shown_interval,
     write_lines,
     write_table,
@@ -53,22 +48,9 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "resd-long": ("Resd, 600 steps instead of 120", "explanation", False),
     "recalled": ("ours: stage 2, recalled", "explanation", False),
     "dreamt": ("ours: stage 3, dreamt", "explanation", False),
-    "told": ("the explanation itself in context", "explanation", True),
-    "untrained": ("the best point of a pass of stage 1 from the start model", "explanation", True),
     "written": ("ours: stage 1, its best point in context", "explanation", True),
 }
-PRIMARY = ("4", "test", "dreamt", "sdpo")
 AGAINST = ("sdpo", "grpo", "grpo-long")  # every other arm is compared with these
-SHOWN = {  # in the picture: colour, label
-    "grpo": (figures.GREY, "GRPO"),
-    "sft-explanation": (figures.PURPLE, "SFT, told explanations"),
-    "sdpo": (figures.ORANGE, "SDPO, told explanations"),
-    "resd": (figures.GREEN, "Resd, told explanations"),
-    "dreamt": (figures.BLUE, "ours: stage 3, dreamt"),
-    "written": ("#d64570", "ours: stage 1, in context"),
-    "untrained": ("#8c6d31", "stage 1 from the start model"),
-    "told": (figures.INK, "an explanation in context"),
-}
 
 
 def best_points(records: list[dict]) -> list[dict]:
@@ -78,11 +60,6 @@ def best_points(records: list[dict]) -> list[dict]:
     clusters = dict.fromkeys(r["cluster"] for r in pooled)
     chosen = [library.best([r for r in pooled if r["cluster"] == name]) for name in clusters]
     return [{name: value for name, value in r.items() if name != "from"} | {"question_id": r["from"]} for r in chosen]
-
-
-def told_points(bank: Path, seed: int) -> list[dict]:
-    explained = group((q.cluster, q.explanation) for q in load_questions(bank) if q.split == "train" and q.explanation)
-    return [{"cluster": cluster, "text": texts[seed % len(texts)]} for cluster, texts in explained.items()]
 
 
 # ---- what was measured ---------------------------------------------------------------------------------------------
@@ -147,34 +124,20 @@ def compare(found: dict[str, list[dict]], arm: str, split: str) -> dict:
     return made
 
 
-def place(exchanges: str) -> tuple[bool, str]:
-    """The order of tables: by number of exchanges, the bank last."""
-    return exchanges == "bank", exchanges.zfill(4)
-
-
 def collect(runs: Path) -> list[dict]:
-    rows = []
-    for name in sorted((p.name for p in runs.iterdir() if p.is_dir()), key=place):
-        bank = Path("data/bank.jsonl") if name == "bank" else runs / f"{name}.jsonl"
-        cluster_of = {q.id: q.cluster for q in load_questions(bank)}
-        answers = [(arm, path) for arm in ARMS for path in sorted((runs / name).glob(f"{arm}-[0-9].json"))]
-        found = group((arm, read_seed(path, cluster_of)) for arm, path in answers)
-        for arm, seeds in found.items():
-            splits = {split: compare(found, arm, split) for split in seeds[0]["splits"]}
-            rows.append({"exchanges": name, "arm": arm, "cost": [seed["cost"] for seed in seeds], "splits": splits})
-    return rows
+    """A record an arm; ours against the rivals has Holm's p."""
+    cluster_of = {q.id: q.cluster for q in load_questions("data/bank.jsonl")}
+    answers = [(arm, path) for arm in ARMS for path in sorted(runs.glob(f"{arm}-[0-9].json"))]
+    found, rows = group((arm, read_seed(path, cluster_of)) for arm, path in answers), []
+    for arm, seeds in found.items():
+        splits = {split: compare(found, arm, split) for split in seeds[0]["splits"]}
+        rows.append({"arm": arm, "cost": [seed["cost"] for seed in seeds], "splits": splits})
+    return with_holm(rows)
 
 
-def together(rows: list[dict], earlier: list[dict]) -> list[dict]:
-    """`rows`, and those of other numbers of exchanges that were measured earlier (runs may be gone, tables stay).
-
-    p is corrected over all of them, but for the primary contrast: `p_holm` is set anew in each.
-    """
-    measured = {r["exchanges"] for r in rows}
-    rows = [r for r in earlier if r["exchanges"] not in measured] + rows
-    rows.sort(key=lambda r: place(r["exchanges"]))
-    others = [(r, rival) for r in rows for rival in AGAINST if (r["exchanges"], "test", r["arm"], rival) != PRIMARY]
-    against = [r["splits"]["test"].get(f"against {rival}") for r, rival in others]
+def with_holm(rows: list[dict]) -> list[dict]:
+    """The rows, p of every comparison with a rival corrected over all of them (`p_holm`)."""
+    against = [r["splits"]["test"].get(f"against {rival}") for r in rows for rival in AGAINST]
     against = [contrast for contrast in against if contrast]
     for contrast, p in zip(against, holm([contrast["p"] for contrast in against]), strict=True):
         contrast["p_holm"] = p
@@ -191,23 +154,6 @@ def first_cells(arm: str) -> list[str]:
     return [f"{revealed}, text in context" if context else revealed, what]
 
 
-def few_table(at: dict[tuple[str, str], dict], ks: list[str]) -> list[str]:
-    """Accuracy on new clusters after k exchanges of each."""
-    start, found = at[ks[0], "start"]["test"], {arm: [at.get((k, arm), {}) for k in ks] for arm in ARMS}
-    rows = [
-        [*first_cells(arm), *(shown(splits.get(name)) for name in ("test", "canary") for splits in part)]
-        for arm, part in found.items()
-        if any(part)
-    ]
-    head = ["revealed", "method", *(f"k = {k}" for k in ks), *(f"canary, k = {k}" for k in ks)]
-    return [
-        f"New clusters: accuracy on {start['questions']} questions after k exchanges of each of "
-        f"{start['clusters']} clusters that nothing was trained on",
-        "",
-        *markdown_table(head, rows),
-    ]
-
-
 def mean_cost(costs: list[dict]) -> str:
     """'1,234 k; 56': tokens and seconds, means over seeds, where all of them know."""
     tokens, seconds = ([c.get(name) for c in costs] for name in ("generated_tokens", "seconds"))
@@ -215,43 +161,25 @@ def mean_cost(costs: list[dict]) -> str:
     return told if None in seconds else f"{told}; {np.mean(seconds):.0f}"
 
 
-def bank_table(rows: list[dict]) -> list[str]:
-    """Accuracy on each split after all exchanges of the bank, and what the last stage cost."""
+def markdown(rows: list[dict]) -> str:
+    """Accuracy on each split, what the last stage cost, and the contrasts of ours with AGAINST."""
     row_of = {r["arm"]: r for r in rows}
     splits = list(row_of["start"]["splits"])
     seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
-    lines = [
+    cells = [
         [*first_cells(arm), *(shown(row_of[arm]["splits"].get(s)) for s in splits), mean_cost(row_of[arm]["cost"])]
         for arm in ARMS
         if arm in row_of
     ]
-    return [
-        "",
+    lines = [
         f"The bank: all 16 exchanges of each of its 20 train clusters ({quantity(seeds, 'seed')})",
         "",
-        *markdown_table(["revealed", "method", *splits, "sampled by the last stage; seconds"], lines),
+        *markdown_table(["revealed", "method", *splits, "sampled by the last stage; seconds"], cells),
     ]
-
-
-def shown_contrast(at: dict[tuple[str, str], dict], k: str, arm: str, rival: str) -> list[str]:
-    e = at.get((k, arm), {}).get("test", {}).get(f"against {rival}")
-    if e is None:
-        return []
-    name = "Primary contrast, " if (k, "test", arm, rival) == PRIMARY else ""
-    p = f"{e['p_holm']:.4f} (Holm)" if "p_holm" in e else f"{e['p']:.4f}"
-    return [f"\n{name}k = {k}: ours {arm} minus {ARMS[rival][0]}, {shown_interval(e)}, p = {p}"]
-
-
-def markdown(rows: list[dict]) -> str:
-    """Both tables and the contrasts of ours with AGAINST."""
-    ks = [k for k in dict.fromkeys(r["exchanges"] for r in rows) if k != "bank"]
-    at = {(r["exchanges"], r["arm"]): r["splits"] for r in rows}
-    lines = few_table(at, ks) if ks else []
-    if ("bank", "start") in at:
-        lines += bank_table([r for r in rows if r["exchanges"] == "bank"])
-    for k, arm, rival in itertools.product((*ks, "bank"), ("dreamt", "recalled"), AGAINST):
-        lines += shown_contrast(at, k, arm, rival)
-    seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
+    for arm, rival in itertools.product(("dreamt", "recalled"), AGAINST):
+        e = row_of.get(arm, {"splits": {}})["splits"].get("test", {}).get(f"against {rival}")
+        if e:
+            lines.append(f"\nOurs {arm} minus {ARMS[rival][0]}, {shown_interval(e)}, p = {e['p_holm']:.4f} (Holm)")
     lines.append(
         f"\nMeans over clusters and {seeds} seeds unless said otherwise, 95 % intervals over both and questions. "
         "The start model is asked once, and so is a context that all seeds share."
@@ -259,65 +187,10 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def shown_best(at: dict[tuple[str, str], dict], k: int) -> str:
-    """How far the best arm gets with nothing in context."""
-    alone = [arm for arm in SHOWN if (str(k), arm) in at and not ARMS[arm][2]]
-    best = max(alone, key=lambda arm: at[str(k), arm]["mean"])
-    start, end = (at[str(k), arm]["mean"] for arm in ("start", best))
-    return f"from {quantity(k, 'exchange')} {start:.2f} to {end:.2f} ({ARMS[best][0]})"
-
-
-def draw(plt, rows: list[dict], ks: list[int]):
-    """Accuracy on new clusters by number of exchanges."""
-    at = {(r["exchanges"], r["arm"]): r["splits"]["test"] for r in rows}
-    ends = [shown_best(at, k) for k in dict.fromkeys((ks[0], ks[-1]))]
-    title = f"New clusters, best with nothing in context: {', '.join(ends)}"
-    start = at[str(ks[-1]), "start"]
-    seeds = max(len(e["seeds"]) for e in at.values())
-    note = (
-        f"{seeds} seeds, {start['clusters']} clusters, {start['questions']} questions; bars: 95 % intervals; "
-        "dashed: a text in context; grey, dotted: start model; finely dotted: a Bayesian who sees the answers alone"
-    )
-    figure, (axis,) = figures.frame(plt, title, note, height=3.6)
-    axis.axhline(start["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
-    new = [c for c in rules.load_clusters().values() if c.split == "test_clusters"]
-    best = [rules.mean_ceiling(new, k) for k in ks]  # what the answers alone allow
-    axis.plot(ks, best, color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
-    for i, (arm, (color, label)) in enumerate(SHOWN.items()):
-        here = [k for k in ks if (str(k), arm) in at]
-        parts = [at[str(k), arm] for k in here]
-        bars = [[p["mean"] - p["low"] for p in parts], [p["high"] - p["mean"] for p in parts]]
-        beside = [k * 1.02 ** (i - 3) for k in here]  # bars of one k stand side by side
-        if here:
-            axis.errorbar(
-                beside,
-                [p["mean"] for p in parts],
-                yerr=bars,
-                color=color,
-                marker="o",
-                markersize=3.5,
-                linewidth=1.2,
-                capsize=2,
-                label=label,
-                linestyle="--" if ARMS[arm][2] else "-",
-            )
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(ks, [str(k) for k in ks])
-    axis.set(xlabel="exchanges of each new cluster", ylabel="accuracy on new questions", ylim=(0, 1))
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, fontsize=6.5)
-    return figure
-
-
 if __name__ == "__main__":
     action, source, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     if action == "table":
-        known = out / "rivals.json"
-        rows = together(collect(source), json.loads(known.read_text()) if known.exists() else [])
+        rows = collect(source)
         write_table(out, "rivals", rows, markdown(rows))
-        ks = sorted({int(r["exchanges"]) for r in rows if r["exchanges"] != "bank"})
-        if ks:
-            save_picture(out / "rivals.svg", draw, rows, ks)
-    elif action == "best":
-        write_lines(out, best_points(library.load_library(source)))
     else:
-        write_lines(out, told_points(source, int(sys.argv[4])))
+        write_lines(out, best_points(library.load_library(source)))

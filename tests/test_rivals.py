@@ -1,5 +1,6 @@
 """reproduce/: the bank of few exchanges, the point that a cluster is given, and the table of rivals."""
 
+import itertools
 import json
 import sys
 from types import SimpleNamespace
@@ -7,24 +8,35 @@ from types import SimpleNamespace
 import pytest
 
 from common import ROOT
-from reproduce import answers, few, rivals
+from introspection import library
+from reproduce import answers, exchanges, rivals
+from reproduce.exchanges import TUNED_ON, bank_of, explanations
+from reproduce.few import few
+from reproduce.records import write_lines
+from reproduce.runs import Asked
 from tasks.bank import load_questions
 
 
 def test_the_exchanges_of_a_small_k_are_the_first_of_a_larger_one():
-    two, five = few.few(2, "val"), few.few(5, "val")
+    two, five = few(2, TUNED_ON[:4], 7), few(5, TUNED_ON[:4], 7)
     train = [[r for r in bank if r["split"] == "train"] for bank in (two, five)]
     assert [len(part) for part in train] == [8, 20]
     assert all(r in train[1] for r in train[0])
 
 
-def test_a_bank_of_few_exchanges_loads_and_shares_no_question_with_its_test(tmp_path):
-    path = tmp_path / "few.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in few.few(32, "test_clusters")))
+def test_a_bank_of_few_exchanges_shares_no_question_with_its_test_nor_with_what_was_asked_before(tmp_path):
+    path = bank_of(Asked(tmp_path, tmp_path, False, 1), {"k": 32, "method": "grpo", "seed": 0})
     questions = load_questions(path)
-    train, test = ({q.question for q in questions if q.split == split} for split in ("train", "test"))
-    assert len(train) == 12 * 32 and len(test) == 240 and not train & test
-    assert not any(q.variants for q in questions if q.split == "train")
+    by_split = {split: {q.question for q in questions if q.split == split} for split in ("train", "test", "val")}
+    assert len(by_split["train"]) == 12 * 32 and len(by_split["test"]) == 239
+    assert not by_split["train"] & by_split["test"] and not any(q.variants for q in questions if q.split == "train")
+    published = load_questions(ROOT / "data/bank.jsonl")
+    assert not {q.question for q in published} & (by_split["train"] | by_split["test"])
+    # What a dream may replay is of clusters that are not taught here; what settings were tuned on is none of these.
+    taught = {q.cluster for q in questions if q.split == "train"}
+    assert taught == {q.cluster for q in published if q.split == "test_clusters"}
+    assert by_split["val"] and not taught & {q.cluster for q in questions if q.split == "val"}
+    assert not taught & set(TUNED_ON) and len(TUNED_ON) == len(taught)
 
 
 def point(text: str, question: str, right: float, leak: bool = False) -> dict:
@@ -67,50 +79,51 @@ def test_a_composite_is_told_the_points_of_both_its_clusters():
     assert told == {"kidney-A+celiac-B": "one. two", "kidney-A": "one", "sepsis-A": None}
 
 
-def test_without_introspection_an_explanation_is_told(tmp_path):
-    bank = tmp_path / "few.jsonl"
-    records = few.few(2, "val")
-    bank.write_text("".join(json.dumps(r) + "\n" for r in records))
-    train = [r for r in records if r["split"] == "train"]
-    for seed in (0, 1):
-        assert [t["text"] for t in rivals.told_points(bank, seed)] == [r["explanation"] for r in train[seed::2]]
+def test_explanations_are_a_library(tmp_path):
+    path = bank_of(Asked(tmp_path, tmp_path, False, 1), {"k": 2, "method": "grpo", "seed": 0})
+    write_lines(tmp_path / "library.jsonl", explanations(path))
+    records, taught = (
+        library.load_library(tmp_path / "library.jsonl"),
+        [q for q in load_questions(path) if q.split == "train"],
+    )
+    assert [r["text"] for r in records] == [q.explanation for q in taught]
+    assert library.point_of(taught[0].id, records) == taught[0].explanation
 
 
-@pytest.fixture
-def runs(tmp_path):
-    """Two seeds of three arms at k = 4: dreaming is always right, SDPO half of the time, the start model never."""
-    (tmp_path / "4").mkdir()
-    records = few.few(4, "val")
-    (tmp_path / "4.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    test = [r["id"] for r in records if r["split"] == "test"]
-    for seed in (0, 1):
-        for arm, right in (("start", 0.0), ("sdpo", 0.5), ("dreamt", 1.0)):
-            line = {
-                "each": {
-                    "test": dict.fromkeys(test, right),
-                    "canary": {r["id"]: 1.0 for r in records if r["split"] == "canary"},
-                }
-            }
-            (tmp_path / "4" / f"{arm}-{seed}.json").write_text(json.dumps(line))
-    return tmp_path
+def lines_of_two_seeds() -> list[dict]:
+    """Ours is right in all questions of three clusters, GRPO in half, SDPO in a quarter; the start model never."""
+    right = {"start": [0, 0, 0, 0], "ours": [1, 1, 1, 1], "grpo": [1, 1, 0, 0], "sdpo": [1, 0, 0, 0]}
+    each = {arm: {split: dict.fromkeys("abc", values) for split in ("test", "canary")} for arm, values in right.items()}
+    lines = [{"run": {"k": 1, "method": "start", "seed": 0}, "arms": {"start": {"each": each["start"]}}}]
+    for k, seed, arm in itertools.product((1, 4, 16), (0, 1), ("ours", "grpo", "sdpo")):
+        arms = {arm: {"each": each[arm], "step": 8, "generated_tokens": 10 * k, "trained_tokens": k, "seconds": 1}}
+        lines.append({"run": {"k": k, "method": arm, "seed": seed}, "arms": arms})
+    return [line | {"commit": "0" * 40} for line in lines]
 
 
-def test_the_table_compares_cluster_by_cluster(runs):
-    table = rivals.together(rivals.collect(runs), [])
-    rows = {r["arm"]: r["splits"]["test"] for r in table}
-    assert rows["dreamt"]["mean"] == 1.0 and rows["dreamt"]["clusters"] == 4
-    assert rows["dreamt"]["against sdpo"]["mean"] == rows["dreamt"]["against sdpo"]["low"] == 0.5
-    assert rows["sdpo"]["against start"]["mean"] == 0.5
-    assert "p_holm" not in rows["dreamt"]["against sdpo"]  # the primary contrast is not corrected
-    assert "Primary contrast, k = 4: ours dreamt minus SDPO, +0.500" in rivals.markdown(table)
+def test_ours_is_held_against_the_rival_that_was_best_where_it_was_tuned(monkeypatch):
+    monkeypatch.setattr(exchanges, "BEST", {1: "sdpo", 4: "grpo", 16: "grpo"})
+    records = exchanges.records_of(lines_of_two_seeds())
+    assert records["primary"]["mean"] == pytest.approx((0.75 + 0.5 + 0.5) / 3)
+    at = {(r["arm"], r["k"]): r for r in records["rows"]}
+    assert at["ours", 4]["minus sdpo"]["mean"] == 0.75 and at["ours", 4]["minus sdpo"]["p_holm"] == 1.0
+    assert at["grpo", 4]["canary change"]["mean"] == 0.5 and at["ours", 16]["cost"][0]["generated_tokens"] == 160
+    text = "\n".join(
+        "\n".join(b) if isinstance(b, list) else b for b in exchanges.blocks(lines_of_two_seeds(), records)
+    )
+    assert "mean over k: +0.583" in text and "| GRPO | 16 | 8 | 160 | 16 | 1 |" in text
 
 
-def test_what_was_measured_earlier_stays_in_the_table(runs):
-    rows = rivals.collect(runs)
-    earlier = [r | {"exchanges": "16"} for r in rivals.collect(runs)] + [r | {"arm": "dropped"} for r in rows]
-    table = rivals.together(rows, earlier)
-    assert [r["exchanges"] for r in table] == ["4"] * 3 + ["16"] * 3 and "dropped" not in {r["arm"] for r in table}
-    assert {r["exchanges"] for r in table if "p_holm" in r["splits"]["test"].get("against sdpo", {})} == {"16"}
+def test_ours_is_held_against_rivals_of_the_bank_with_holm():
+    rows = [{"arm": "start", "cost": [{}], "splits": {"test": {"mean": 0.1, "low": 0, "high": 1, "seeds": [0.1]}}}]
+    for arm, p in (("dreamt", 0.01), ("recalled", 0.04)):
+        e = {"mean": 0.5, "low": 0.4, "high": 0.6, "p": p, "seeds": [0.5, 0.5]}
+        rows.append(
+            {"arm": arm, "cost": [{"generated_tokens": 2000}], "splits": {"test": e | {"against sdpo": dict(e)}}}
+        )
+    found = [r["splits"]["test"]["against sdpo"]["p_holm"] for r in rivals.with_holm(rows)[1:]]
+    assert found == [0.02, 0.04]
+    assert "Ours dreamt minus SDPO, +0.500 [+0.400, +0.600], p = 0.0200 (Holm)" in rivals.markdown(rows)
 
 
 def test_the_cost_of_a_run_is_what_its_log_says(tmp_path):
