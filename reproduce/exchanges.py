@@ -70,11 +70,12 @@ def bank_of(asked: Asked, run: dict) -> Path:
     return path
 
 
-def explanations(path: Path) -> list[dict]:
-    """Every exchange's explanation as it stands, as records of a library."""
+def every_exchange(path: Path, texts: dict[str, str] | None = None) -> list[dict]:
+    """A library that says something of every exchange: its explanation as it stands, or its cluster's text."""
     empty = dict.fromkeys(library.KEYS) | {"leak": False, "meta_gaming": False, "count": 1, "verified_on": []}
-    taught = [q for q in load_questions(path) if q.split == "train"]
-    return [empty | {"id": q.id, "text": q.explanation, "question_id": q.id, "cluster": q.cluster} for q in taught]
+    taught = [q for q in load_questions(path) if q.split == "train" and (texts is None or q.cluster in texts)]
+    told = [(q, q.explanation if texts is None else texts[q.cluster]) for q in taught]
+    return [empty | {"id": q.id, "text": text, "question_id": q.id, "cluster": q.cluster} for q, text in told]
 
 
 def write_points(asked: Asked, run: dict, home: Path, path: Path) -> Path:
@@ -157,19 +158,19 @@ def work(asked: Asked, run: dict) -> dict:
     settings = settings_of(run, path)
     if method in RIVALS:
         return rounded({"arms": {method: train(asked, run, home, settings)}})
-    # What is dreamt, and one text of each cluster that stands in context instead.
-    began, wrote = time.perf_counter(), 0  # tokens of a pass of stage 1
+    # One text of each cluster, which also stands in context; and what is dreamt of each exchange.
+    points, wrote, began = home.with_suffix(".jsonl"), 0, time.perf_counter()
     if method == "ours":
-        points = write_points(asked, run, home, path)
-        wrote = round(sum(map(sampled_tokens, read_lines(points.with_name("metrics.jsonl")))))
-        chosen = {r["cluster"]: r["text"] for r in best_points(library.load_library(points))}
+        written = write_points(asked, run, home, path)
+        wrote = round(sum(map(sampled_tokens, read_lines(written.with_name("metrics.jsonl")))))
+        chosen = {r["cluster"]: r["text"] for r in best_points(library.load_library(written))}
+        write_lines(points, every_exchange(path, chosen))
     else:
-        points, records = home.with_suffix(".jsonl"), explanations(path)
-        write_lines(points, records)
-        of_cluster = group((r["cluster"], r["text"]) for r in records)
+        write_lines(points, every_exchange(path))
+        of_cluster = group((r["cluster"], r["text"]) for r in read_lines(points))
         chosen = {cluster: texts[run.get("seed", 0) % len(texts)] for cluster, texts in of_cluster.items()}
-    arms = {IN_CONTEXT[method]: measured(MODEL, asked, path, chosen)} if "seed" in run else {}
     wrote_for = time.perf_counter() - began
+    arms = {IN_CONTEXT[method]: measured(MODEL, asked, path, chosen)} if "seed" in run else {}
     dreamt = train(asked, run, home, settings | {"library": points})
     dreamt["generated_tokens"] += wrote
     dreamt["seconds"] += round(wrote_for)

@@ -10,7 +10,7 @@ import pytest
 from common import ROOT
 from introspection import library
 from reproduce import answers, exchanges, rivals
-from reproduce.exchanges import TUNED_ON, bank_of, explanations
+from reproduce.exchanges import TUNED_ON, bank_of, every_exchange
 from reproduce.few import few
 from reproduce.records import write_lines
 from reproduce.runs import Asked
@@ -79,15 +79,17 @@ def test_a_composite_is_told_the_points_of_both_its_clusters():
     assert told == {"kidney-A+celiac-B": "one. two", "kidney-A": "one", "sepsis-A": None}
 
 
-def test_explanations_are_a_library(tmp_path):
+def test_every_exchange_has_its_explanation_or_its_clusters_text(tmp_path):
     path = bank_of(Asked(tmp_path, tmp_path, False, 1), {"k": 2, "method": "grpo", "seed": 0})
-    write_lines(tmp_path / "library.jsonl", explanations(path))
+    write_lines(tmp_path / "library.jsonl", every_exchange(path))
     records, taught = (
         library.load_library(tmp_path / "library.jsonl"),
         [q for q in load_questions(path) if q.split == "train"],
     )
     assert [r["text"] for r in records] == [q.explanation for q in taught]
     assert library.point_of(taught[0].id, records) == taught[0].explanation
+    told = every_exchange(path, {taught[0].cluster: "a point"})  # a cluster without a text is not dreamt
+    assert [(r["question_id"], r["text"]) for r in told] == [(q.id, "a point") for q in taught[:2]]
 
 
 def lines_of_two_seeds() -> list[dict]:
