@@ -47,12 +47,12 @@ def test_a_drawn_answer_is_sampling_among_valid_answers(reader):
     question = TRAIN[0]
     prompt, chat = reader.prompt(question), reader.chat
     said = reader.sample([prompt], 0)[0]
-    keys = [(9, k) for k in range(4000)]
+    keys = [(9, k) for k in range(1000)]
     asked = [(prompt, question) for _ in keys]
     drawn = append_answers(reader.model, chat, 1.0, asked, [said for _ in keys], keys, rationale=True)
     chances = torch.tensor(drawn[0].chances)
     counts = np.bincount([question_letter(chat, c, question) for c in drawn], minlength=len(question.options))
-    assert counts / len(keys) == pytest.approx(chances.numpy(), abs=0.03)
+    assert counts / len(keys) == pytest.approx(chances.numpy(), abs=0.045)  # three standard errors
     own = rationale_ids(chat, said.ids, question)
     ends = [answer_ids(chat, question, k, own) for k in range(len(question.options))]
     sums = torch.tensor(answer_logprobs(reader, [Trajectory(prompt + own, [(end, True)]) for end in ends]))
