@@ -225,7 +225,8 @@ def estimates(lines: list[dict], k: int, arm: str) -> dict | None:
 
 def records_of(lines: list[dict]) -> dict:
     """Records of all arms, ours against the rivals with Holm's p, and the primary contrast."""
-    ks = sorted({r["run"]["k"] for r in lines})
+    lines = sorted(lines, key=lambda r: (r["run"]["k"], r["run"]["seed"]))
+    ks = list(dict.fromkeys(r["run"]["k"] for r in lines))
     rows = [record for arm in ARMS for k in ks if (record := estimates(lines, k, arm))]
     contrasts = [r[f"minus {rival}"] for r in rows for rival in AGAINST if f"minus {rival}" in r]
     for contrast, p in zip(contrasts, holm([c["p"] for c in contrasts]), strict=True):

@@ -4,7 +4,7 @@
 # About 30 minutes on 2 cores beyond those runs; everything resumes. --quick: small numbers, a minute or two.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seeds="0 1 2" training=() teaching=() measuring=(--set n_verify=8) sources=runs/flagship runs=runs/recall out=results
+seeds="0 1 2" training=() teaching=() measuring=(--set n_verify=4) sources=runs/flagship runs=runs/recall out=results
 if [ "${1:-}" = "--quick" ]; then
     seeds="0" sources=runs/flagship_quick runs=runs/recall_quick out=runs/recall_quick
     training=(--set steps=2 --set eval_every=0 --set eval_questions=8)

@@ -7,10 +7,10 @@ import pytest
 
 from common import ROOT
 from introspection import update
-from reproduce import collapse, contributors, gaming, minicluster, runs, stability, without_masters
+from reproduce import collapse, contributors, exchanges, gaming, minicluster, runs, stability, without_masters
 from reproduce.trained import slope
 
-TABLES = (collapse, stability, minicluster, gaming, contributors)
+TABLES = (collapse, stability, minicluster, gaming, contributors, exchanges)
 
 
 def asked(tmp_path, jobs: int = 1) -> runs.Asked:
