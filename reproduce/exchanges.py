@@ -86,8 +86,9 @@ def every_exchange(path: Path, texts: dict[str, str] | None = None) -> list[dict
 
 
 def write_points(asked: Asked, run: dict, home: Path, path: Path) -> Path:
-    """The library of one pass of stage 1 over the exchanges (two over a single one, which its own question verifies).
+    """The points of one pass of stage 1 over the exchanges (two over a single one, which its own question verifies).
 
+    All that were measured: a library holds those that were better than their group, so none of a group that agrees.
     Settings were tuned with the start model as writer: of the clusters for tuning trained ones had seen some.
     """
     k, writer = run["k"], MODEL if "setting" in run else writer_of(asked, run["seed"])
@@ -95,7 +96,7 @@ def write_points(asked: Asked, run: dict, home: Path, path: Path) -> Path:
     settings |= {"shared.seed": run.get("seed", 0), "shared.questions": path, "shared.model": writer}
     settings |= {"contributors": "losers", "group_size": 8, "eval_every": 0, "eval_split": "test", "eval_questions": 8}
     start(["grpo_introspect.py"], "bank", home, settings | ({"steps": 2} if asked.quick else {}))
-    return home / "grpo_introspect/library.jsonl"
+    return home / "grpo_introspect/rollouts.jsonl"
 
 
 def writer_of(asked: Asked, seed: int) -> Path:
@@ -171,7 +172,8 @@ def work(asked: Asked, run: dict) -> dict:
     if method == "ours":
         written = write_points(asked, run, home, path)
         wrote = round(sum(map(sampled_tokens, read_lines(written.with_name("metrics.jsonl")))))
-        chosen = {r["cluster"]: r["text"] for r in best_points(library.load_library(written))}
+        helped = [r for r in library.load_library(written) if r["text"] and library.gain(r) > 0]
+        chosen = {r["cluster"]: r["text"] for r in best_points(helped)}
         write_lines(points, every_exchange(path, chosen))
     else:
         write_lines(points, every_exchange(path))
@@ -363,7 +365,7 @@ def main() -> None:
         make_missing(asked, "exchanges_tuning", runs, work)
         return
     ks, seeds = ((2,), SEEDS[:1]) if asked.quick else (KS, SEEDS)
-    for seed in seeds:
+    for seed in seeds if asked.jobs else ():  # before runs that share them start
         writer_of(asked, seed)
     # What decides comes first: a command that is cut off leaves whole rows.
     runs = [{"k": ks[0], "method": "start", "seed": 0}]
