@@ -172,7 +172,7 @@ def work(asked: Asked, run: dict) -> dict:
     if method == "ours":
         written = write_points(asked, run, home, path)
         wrote = round(sum(map(sampled_tokens, read_lines(written.with_name("metrics.jsonl")))))
-        helped = [r for r in library.load_library(written) if r["text"] and library.gain(r) > 0]
+        helped = [r for r in read_lines(written) if r["text"] and r["verified_on"] and library.gain(r) > 0]
         chosen = {r["cluster"]: r["text"] for r in best_points(helped)}
         write_lines(points, every_exchange(path, chosen))
     else:
