@@ -113,7 +113,11 @@ def test_ours_is_held_against_the_rival_that_was_best_where_it_was_tuned(monkeyp
     text = "\n".join(
         "\n".join(b) if isinstance(b, list) else b for b in exchanges.blocks(lines_of_two_seeds(), records)
     )
-    assert "mean over k: +0.583" in text and "| GRPO | 16 | 8 | 160 | 16 | 1 |" in text
+    assert (
+        "mean over k = 1, 4, 16: +0.583" in text
+        and "2, 8, 32: not run" in text
+        and "| GRPO | 16 | 8 | 160 | 16 | 1 |" in text
+    )
 
 
 def test_ours_is_held_against_rivals_of_the_bank_with_holm():
