@@ -299,8 +299,8 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
         markdown_table(["revealed", "method", *head], accuracy),
         "Canary, change against the start model:",
         markdown_table(["method", *head], fallen),
-        "Ours minus the others, new questions (p: sign flips over clusters, Holm over all of this table; of 12 clusters no "
-        "p is below 0.0005, and after Holm over m contrasts none below m times that):",
+        "Ours minus the others, new questions (p: sign flips over clusters, Holm over all of this table; of 12 clusters "
+        "no p is below 0.0005, and after Holm over m contrasts none below m times that):",
         markdown_table(["ours minus", *head], ahead),
         "Primary, named before: ours minus the rival that was best where it was tuned, mean over k = "
         f"{', '.join(map(str, ks))}: {shown_interval(e)}, p = {e['p']:.4f}.{left_out(ks)}",
@@ -328,7 +328,8 @@ def draw(plt, records: dict):
     e = records["primary"]
     title = f"Ours minus the best rival, mean over the numbers of exchanges: {shown_interval(e, '+.2f')}"
     start_at = at["start", ks[0]]
-    size = f"{quantity(len(at['ours', ks[0]]['seeds']), 'seed')}, {start_at['clusters']} clusters, {start_at['questions']} questions"
+    seeds = quantity(len(at["ours", ks[0]]["seeds"]), "seed")
+    size = f"{seeds}, {start_at['clusters']} clusters, {start_at['questions']} questions"
     note = (
         f"{size}; bars: 95 %; dashed: a text in context; dotted: start model; finely dotted: "
         "a Bayesian who sees the answers alone"
