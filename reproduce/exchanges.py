@@ -299,8 +299,8 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
         markdown_table(["revealed", "method", *head], accuracy),
         "Canary, change against the start model:",
         markdown_table(["method", *head], fallen),
-        "Ours minus the others, new questions (p: sign flips over clusters, Holm over all of this table; of 12 clusters "
-        "no p is below 0.0005, and after Holm over m contrasts none below m times that):",
+        "Ours minus the others, new questions (p: sign flips, Holm over all of this table; with 12 clusters "
+        "none is below 0.0005, after Holm over m contrasts none below m times that):",
         markdown_table(["ours minus", *head], ahead),
         "Primary, named before: ours minus the rival that was best where it was tuned, mean over k = "
         f"{', '.join(map(str, ks))}: {shown_interval(e)}, p = {e['p']:.4f}.{left_out(ks)}",

@@ -147,6 +147,18 @@ def test_intervals_come_from_the_values_beside_them(name):
         assert [again[k] for k in ("mean", "low", "high")] == pytest.approx([e[k] for k in ("mean", "low", "high")])
 
 
+def test_rows_of_recall_come_from_their_clusters():
+    """Means exactly; intervals nearly, for the committed ones draw questions too."""
+    rows = json.loads((ROOT / "results/recall.json").read_text())["table"]
+    rows = [r for r in rows if r["writer"] == "trained" and r["split"] == "test"]
+    assert len(rows) > 10
+    for row in rows:
+        seeds = [{c: [v[s]] for c, v in row["by_cluster"].items()} for s in range(row["seeds"])]
+        again, stated = runs.over_clusters(seeds), row["advantage"]
+        assert again["mean"] == pytest.approx(stated["mean"])
+        assert [again["low"], again["high"]] == pytest.approx([stated["low"], stated["high"]], abs=0.025)
+
+
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__.rpartition(".")[2])
 def test_pages_are_what_their_lines_say(table, tmp_path):
     """The committed page and records, made again from the committed lines."""
