@@ -230,10 +230,9 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], list[Question], d
     # shared.cluster chooses what is dreamt; neighbours and canaries of the evaluation come from all clusters.
     fitting = [q for q in fitting if q.cluster.startswith(cfg.cluster)]
     if not fitting:
-        raise UserError(
-            f"dream_tta.library: {cfg.library} has no point for a {cfg.dream_split} question "
-            f"of a cluster '{cfg.cluster}...' in {cfg.questions}"
-        )
+        of_clusters = f" of a cluster '{cfg.cluster}...'" if cfg.cluster else ""
+        missing = f"has no point for a {cfg.dream_split} question{of_clusters} in {cfg.questions}"
+        raise UserError(f"dream_tta.library: {cfg.library} {missing}")
     chosen = common.draw_some(fitting, cfg.dream_questions, rng(cfg.seed))
     clusters, ids = {q.cluster for q in chosen}, {q.id for q in chosen}
     dreamt_of = clusters | {part for name in clusters for part in name.split("+")}  # a composite is of two clusters

@@ -229,7 +229,7 @@ def estimates(lines: list[dict], k: int, arm: str) -> dict | None:
 def records_of(lines: list[dict]) -> dict:
     """Records of all arms, ours against the rivals with Holm's p, and the primary contrast."""
     lines = sorted(lines, key=lambda r: (r["run"]["k"], r["run"]["seed"]))
-    ks = complete(lines)
+    lines, ks = complete(lines)
     rows = [record for arm in ARMS for k in ks if (record := estimates(lines, k, arm))]
     contrasts = [r[f"minus {rival}"] for r in rows for rival in AGAINST if f"minus {rival}" in r]
     for contrast, p in zip(contrasts, holm([c["p"] for c in contrasts]), strict=True):
@@ -237,11 +237,17 @@ def records_of(lines: list[dict]) -> dict:
     return {"rows": rows, "primary": primary(lines, ks)}
 
 
-def complete(lines: list[dict]) -> list[int]:
-    """The numbers of exchanges after which ours and its rivals have all seeds that any has."""
-    seeds = Counter((r["run"]["k"], r["run"]["method"]) for r in lines if r["run"]["method"] in TRAINED)
-    most, known = max(seeds.values()), sorted({k for k, _ in seeds})
-    return [k for k in known if all(seeds[k, method] == most for method in TRAINED)]
+def complete(lines: list[dict]) -> tuple[list[dict], list[int]]:
+    """(lines to tell, numbers of exchanges): those with as many seeds of ours and both rivals as any number has.
+
+    A command that was cut off leaves others, which wait for the rest.
+    """
+    made = {(r["run"]["k"], r["run"]["seed"], r["run"]["method"]) for r in lines}
+    whole = {(k, seed) for k, seed, _ in made if all((k, seed, method) in made for method in TRAINED)}
+    seeds = Counter(k for k, _ in whole)
+    ks = sorted(k for k in seeds if seeds[k] == max(seeds.values()))
+    told = [r for r in lines if (r["run"]["k"], r["run"]["seed"]) in whole or r["run"]["method"] == "start"]
+    return told, ks
 
 
 def primary(lines: list[dict], ks: list[int]) -> dict:

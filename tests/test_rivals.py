@@ -120,6 +120,13 @@ def test_ours_is_held_against_the_rival_that_was_best_where_it_was_tuned(monkeyp
     )
 
 
+def test_numbers_of_exchanges_that_lack_a_seed_wait():
+    lines = [r for r in lines_of_two_seeds() if r["run"] != {"k": 16, "method": "sdpo", "seed": 1}]
+    told, ks = exchanges.complete(lines)
+    assert ks == [1, 4] and {r["run"]["seed"] for r in told if r["run"]["k"] == 16} == {0}
+    assert sum(r["run"]["method"] == "start" for r in told) == 1
+
+
 def test_ours_is_held_against_rivals_of_the_bank_with_holm():
     rows = [{"arm": "start", "cost": [{}], "splits": {"test": {"mean": 0.1, "low": 0, "high": 1, "seeds": [0.1]}}}]
     for arm, p in (("dreamt", 0.01), ("recalled", 0.04)):
