@@ -3,9 +3,8 @@
     python -m reproduce.exchanges [--jobs 2] [--quick]   # results/exchanges.jsonl, .json, .md, .svg
     python -m reproduce.exchanges --tune [--jobs 2]      # results/exchanges_tuning.jsonl, what settings were chosen by
 
-Settings were frozen on 12 other clusters (3 of split val, 9 of train, which none of these models was trained on), with
-one seed: STEPS are those at which accuracy on their new questions was best before the canary had fallen by more than
-0.05 (dreams: 0.02). Then all was run once, on exchanges and questions of a seed of the world that nobody had seen.
+Settings were frozen on 12 other clusters, one seed: STEPS are those at which accuracy there was best before the canary
+had fallen by more than 0.05 (dreams: 0.02). Then all was asked once of a seed of the world that nobody had seen.
 """
 
 import sys
