@@ -3,8 +3,8 @@
     python -m reproduce.exchanges [--jobs 2] [--quick]   # results/exchanges.jsonl, .json, .md, .svg
     python -m reproduce.exchanges --tune [--jobs 2]      # results/exchanges_tuning.jsonl, what settings were chosen by
 
-Settings were frozen on 12 other clusters, one seed: STEPS are those at which accuracy there was best before the canary
-had fallen by more than 0.05 (dreams: 0.02). Then all was asked once of a seed of the world that nobody had seen.
+Settings were frozen on 12 other clusters, one seed. A rival's STEPS (20 at least) were best there before the canary had
+fallen by more than 0.05; a dream's are what time allowed. Then all was asked once of a seed of the world never seen.
 """
 
 import sys
@@ -299,8 +299,8 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
     return [
         "# T12: what each method makes of k exchanges of a new rule",
         f"{rows[0]['test']['questions']} questions of {rows[0]['test']['clusters']} clusters that nothing was trained "
-        "on; exchanges and questions of a seed of the world that no run before had seen. Steps are those of 12 other "
-        "clusters (exchanges_tuning.jsonl): the best before the canary had fallen by more than 0.05 (dreams: 0.02).",
+        "on; exchanges and questions of a seed of the world never seen. A rival's steps, 20 at least, were best on "
+        "12 other clusters before the canary had fallen by more than 0.05, a dream's are what time allowed.",
         markdown_table(["revealed", "method", *head], accuracy),
         "Canary, change against the start model:",
         markdown_table(["method", *head], fallen),

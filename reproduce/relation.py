@@ -1,6 +1,6 @@
 """The paper's relation table, measured (table T17): results/relation.md and relation.json.
 
-    python -m reproduce.relation runs results     # after recall.sh, points.sh and rivals.sh bank; reads logs only
+    python -m reproduce.relation runs results     # after recall.sh, points.sh and rivals.sh; reads logs only
 
 What each method turns an exchange into, how much shorter that is, what it is worth on other questions, whether it
 stands for the exchange (ours: agreement of the answers given point and exchange, and of those given two exchanges),
