@@ -326,7 +326,7 @@ class DreamPhase:
     """dream_tta.py; each group of questions adds its place to EVALUATE."""
 
     VARY, LABEL, DREAM, ORDER, EVALUATE = range(30, 35)
-    REPLAY = 39  # groups of questions end at EVALUATE + 3
+    REPLAY, OWN = 39, 29  # groups of questions end at EVALUATE + 3
 
 
 class TablePhase:

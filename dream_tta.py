@@ -3,7 +3,7 @@
   1. each question to dream about is varied: the model itself writes questions when asked for a similar one, or, with
      `vary_with: task`, its counterfactual twins are taken; options come in new orders
   2. each variant gets a label: the answer that the start model gives most often with the point in context (or the gold
-     answer)
+     answer); `own_answers` adds the question itself, with the answer that its exchange revealed
   3. GRPO on answers *without* the point in context (`context: with` is the paper's consumption training), rewarded for
      the label
   4. it stops when accuracy on the stopping canary falls by more than `stop_drop`; the canary that is reported is
@@ -51,6 +51,8 @@ class Config(Shared):
     # who varies a question: its record (orders, twins) or the model (nothing usable written: orders)
     vary_with: Literal["task", "model"] = "model"
     variants: int = 48  # variants of each question
+    # how often each question itself is added, in new orders, labelled with the answer that its exchange revealed
+    own_answers: int = 0
     # share of all variants that are questions of other clusters, labelled by what the start model says alone; 0: none
     replay: float = 0.0
     n_label: int = 8  # answers with the point that vote on the label of a variant
@@ -89,6 +91,8 @@ class Config(Shared):
                 "dream_tta.reward: nobody knows the right answer to a question that the model wrote; "
                 "use majority or log_ratio"
             )
+        if self.own_answers and (self.dream_split == "composite" or self.reward == "log_ratio"):
+            raise UserError("dream_tta.own_answers: expected 0 where none is known (composite) or read (log_ratio)")
         if not 0 <= self.replay < 1:
             raise UserError(f"dream_tta.replay: expected a share from 0 to below 1, got {self.replay}")
         if self.replay and self.reward == "log_ratio":
@@ -139,12 +143,17 @@ def make_targets(
     """
     varied = zip(questions, points, vary(cfg, reader, questions), strict=True)
     views = [(question, point, view) for question, point, variants in varied for view in variants]
-    for i in range(round(len(views) * cfg.replay / (1 - cfg.replay)) if others else 0):
+    # What an exchange revealed needs no vote.
+    own = [same_views(q, cfg.own_answers, rng(*reader.key, DreamPhase.OWN, i)) for i, q in enumerate(questions)]
+    revealed = [(q, point, view) for q, point, part in zip(questions, points, own, strict=True) for view in part]
+    dreamt = len(views) + len(revealed)
+    for i in range(round(dreamt * cfg.replay / (1 - cfg.replay)) if others else 0):
         question, draw = others[i % len(others)], rng(*reader.key, DreamPhase.REPLAY, i)
         views.append((question, None, same_views(question, 1, draw)[0]))
     counted = votes(reader, [v for _, _, v in views], [p for _, p, _ in views], DreamPhase.LABEL, cfg.n_label)
+    counted += [Counter({view.letter: cfg.n_label}) for _, _, view in revealed]
     made = []
-    for (question, point, view), count in zip(views, counted, strict=True):
+    for (question, point, view), count in zip(views + revealed, counted, strict=True):
         if count:
             (letter, agreed), *_ = sorted(count.items(), key=lambda item: (-item[1], item[0]))
             made.append({
@@ -153,7 +162,7 @@ def make_targets(
                 "point": point,
                 "question": view.question,
                 "options": list(view.options),
-                "gold": view.letter if cfg.vary_with == "task" or not point else None,
+                "gold": None if cfg.vary_with == "model" and view.question != question.question else view.letter,
                 "label": letter,
                 "agreement": agreed / cfg.n_label,
             })  # fmt: skip

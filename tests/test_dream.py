@@ -96,6 +96,24 @@ def test_replay_holds_what_the_start_model_says_about_other_clusters(reader, mon
     assert not any("Learning point" in reader.chat.text(t.prompt_ids) for t in asks)
 
 
+def test_a_questions_own_answer_is_dreamt_as_its_exchange_revealed_it(reader, monkeypatch):
+    monkeypatch.setattr(dream_tta, "votes", lambda reader, views, points, phase, n: [Counter({"B": n}) for _ in views])
+    questions = [q for q in BANK if q.cluster == "kidney-A" and q.split == "train"][:2]
+    others = [q for q in BANK if q.cluster == "asthma-A" and q.split == "train"]
+    cfg = settings("variants=4", "vary_with=model", "own_answers=2", "replay=0.25")
+    made = make_targets(cfg, reader, questions, ["one", "two"], others)
+    assert len(made) == 8 + 4 + 4  # variants, own ones, and a quarter of all is replayed
+    own = [t for t in made if t["question"] in {q.question for q in questions}]
+    assert [t["question_id"] for t in own] == [q.id for q in questions for _ in range(2)]
+    right = {q.id: q.options[q.answer] for q in questions}
+    for target in own:
+        assert target["options"]["ABCD".index(target["label"])] == right[target["question_id"]]
+        assert target["gold"] == target["label"] and target["agreement"] == 1
+    assert len({t["label"] for t in own}) > 1 and all(t["gold"] is None for t in made if t["point"] and t not in own)
+    none = make_targets(settings("variants=4", "vary_with=model"), reader, questions, ["one", "two"], [])
+    assert none == [t for t in made if t["point"] and t not in own]  # they change nothing else
+
+
 def test_what_is_replayed_is_of_other_clusters_and_measured_nowhere():
     questions, _, others, groups = dream_tta.load_data(settings("dream_split=val", "shared.cluster=gout"))
     measured = {q.id for part in groups.values() for q in part} | {q.id for q in questions}
@@ -237,6 +255,9 @@ def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(parrot, tmp_pa
         (["temperature=0"], "no spread"),
         (["replay=1"], "below 1"),
         (["replay=0.1", "reward=log_ratio"], "no ratio"),
+        (["own_answers=-1"], "at least 0"),
+        (["own_answers=1", "reward=log_ratio"], "or read"),
+        (["own_answers=1", "dream_split=composite"], "none is known"),
     ],
 )
 def test_bad_settings(changes, message):
