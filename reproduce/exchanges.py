@@ -3,8 +3,8 @@
     python -m reproduce.exchanges [--jobs 2] [--quick]   # results/exchanges.jsonl, .json, .md, .svg
     python -m reproduce.exchanges --tune [--jobs 2]      # results/exchanges_tuning.jsonl, what settings were chosen by
 
-Settings were frozen on 12 other clusters, one seed. A rival's STEPS (20 at least) were best there before the canary had
-fallen by more than 0.05; a dream's are what time allowed. Then all was asked once of a seed of the world never seen.
+Settings were frozen on 12 other clusters, one seed: steps (20 at least) are the best there while the canary is within
+0.05 of the start; a dream of few exchanges still rose at 320. Then all was asked once, of a seed of the world not seen.
 """
 
 import sys
@@ -46,13 +46,14 @@ SETTINGS = {
     "explanations": DREAM,
     "ours": DREAM,
 }
-STEPS = {  # after k exchanges; other k take those of the next one that was tuned, or of 16
-    "grpo": {1: 20, 4: 20, 16: 280},
-    "sdpo": {1: 20, 4: 60, 16: 100},
-    "explanations": {1: 320, 4: 320, 16: 360},
-    "ours": {1: 320, 4: 320, 16: 360},
+SLOWLY = {"lr": 2e-4, "kl_coef": 0.02}  # as dreams do
+FROZEN = {  # after k exchanges; other k take those of the next one that was tuned, or of 16
+    "grpo": {1: {"steps": 40} | SLOWLY, 4: {"steps": 280} | SLOWLY, 16: {"steps": 280}},
+    "sdpo": {1: {"steps": 20}, 4: {"steps": 60}, 16: {"steps": 100}},
+    "explanations": {1: {"steps": 320}, 4: {"steps": 320}, 16: {"steps": 360}},
 }
-BEST = {1: "sdpo", 4: "sdpo", 16: "grpo"}  # the rival that was best where it was tuned, which ours is held against
+FROZEN["ours"] = FROZEN["explanations"]
+BEST = {1: "sdpo", 4: "grpo", 16: "grpo"}  # the rival that was best where it was tuned, which ours is held against
 
 
 def tuned(k: int) -> int:
@@ -71,7 +72,7 @@ TRIALS: dict[str, dict[str, dict]] = {
         "replay 0": {"steps": 320, "replay": 0},
     },
 }
-TRIALS["grpo"]["lr 2e-4 kl 0.02"] = {"steps": 320, "lr": 2e-4, "kl_coef": 0.02}  # as ours has
+TRIALS["grpo"]["lr 2e-4 kl 0.02"] = {"steps": 320} | SLOWLY
 
 
 # ---- one run -------------------------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ def settings_of(run: dict, path: Path) -> dict:
     else:
         settings |= {"variants": max(4, 48 // run["k"]), "eval_questions": 1000 if tuning else 8, "stop_drop": 1}
     settings |= {"n_eval": 2 if tuning else 1, "eval_every": 20 if tuning else 1000}
-    return settings | (TRIALS[method][run["setting"]] if tuning else {"steps": STEPS[method][tuned(run["k"])]})
+    return settings | (TRIALS[method][run["setting"]] if tuning else FROZEN[method][tuned(run["k"])])
 
 
 def work(asked: Asked, run: dict) -> dict:
@@ -304,8 +305,8 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
     return [
         "# T12: what each method makes of k exchanges of a new rule",
         f"{rows[0]['test']['questions']} questions of {rows[0]['test']['clusters']} clusters that nothing was trained "
-        "on; exchanges and questions of a seed of the world never seen. A rival's steps, 20 at least, were best on "
-        "12 other clusters before the canary had fallen by more than 0.05, a dream's are what time allowed.",
+        "on; exchanges and questions of a seed of the world never seen. Steps, 20 at least, are the best on 12 other "
+        "clusters at which the canary was within 0.05 of the start; a dream of few exchanges still rose at 320.",
         markdown_table(["revealed", "method", *head], accuracy),
         "Canary, change against the start model:",
         markdown_table(["method", *head], fallen),
