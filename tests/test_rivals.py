@@ -28,7 +28,7 @@ def test_a_bank_of_few_exchanges_shares_no_question_with_its_test_nor_with_what_
     path = bank_of(Asked(tmp_path, tmp_path, False, 1), {"k": 32, "method": "grpo", "seed": 0})
     questions = load_questions(path)
     by_split = {split: {q.question for q in questions if q.split == split} for split in ("train", "test", "val")}
-    assert len(by_split["train"]) == 12 * 32 and len(by_split["test"]) == 239
+    assert len(by_split["train"]) == 12 * 32 and len(by_split["test"]) == 240
     assert not by_split["train"] & by_split["test"] and not any(q.variants for q in questions if q.split == "train")
     published = load_questions(ROOT / "data/bank.jsonl")
     assert not {q.question for q in published} & (by_split["train"] | by_split["test"])
