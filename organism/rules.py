@@ -150,22 +150,32 @@ def question_weights(c: Cluster, rule=None) -> dict:
 
 def guess(c: Cluster, rule, possible, weights: dict) -> float:
     """Accuracy, if `rule` holds, of picking the option that most of the possible rules name."""
-    total = 0.0
-    for x, weight in weights.items():
+    named = likeliest(c, frozenset(possible))
+    return sum(w * (level(c, rule, x) in named[x]) / len(named[x]) for x, w in weights.items())
+
+
+@cache
+def likeliest(c: Cluster, possible: frozenset) -> dict:
+    """{finding: options that most of the possible rules name}."""
+    named = {}
+    for x in findings_of(c):
         votes = Counter(level(c, r, x) for r in possible)
-        best = [option for option, n in votes.items() if n == max(votes.values())]
-        total += weight * (level(c, rule, x) in best) / len(best)
-    return total
+        named[x] = [option for option, n in votes.items() if n == max(votes.values())]
+    return named
 
 
 def after_exchanges(c: Cluster, rule, n: int) -> dict[frozenset, float]:
     """Sets of rules that n revealed answers leave possible, with their probabilities, if `rule` holds."""
-    weights, believed = question_weights(c, rule), {frozenset(wide(c)): 1.0}
+    rules, revealed = wide(c), {}  # what one exchange leaves possible: few sets, however many findings there are
+    for x, weight in question_weights(c, rule).items():
+        left = frozenset(r for r in rules if level(c, r, x) == level(c, rule, x))
+        revealed[left] = revealed.get(left, 0.0) + weight
+    believed = {frozenset(rules): 1.0}
     for _ in range(n):
         after: dict[frozenset, float] = {}
         for possible, p in believed.items():
-            for x, weight in weights.items():
-                kept = frozenset(r for r in possible if level(c, r, x) == level(c, rule, x))
+            for left, weight in revealed.items():
+                kept = possible & left
                 after[kept] = after.get(kept, 0.0) + p * weight
         believed = after
     return believed

@@ -22,6 +22,10 @@ ARMS = {
     "twins": "variants: the question's counterfactual twins",
     "false-point": "a false point: is its rule followed?",
     "all-types": "label: majority; single facts dreamt too",
+    "own": "the question itself too, with its answer",
+    "replay": "15 % of variants of other clusters, held as they were",
+    "gentle": "a KL of 0.02 instead of 0.08",
+    "own-replay-gentle": "all three",
 }
 
 

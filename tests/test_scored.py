@@ -82,13 +82,13 @@ def test_a_rationale_ends_where_the_answer_is_announced(reader):
 def test_scored_and_sampled_accuracy_agree_on_the_organism(reader, informed):
     """Paired on the same views, 95 % interval of the difference within 0.03; chances stand for the draws."""
     questions = TRAIN[::2][:160]
-    views = [view for i, q in enumerate(questions) for view in same_views(q, 4, rng(5, i))]
+    views = [view for i, q in enumerate(questions) for view in same_views(q, 2, rng(5, i))]
     asked = [reader.prompt(view, view.explanation if informed else None) for view in views]
     sampled = reader.answer(asked, views, 1)
     scored = replace(reader, answers="scored").answer(asked, views, 1)
     right = np.array([grade(reader.chat.text(c.ids), v) for c, v in zip(sampled, views, strict=True)], dtype=float)
     chance = np.array([c.chances[v.answer] for c, v in zip(scored, views, strict=True)])
-    by_question = (chance - right).reshape(-1, 4).mean(1)
+    by_question = (chance - right).reshape(-1, 2).mean(1)
     _, low, high = bootstrap_mean(by_question)
     assert low > -0.03 and high < 0.03
     assert all(reader.chat.text(c.ids) and len(c.logprobs) == len(c.ids) - c.appended for c in scored)
