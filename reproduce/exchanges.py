@@ -245,14 +245,16 @@ def records_of(lines: list[dict]) -> dict:
 def complete(lines: list[dict]) -> tuple[list[dict], list[int]]:
     """(lines to tell, numbers of exchanges): those with as many seeds of ours and both rivals as any number has.
 
-    A command that was cut off leaves others, which wait for the rest.
+    A command that was cut off leaves others, which wait for the rest; so do explanations with fewer seeds than ours.
     """
     made = {(r["run"]["k"], r["run"]["seed"], r["run"]["method"]) for r in lines}
     whole = {(k, seed) for k, seed, _ in made if all((k, seed, method) in made for method in TRAINED)}
     seeds = Counter(k for k, _ in whole)
     ks = sorted(k for k in seeds if seeds[k] == max(seeds.values()))
+    whole = {(k, seed) for k, seed in whole if k in ks}
+    less = {(k, m) for k, _ in whole for m in EXPLAINED if any((k, s, m) not in made for q, s in whole if q == k)}
     told = [r for r in lines if (r["run"]["k"], r["run"]["seed"]) in whole or r["run"]["method"] == "start"]
-    return told, ks
+    return [r for r in told if (r["run"]["k"], r["run"]["method"]) not in less], ks
 
 
 def primary(lines: list[dict], ks: list[int]) -> dict:
@@ -358,15 +360,8 @@ def draw(plt, records: dict):
             beside = [k * 1.02 ** (i - 3) for k in here]  # bars of one k stand side by side
             line = "--" if arm in IN_CONTEXT.values() else "-"
             means = [p["mean"] for p in parts]
-            style = {
-                "color": color,
-                "linestyle": line,
-                "marker": "o",
-                "markersize": 3.5,
-                "linewidth": 1.2,
-                "capsize": 2,
-            }
-            axis.errorbar(beside, means, yerr=bars, label=label, **style)
+            style = {"color": color, "linestyle": line, "marker": "o", "markersize": 3.5, "linewidth": 1.2}
+            axis.errorbar(beside, means, yerr=bars, label=label, capsize=2, **style)
     axis.set_xscale("log", base=2)
     axis.set_xticks(ks, [str(k) for k in ks])
     axis.set(xlabel="exchanges of each new cluster", ylabel="accuracy on new questions", ylim=(0, 1))

@@ -123,8 +123,11 @@ def test_ours_is_held_against_the_rival_that_was_best_where_it_was_tuned(monkeyp
 def test_numbers_of_exchanges_that_lack_a_seed_wait():
     lines = [r for r in lines_of_two_seeds() if r["run"] != {"k": 16, "method": "sdpo", "seed": 1}]
     told, ks = exchanges.complete(lines)
-    assert ks == [1, 4] and {r["run"]["seed"] for r in told if r["run"]["k"] == 16} == {0}
+    assert ks == [1, 4] and {r["run"]["k"] for r in told} == {1, 4}
     assert sum(r["run"]["method"] == "start" for r in told) == 1
+    told = [r for r in told if r["run"]["method"] != "explanations"]
+    dreamt = [{"run": {"k": 4, "seed": seed, "method": "explanations"}} for seed in (0, 1)]
+    assert exchanges.complete(told + dreamt[:1])[0] == told and exchanges.complete(told + dreamt)[0] == told + dreamt
 
 
 def test_ours_is_held_against_rivals_of_the_bank_with_holm():
