@@ -165,6 +165,8 @@ def coerce(value, annotation, where: str):
     Whole numbers may stand for floats, nothing else changes type. Numbers are finite and >= 0.
     """
     if get_origin(annotation) is Literal:
+        if isinstance(value, bool) and "on" in get_args(annotation):
+            value = "on" if value else "off"  # YAML 1.1 reads these two words as true and false
         if value not in get_args(annotation):
             raise UserError(f"{where}: expected one of {', '.join(get_args(annotation))}, got {value!r}")
         return value
@@ -208,7 +210,7 @@ def load_config(config_class, stage: str, path: Path, overrides: list[str]):
     try:
         cfg.check()
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}{' with --set' if overrides else ''}: {error}") from None
     return cfg
 
 
@@ -433,7 +435,9 @@ def check_one_process(script: str) -> None:
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 def parse_json(text: str):
-    """The value of a JSON text. Raises ValueError for a broken one, and for a key that stands in an object twice."""
+    """The value of a JSON text. Raises ValueError for a broken one, for a key that stands in an object twice, and for
+    half of a surrogate pair, which neither a tokenizer nor a terminal takes.
+    """
 
     def once(pairs: list[tuple]) -> dict:
         if len({key for key, _ in pairs}) < len(pairs):
@@ -441,7 +445,10 @@ def parse_json(text: str):
             raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
         return dict(pairs)
 
-    return json.loads(text, object_pairs_hook=once)
+    value = json.loads(text, object_pairs_hook=once)
+    if re.search(r"\\u[dD][89a-fA-F]", text) and re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
+        raise ValueError("half of a surrogate pair is no text")
+    return value
 
 
 def finite(value):

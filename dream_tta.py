@@ -79,7 +79,8 @@ class Config(Shared):
 
     def check(self) -> None:
         counts = "dream_questions variants n_label steps variants_per_step eval_every eval_questions n_eval save_every"
-        self.check_numbers("dream_tta", f"{counts} max_new_tokens max_question_tokens")
+        self.check_numbers("dream_tta", f"{counts} max_new_tokens max_question_tokens max_tokens_per_micro_batch")
+        self.check_numbers("dream_tta", "lr max_grad_norm", "a number above 0", lambda n: n > 0)
         if self.temperature == 0:
             raise UserError(
                 "dream_tta.temperature: equal answers have no spread to learn from; expected a number above 0"
@@ -93,8 +94,7 @@ class Config(Shared):
             )
         if self.own_answers and (self.dream_split == "composite" or self.reward == "log_ratio"):
             raise UserError("dream_tta.own_answers: expected 0 where none is known (composite) or read (log_ratio)")
-        if not 0 <= self.replay < 1:
-            raise UserError(f"dream_tta.replay: expected a share from 0 to below 1, got {self.replay}")
+        self.check_numbers("dream_tta", "replay", "a share from 0 to below 1", lambda n: n < 1)
         if self.replay and self.reward == "log_ratio":
             raise UserError(
                 "dream_tta.replay: without a point there is no ratio to hold; expected 0, or another reward"
@@ -284,7 +284,8 @@ def main(cfg: Config, options: Options) -> None:
     common.check_one_process("dream_tta")
     if options.dry_run:
         evaluated = ", ".join(f"{len(part)} {name}" for name, part in groups.items())
-        print(f"{len(questions)} questions to dream about, {len(others)} to replay; evaluated on {evaluated}")
+        replay = f", {len(others)} to draw replay from" if cfg.replay else ""
+        print(f"{len(questions)} questions to dream about{replay}; evaluated on {evaluated}")
         return
     run.check()
     if run.finished:
@@ -407,12 +408,13 @@ def start_dream(
     run.log("eval.jsonl", record | {"labels": labels, "clusters": clusters})
 
 
-def change(first: dict, last: dict, name: str, hurts: bool = False) -> Verdict:
+def change(first: dict, last: dict, name: str, replay: float, hurts: bool = False) -> Verdict:
     """What may be said of a group's change; hurts: the point that was dreamt makes answers in context worse."""
     group = "target" if name == "agreement" else name
     each = {q: last["each"][name][q] - before for q, before in first["each"][name].items()}
     clusters = first.get("clusters", {}).get(group, {})
-    return judge([by_cluster(each, clusters)], group == "target", "the point hurts in context" if hurts else "")
+    trained = group == "target" or (group == "neighbour" and replay > 0)  # replay is of neighbours' clusters
+    return judge([by_cluster(each, clusters)], trained, "the point hurts in context" if hurts else "")
 
 
 def summary(run: Run) -> str:
@@ -431,11 +433,11 @@ def summary(run: Run) -> str:
             f"   {words}: {first[name]:.3f} -> {last[name]:.3f}, "
             f"with the point in context {aim:.3f}: {gap_words(first[name], last[name], aim)}"
         )
-        lines.append(f"      change {change(first, last, name, aim < first[name] - GAP)}")
+        lines.append(f"      change {change(first, last, name, run.cfg.replay, aim < first[name] - GAP)}")
     for name in ("neighbour", "canary_stop", "canary"):
         if name in first:
             lines.append(f"   {name}: {first[name]:.3f} -> {last[name]:.3f}")
-            lines.append(f"      change {change(first, last, name)}")
+            lines.append(f"      change {change(first, last, name, run.cfg.replay)}")
     lines += [
         "",
         f"Everything is in {run.path}: targets.jsonl (variants, labels), metrics.jsonl, eval.jsonl, final/ (weights)",

@@ -243,8 +243,11 @@ def writers_of(cfg: Config, run: Run) -> list[str]:
         trained = [str(run.stage_1 / "final")]
     for key, names in (("writers", trained), ("foreign", [cfg.foreign] if cfg.foreign else [])):
         for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"eval.{key}: '{name}' is named twice, and would count as two seeds")
             if not (common.ROOT / name / "config.json").is_file():
                 raise UserError(f"eval.{key}: '{name}' is no model folder")
+            models.check_folder(common.ROOT / name, f"eval.{key}")
     return trained
 
 
@@ -267,7 +270,7 @@ def main(cfg: Config, options: Options) -> None:
     common.check_one_process("eval")
     if options.dry_run:
         sizes = ", ".join(f"{len(part)} {split}" for split, part in data.items())
-        print(f"questions: {sizes}; writers: {', '.join(['start', *trained])}")
+        print(f"questions: {sizes}; writers: {', '.join(['start', *trained, *filter(None, [cfg.foreign])])}")
         return
     run.check()
     run.open()

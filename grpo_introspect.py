@@ -98,7 +98,7 @@ class Config(Shared):
     def check(self) -> None:
         """Raises UserError for values that are each legal but impossible together."""
         counts = "steps questions_per_step group_size n_verify n_fresh max_new_tokens max_point_tokens save_every"
-        self.check_numbers("grpo_introspect", counts)
+        self.check_numbers("grpo_introspect", f"{counts} max_tokens_per_micro_batch")
         self.check_numbers("grpo_introspect", "temperature lr max_grad_norm", "a number above 0", lambda n: n > 0)
         if self.group_size == 1 and self.baseline == "group_mean":
             raise UserError(

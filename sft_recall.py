@@ -66,9 +66,9 @@ class Config(Shared):
 
     def check(self) -> None:
         counts = "candidates n_measure epochs patience batch_size max_new_tokens eval_questions"
-        self.check_numbers("sft_recall", counts)
-        if not 0 < self.held_out < 1:
-            raise UserError(f"sft_recall.held_out: expected a share between 0 and 1, got {self.held_out}")
+        self.check_numbers("sft_recall", f"{counts} max_tokens_per_micro_batch")
+        self.check_numbers("sft_recall", "lr max_grad_norm", "a number above 0", lambda n: n > 0)
+        self.check_numbers("sft_recall", "held_out", "a share between 0 and 1", lambda n: 0 < n < 1)
 
 
 @dataclass

@@ -70,7 +70,8 @@ class Rival(Shared):
     eval_temperature: float = 1.0  # of these answers
 
     def check(self) -> None:
-        self.check_numbers("", "steps problems_per_step max_new_tokens save_every eval_problems n_eval")
+        counts = "steps problems_per_step max_new_tokens max_tokens_per_micro_batch save_every eval_problems n_eval"
+        self.check_numbers("", counts)
         self.check_numbers("", "temperature lr max_grad_norm", "a number above 0", lambda n: n > 0)
         unknown = [name for name in self.eval_splits.split(",") if name not in SPLITS]
         if unknown:
@@ -142,7 +143,10 @@ class Arena:
         common.check_one_process(name)
         if options.dry_run:
             measured = ", ".join(f"{len(part)} {split}" for split, part in self.groups.items())
-            print(f"{len(self.train)} train problems; measured on {measured}\nfirst prompt:\n{self.train[0].turn}")
+            none = ", ".join(split for split in cfg.eval_splits.split(",") if split not in self.groups)
+            left_out = f" (no problem is {none})" if none else ""
+            print(f"{len(self.train)} train problems; measured on {measured}{left_out}")
+            print(f"first prompt:\n{self.train[0].turn}")
             return
         self.run.check()
         if self.run.finished:

@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 
 import torch
 from huggingface_hub import constants
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.cache_utils import get_layer_types_and_kwargs
@@ -141,6 +141,21 @@ def check_layers(name: str) -> None:
     if others:
         kinds = ", ".join(sorted(others))
         raise UserError(f"shared.model: '{name}' ({config.model_type}) has layers of kind {kinds}; expected attention")
+
+
+def check_folder(folder: Path, key: str) -> None:
+    """Raises UserError for a model folder whose tokenizer or weights cannot be read, by the setting that names it: a
+    script that measures several models looks at all of them before it measures one.
+    """
+    try:
+        load_chat(str(folder))
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, framework="pt"):
+                pass
+    except UserError as error:
+        raise UserError(str(error).replace("shared.model", key, 1)) from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{key}: cannot load '{file}': {error}") from error
 
 
 def load_policy(name: str, cfg: Shared):

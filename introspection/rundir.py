@@ -30,7 +30,7 @@ except ImportError:  # Windows has no such lock
     fcntl = None
 
 LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "targets.jsonl")
-INPUTS = ("questions", "exchanges", "library", "ideal", "wrong")  # settings that name files
+INPUTS = ("questions", "exchanges", "library", "ideal", "wrong", "prompts")  # settings that name files
 HELD: dict = {}  # the open lock of each directory that this process writes to
 MAY_GROW = ("steps",)  # settings that a run may go on with a larger value of
 
@@ -64,7 +64,7 @@ class Run:
             self._take_lock()
         if used and not self.resume:
             raise UserError(f"{self.path} is not empty: go on with --resume, choose another --run-dir, or delete it")
-        if used and (self.path / "config.yaml").exists():
+        if used:
             self._compare_settings()
             self._compare_inputs()
 
@@ -92,10 +92,12 @@ class Run:
         where = self.path / "config.yaml"
         try:
             before = yaml.safe_load(where.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError):
+        except (yaml.YAMLError, UnicodeDecodeError, FileNotFoundError):
             before = None
         if not isinstance(before, dict):
-            raise UserError(f"{where}: empty or damaged, so nothing says what this run was; delete {self.path}")
+            raise UserError(
+                f"{where}: missing, empty or damaged, so nothing says what this run was; delete {self.path}"
+            )
         now = dataclasses.asdict(self.cfg)
         changed = [key for key, value in now.items() if key != "expect" and before.get(key, value) != value]
         more = [k for k in changed if k in MAY_GROW and isinstance(before[k], int) and now[k] > before[k]]
@@ -108,7 +110,7 @@ class Run:
         before = read_json(path) if path.exists() else {}
         if before is None:
             raise UserError(f"{path}: damaged, so nothing says which files this run began with; delete {self.path}")
-        now = inputs_of(self.cfg)
+        now = inputs_of(self.cfg, self.stage_1)
         for name, known in before.items():
             if now.get(name, known) != known:
                 raise UserError(f"{name} is not the file that this run began with ({path}); choose another --run-dir")
@@ -123,7 +125,7 @@ class Run:
                 if self.grown:  # it is not finished any more, and what it ended with is its last checkpoint
                     shutil.rmtree(self.final, ignore_errors=True)
                 write(self.path / "config.yaml", yaml.safe_dump(dataclasses.asdict(self.cfg), sort_keys=False))
-                write(self.path / "inputs.json", json.dumps(inputs_of(self.cfg), indent=1))
+                write(self.path / "inputs.json", json.dumps(inputs_of(self.cfg, self.stage_1), indent=1))
                 write(self.path / "env.json", json.dumps(environment(), indent=1))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
@@ -256,10 +258,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def inputs_of(cfg) -> dict[str, str]:
-    """{file: its sha256} of the files that a config names and that are there."""
+def inputs_of(cfg, stage_1: Path) -> dict[str, str]:
+    """{file: its sha256} of the files that a config names, or takes from stage 1, and that are there."""
     names = [name for key in INPUTS for name in str(getattr(cfg, key, "")).split(",") if name.strip()]
+    names.append(str(getattr(cfg, "canary", "")).partition(":")[2])  # of rivals, task:file
     paths = {name.strip(): ROOT / name.strip() for name in names}
+    if getattr(cfg, "library", None) == "":
+        paths["grpo_introspect/library.jsonl"] = stage_1 / "library.jsonl"
     return {name: sha256_of(path) for name, path in paths.items() if path.is_file()}
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from introspection.stats import estimate
+from introspection.tables.units import minus
 from reproduce.records import group, read_lines, save_picture, write_records
 
 ARMS = {
@@ -87,6 +89,15 @@ def row_of(arm: str, ends: list[tuple[dict, dict]], bank: dict[str, str]) -> dic
     return row
 
 
+def against(row: dict, base: dict) -> dict | None:
+    """Accuracy on rules after a dream minus that of another arm, where both dreamt of the same clusters."""
+    parts = [r["target, rules"].get("by_cluster", {}) for r in (row, base)]
+    if not parts[0] or parts[0].keys() != parts[1].keys():
+        return None
+    after = [{c: [np.mean([seed[1] for seed in seeds])] for c, seeds in part.items()} for part in parts]
+    return estimate(minus(after[:1], after[1:]), "test")
+
+
 def collect(runs: Path, bank: dict[str, str]) -> list[dict]:
     rows = []
     for arm in ARMS:
@@ -129,6 +140,8 @@ if __name__ == "__main__":
     earlier = json.loads(known.read_text()) if known.exists() else []  # arms whose runs are gone keep their rows
     rows = {r["arm"]: r for r in [*earlier, *collect(runs, bank)]}
     rows = [rows[arm] for arm in ARMS if arm in rows]
+    for row in rows if rows and rows[0]["arm"] == "majority" else []:
+        row["minus majority"] = None if row is rows[0] else against(row, rows[0])
     write_records(known, rows)
     save_picture(out / "dreaming.svg", draw, rows)
     print(f"wrote {known}")

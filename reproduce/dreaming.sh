@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Rebuilds results/dreaming.json and .svg: points worked into the weights, and what else could explain it (table T9).
-# Eleven ways of dreaming x three seeds on the ideal points of 8 questions, about 40 minutes on 2 cores; everything
+# Eleven ways of dreaming x three seeds on the ideal points of 8 questions, about 80 minutes of one core; everything
 # resumes. Points that state a rule are dreamt; single facts (type C) are left out, as they say nothing about other
 # questions, but for the arm all-types. An argument names the arms to run (the others keep their rows), --quick: two
 # steps, one seed, a minute or two.
@@ -8,8 +8,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds="0 1 2" runs=runs/dreaming out=results more=(--set n_eval=8 --set n_label=8)
 names=${1:-majority false-point twins gold with-point log-ratio all-types own replay gentle own-replay-gentle}
-# of all arms, whatever stage 3's defaults are
-fixed=(--set own_answers=0 --set replay=0 --set kl_coef=0.08)
 if [ "${1:-}" = "--quick" ]; then
     names="majority false-point twins gold with-point log-ratio all-types own replay gentle own-replay-gentle"
     seeds="0" runs=runs/dreaming_quick out=runs/dreaming_quick
@@ -35,7 +33,7 @@ for arm in $names; do
     for seed in $seeds; do
         # shellcheck disable=SC2086
         python dream_tta.py --config configs/bank.yaml --run-dir "$runs/$arm-$seed" --resume \
-            --set "shared.seed=$seed" --set "library=$runs/ideal.jsonl" "${fixed[@]}" ${arms[$arm]} "${more[@]}"
+            --set "shared.seed=$seed" --set "library=$runs/ideal.jsonl" ${arms[$arm]} "${more[@]}"
     done
 done
 python -m reproduce.dreaming "$runs" "$out"

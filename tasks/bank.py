@@ -314,7 +314,7 @@ def parse_record(record, where: str) -> Question:
     options, answer = parse_options(record, where)
     variants = record.get("variants") or []
     if not isinstance(variants, list) or not all(
-        isinstance(v, dict) and isinstance(v.get("question"), str) for v in variants
+        isinstance(v, dict) and isinstance(v.get("question"), str) and v["question"].strip() for v in variants
     ):
         raise UserError(f"{where}: 'variants' must be a list of objects with 'question' and 'answer'")
     question = Question(

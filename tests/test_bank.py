@@ -53,6 +53,8 @@ BAD = {
     "duplicate id": (GOOD, "id 'q1' stands on line 1 already"),
     "empty question": (GOOD | {"id": "q2", "question": " "}, "'question' must be non-empty text"),
     "unknown split": (GOOD | {"id": "q2", "split": "dev"}, "'split' must be one of"),
+    "half a pair": (GOOD | {"id": "q2", "question": "x\ud800"}, "half of a surrogate pair"),
+    "empty variant": (GOOD | {"id": "q2", "variants": [{"question": " ", "answer": "A"}]}, "'variants' must be a list"),
     "bad variant": (GOOD | {"id": "q2", "variants": [{"question": "Why?", "answer": "Z"}]}, "bank.jsonl:2, variant 1"),
 }
 

@@ -38,6 +38,13 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path):
     assert load(tmp_path, "grpo_introspect: {kl_coef: 1}\n").kl_coef == 1.0
 
 
+def test_on_and_off_are_the_words_that_they_are(tmp_path):
+    assert load(tmp_path, "shared: {thinking: off}\n").thinking == "off"
+    assert load(tmp_path, "shared: {thinking: off}\n", "shared.thinking=on").thinking == "on"
+    with pytest.raises(UserError, match="expected one of zero, lcb, none"):
+        load(tmp_path, "grpo_introspect: {clip: on}\n")
+
+
 def test_override_and_base(tmp_path):
     (tmp_path / "parent.yaml").write_text("shared: {seed: 3}\ngrpo_introspect: {steps: 7, lr: 0.5}\n")
     cfg = load(tmp_path, "base: parent.yaml\ngrpo_introspect: {lr: 0.25}\n", "steps=9", "shared.cluster=pre")

@@ -225,6 +225,13 @@ def test_agreement_is_measured_against_the_labels(reader):
     assert evaluate(settings(), reader, groups, {q.id: "" for q in groups["target"]}, 0)["agreement"] == 0.0
 
 
+def test_neighbours_are_trained_clusters_where_there_is_replay():
+    first = {"each": {"neighbour": {"a": 0.0, "b": 0.5}}, "clusters": {"neighbour": {"a": "x", "b": "y"}}}
+    last = {"each": {"neighbour": {"a": 0.5, "b": 0.5}}}
+    assert "over 2 clusters never rewarded" in str(dream_tta.change(first, last, "neighbour", 0.0))
+    assert "on these 2 trained clusters" in str(dream_tta.change(first, last, "neighbour", 0.15))
+
+
 @pytest.mark.slow
 def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(parrot, tmp_path):
     def command(folder: str, *more: str) -> list[str]:
@@ -254,6 +261,8 @@ def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(parrot, tmp_pa
         (["eval_questions=0"], "at least 1"),
         (["temperature=0"], "no spread"),
         (["replay=1"], "below 1"),
+        (["max_grad_norm=0"], "above 0"),
+        (["max_tokens_per_micro_batch=0"], "at least 1"),
         (["replay=0.1", "reward=log_ratio"], "no ratio"),
         (["own_answers=-1"], "at least 0"),
         (["own_answers=1", "reward=log_ratio"], "or read"),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -607,8 +608,21 @@ def test_without_a_writer_it_is_the_one_that_stage_1_trained_here(tmp_path, caps
     for expected in ("writers: start\n", f"writers: start, {tmp_path}/grpo_introspect/final\n"):
         evaluation.main(settings(), Options(tmp_path / "eval", dry_run=True))
         assert expected in capsys.readouterr().out
-        (tmp_path / "grpo_introspect/final").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "grpo_introspect/final/config.json").write_text("{}")
+        if "final" not in expected:
+            (tmp_path / "grpo_introspect").mkdir()
+            (tmp_path / "grpo_introspect/final").symlink_to(ROOT / "organism/weights")
+
+
+def test_a_broken_writer_is_told_before_any_is_measured(tmp_path):
+    shutil.copytree(ROOT / "organism/weights", tmp_path / "writer")
+    for name in ("model.safetensors", "tokenizer.json"):
+        whole = (tmp_path / "writer" / name).read_bytes()
+        (tmp_path / "writer" / name).write_bytes(whole[:-99])
+        with pytest.raises(UserError, match=r"^eval\.foreign: cannot load"):
+            evaluation.main(settings(f"foreign={tmp_path}/writer"), Options(tmp_path / "x", dry_run=True))
+        (tmp_path / "writer" / name).write_bytes(whole)
+    with pytest.raises(UserError, match="is named twice"):
+        evaluation.main(settings("writers=organism/weights,organism/weights"), Options(tmp_path / "x", dry_run=True))
 
 
 def test_one_cluster_has_no_other():

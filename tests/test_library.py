@@ -239,7 +239,7 @@ BAD = {
     "a list": (b"[1]", "expected an object"),
     "keys": (b'{"id": 1}', "missing text"),
     "text is null": (GOOD | {"text": None}, "'text': expected text, got None"),
-    "half a pair": (GOOD | {"text": "x\ud800"}, "'text': expected text"),
+    "half a pair": (GOOD | {"text": "x\ud800"}, "half of a surrogate pair"),
     "cluster": (GOOD | {"cluster": None}, "'cluster': expected text, got None"),
     "question": (GOOD | {"question_id": 7}, "'question_id': expected text, got 7"),
     "source": (GOOD | {"source": 1}, "'source': expected text or null"),

@@ -282,6 +282,7 @@ def test_a_library_of_other_clusters_is_an_error(tmp_path):
     [
         ("held_out=1.0", "between 0 and 1"),
         ("epochs=0", "at least 1"),
+        ("lr=0", "above 0"),
         ("eval_questions=0", "at least 1"),
         ("loss_on=answer", "expected one of"),
     ],

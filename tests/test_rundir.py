@@ -13,7 +13,9 @@ import pytest
 import yaml
 from conftest import config
 
-from common import ROOT, UserError, busy
+import dream_tta
+from baselines import grpo
+from common import ROOT, UserError, busy, load_config
 from introspection import rundir
 from introspection.rundir import Run
 
@@ -156,12 +158,34 @@ def test_a_run_may_be_extended_and_nothing_else(tmp_path):
             Run(run.path, config(**changes), True).check()
 
 
-@pytest.mark.parametrize("text", ["", "steps: [", "just text", "\x00"])
+@pytest.mark.parametrize("text", [None, "", "steps: [", "just text", "\x00"])
 def test_a_damaged_config_is_one_line(tmp_path, text):
     run = with_checkpoints(tmp_path)
-    (run.path / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"config\.yaml: empty or damaged"):
+    (run.path / "config.yaml").unlink()
+    if text is not None:
+        (run.path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml: missing, empty or damaged"):
         again(tmp_path).check()
+
+
+def test_every_file_that_a_run_reads_is_known_again(tmp_path):
+    """Stage 1's library where a later stage names none, the wording of turns, and a rival's canary among them."""
+    files = {name: tmp_path / name for name in ("prompts.yaml", "canary.jsonl", "grpo_introspect/library.jsonl")}
+    for path in files.values():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+    prompts, canary, stage_1 = files.values()
+    dream = load_config(dream_tta.Config, "dream_tta", ROOT / "configs/bank.yaml", [f"shared.prompts={prompts}"])
+    rival = load_config(grpo.Config, "grpo", ROOT / "configs/countdown.yaml", [f"canary=countdown:{canary}"])
+    for cfg, read in ((dream, (prompts, stage_1)), (rival, (canary,))):
+        run = Run(tmp_path / type(cfg).__module__, cfg, False)
+        run.open()
+        for path in read:
+            Run(run.path, cfg, True).check()
+            path.write_text("{} ")
+            with pytest.raises(UserError, match=f"{path.name} is not the file that this run began with"):
+                Run(run.path, cfg, True).check()
+            path.write_text("{}")
 
 
 def test_an_edited_bank_is_not_gone_on_with(tmp_path, bank):

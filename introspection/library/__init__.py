@@ -22,8 +22,7 @@ KEYS = (
 
 # ---- reading -------------------------------------------------------------------------------------------------------
 def is_text(value) -> bool:
-    """Half of a surrogate pair is none: neither a tokenizer nor a terminal takes it."""
-    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+    return isinstance(value, str)
 
 
 def is_count(value) -> bool:
