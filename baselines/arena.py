@@ -138,7 +138,10 @@ class Arena:
             if part:
                 self.groups[split] = common.draw_some(part, cfg.eval_problems, draw)
         if not self.groups:
-            raise UserError(f"{name}.eval_splits: {cfg.questions} has no problem of '{cfg.eval_splits}'")
+            there = ", ".join(dict.fromkeys(p.split for p in problems))
+            raise UserError(
+                f"{name}.eval_splits: {cfg.questions} has no problem of '{cfg.eval_splits}', but of {there}"
+            )
         self.chat = models.load_chat(cfg.model, cfg.system, cfg.thinking)
         common.check_one_process(name)
         if options.dry_run:
