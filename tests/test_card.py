@@ -54,6 +54,7 @@ class Pupil(Reader):
         )
 
 
+@pytest.mark.slow
 def test_the_card_is_written_by_the_code_that_is_here(tmp_path, monkeypatch):
     made = card.questions_on_bank_rules
 

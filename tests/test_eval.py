@@ -56,6 +56,7 @@ def test_bootstrap_draws_seeds_clusters_and_questions():
     assert sizes.mean() == pytest.approx(0.5, abs=0.02)  # a cluster counts once
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_as_often_as_they_say():
     """2,000 simulated tables of 3 seeds x 12 clusters x 24 questions, effects of all of them: 93 to 97 % coverage."""
     draw, hits = np.random.default_rng(1), 0

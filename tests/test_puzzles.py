@@ -3,6 +3,8 @@
 import json
 from collections import Counter
 
+import pytest
+
 from common import ROOT
 from introspection.prompts import REFLECT, RETRY, TRY_AGAIN
 from organism import puzzles
@@ -26,6 +28,7 @@ def test_problems_of_the_data_files_never_occur():
     assert any((tuple(sorted(p.nums)), p.target) in hidden for p in (drawn.countdown() for _ in range(3000)))
 
 
+@pytest.mark.slow
 def test_documents_say_what_they_were_meant_to_say():
     """First answers are mostly wrong, well formed, and graded as claimed.
 

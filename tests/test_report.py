@@ -282,6 +282,7 @@ def test_a_training_on_few_questions_has_a_heat_map(tmp_path):
 
 
 # ---- text, files, bad input ----------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_hostile_text_is_data_and_comes_back_whole(tmp_path):
     training(tmp_path / "a/grpo_introspect", text=HOSTILE, note=HOSTILE)
     training(tmp_path / "b/grpo_introspect", text=HOSTILE, note="$x$")  # so that the note is the legend of a figure

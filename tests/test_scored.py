@@ -42,6 +42,7 @@ def test_scores_are_the_log_probabilities_of_one_forward_each(reader):
     assert one == pytest.approx(answer_logprobs(reader, each), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_drawn_answer_is_sampling_among_valid_answers(reader):
     """The shares of many draws are the chances, and the chances are the model's own, renormalised over the options."""
     question = TRAIN[0]
@@ -78,6 +79,7 @@ def test_a_rationale_ends_where_the_answer_is_announced(reader):
         assert chat.text(rationale_ids(chat, chat.content_ids(said) + end, question)) == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("informed", [False, True])
 def test_scored_and_sampled_accuracy_agree_on_the_organism(reader, informed):
     """Paired on the same views, 95 % interval of the difference within 0.03; chances stand for the draws."""

@@ -306,6 +306,7 @@ def first_step(cfg, run_dir, monkeypatch) -> list:
     return seen
 
 
+@pytest.mark.slow
 def test_advantage_options(organism, monkeypatch, tmp_path):
     for settings in (
         {"baseline": "fresh"},
