@@ -24,10 +24,10 @@ ARMS = {
     "twins": "variants: the question's counterfactual twins",
     "false-point": "a false point: is its rule followed?",
     "all-types": "label: majority; single facts dreamt too",
-    "own": "the question itself too, with its answer",
-    "replay": "15 % of variants of other clusters, held as they were",
-    "gentle": "a KL of 0.02 instead of 0.08",
-    "own-replay-gentle": "all three",
+    "own": "as the first, the question itself too, with its answer",
+    "replay": "as the first, 15 % of variants of other clusters, held as they were",
+    "gentle": "as the first, a KL of 0.02 instead of 0.08",
+    "own-replay-gentle": "as the first, all three",
 }
 
 
@@ -111,7 +111,7 @@ def collect(runs: Path, bank: dict[str, str]) -> list[dict]:
 # ---- the table -----------------------------------------------------------------------------------------------------
 def draw(plt, rows: list[dict]):
     """Before and after dreaming, beside the start model with the point in context."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 1.2 + 0.38 * len(rows)), sharey=True, layout="constrained")
     titles = {
         "target, rules": "accuracy without the point",
         "agreement, rules": "agreement with the start model that reads the point",
