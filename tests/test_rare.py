@@ -110,3 +110,12 @@ def test_a_cluster_that_two_seeds_dream_of_is_one_unit():
     units = dreaming.units(both, "target", bank, "ABD")
     assert units.tolist() == [[0.0, 0.5, 1.0], [0.0, 1.0, 1.0]] and dreaming.gap_closed(units) == pytest.approx(0.75)
     assert dreaming.changes(both, "neighbour").tolist() == [-0.25]
+
+
+def test_a_dream_is_held_against_another_over_the_same_clusters():
+    one, other = (
+        {"target, rules": {"by_cluster": {"a-A": [[0, x, 1]], "b-B": [[0, y, 1]]}}} for x, y in ((1, 0), (0, 0))
+    )
+    assert dreaming.against(one, other)["mean"] == 0.5
+    del other["target, rules"]["by_cluster"]["b-B"]
+    assert dreaming.against(one, other) is None and dreaming.against(one, {"target, rules": {}}) is None
