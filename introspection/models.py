@@ -149,13 +149,14 @@ def check_folder(folder: Path, key: str) -> None:
     """
     try:
         load_chat(str(folder))
-        for file in sorted(folder.glob("*.safetensors")):
-            with safe_open(file, framework="pt"):
-                pass
     except UserError as error:
         raise UserError(str(error).replace("shared.model", key, 1)) from error
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{key}: cannot load '{file}': {error}") from error
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):  # reads what the file says of itself, not the weights
+                pass
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{key}: cannot load '{file}': {error}") from error
 
 
 def load_policy(name: str, cfg: Shared):

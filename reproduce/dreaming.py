@@ -140,8 +140,8 @@ if __name__ == "__main__":
     earlier = json.loads(known.read_text()) if known.exists() else []  # arms whose runs are gone keep their rows
     rows = {r["arm"]: r for r in [*earlier, *collect(runs, bank)]}
     rows = [rows[arm] for arm in ARMS if arm in rows]
-    for row in rows if rows and rows[0]["arm"] == "majority" else []:
-        row["minus majority"] = None if row is rows[0] else against(row, rows[0])
+    for row in rows[1:] if rows and rows[0]["arm"] == "majority" else []:
+        row["minus majority"] = against(row, rows[0])
     write_records(known, rows)
     save_picture(out / "dreaming.svg", draw, rows)
     print(f"wrote {known}")

@@ -7,10 +7,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds="0 1 2" runs=runs/dreaming out=results more=(--set n_eval=8 --set n_label=8)
-names=${1:-majority false-point twins gold with-point log-ratio all-types own replay gentle own-replay-gentle}
+all="majority false-point twins gold with-point log-ratio all-types own replay gentle own-replay-gentle"
+names=${1:-$all}
 if [ "${1:-}" = "--quick" ]; then
-    names="majority false-point twins gold with-point log-ratio all-types own replay gentle own-replay-gentle"
-    seeds="0" runs=runs/dreaming_quick out=runs/dreaming_quick
+    names=$all seeds="0" runs=runs/dreaming_quick out=runs/dreaming_quick
     more=(--set steps=2 --set eval_every=2 --set eval_questions=8 --set n_eval=2 --set n_label=2)
     more+=(--set dream_questions=2 --set variants=4)
 fi
