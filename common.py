@@ -112,10 +112,17 @@ def parse_yaml(text: str, source: str):
         raise UserError(f"{source}:{line} {getattr(error, 'problem', None) or error}") from error
 
 
+def check_file(path: Path, key: str, hint: str = "") -> None:
+    """Raises UserError unless there is such a file; key: the setting that named it."""
+    if path.is_dir():
+        raise UserError(f"{key}: '{path}' is a folder; expected a file")
+    if not path.is_file():
+        raise UserError(f"{key}: no such file '{path}'{hint}")
+
+
 def read_sections(path: Path, is_base: bool = False) -> dict[str, dict]:
     """The sections of a config file, laid over those of its `base:` (one level, relative to the file)."""
-    if not path.is_file():
-        raise UserError(f"--config {path}: {'a folder; expected a YAML file' if path.is_dir() else 'no such file'}")
+    check_file(path, "--config")
     try:
         sections = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
@@ -262,7 +269,7 @@ def busy(what: str, every: float = 10.0):
     ended, started = threading.Event(), time.monotonic()
 
     def tell() -> None:
-        while not ended.wait(every):
+        while not ended.wait(every) and is_first_rank():
             tqdm.write(f"   {what}, {time.monotonic() - started:.0f} s", file=sys.stderr)
 
     thread = threading.Thread(target=tell, daemon=True)

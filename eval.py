@@ -80,6 +80,8 @@ class Config(Shared):
             if split not in SPLITS:
                 raise UserError(f"eval.splits: unknown split '{split}'; expected some of {', '.join(SPLITS)}")
         self.check_numbers("eval", "group_size n_verify n_fresh max_new_tokens max_point_tokens")
+        several = self.table != "recall"  # points are read on other questions of a cluster
+        self.check_numbers("eval", "eval_questions", "0 (all) or at least 2", lambda n: not (several and n == 1))
         if self.table == "recall" and not (self.library and self.writers):
             raise UserError(
                 "eval.writers: table recall needs models that stage 2 taught, "

@@ -99,6 +99,8 @@ class Config(Shared):
         """Raises UserError for values that are each legal but impossible together."""
         counts = "steps questions_per_step group_size n_verify n_fresh max_new_tokens max_point_tokens save_every"
         self.check_numbers("grpo_introspect", f"{counts} max_tokens_per_micro_batch")
+        least = 1 if self.verify_on == "same" else 2  # a point is read on another question
+        self.check_numbers("grpo_introspect", "eval_questions", f"at least {least}", lambda n: n >= least)
         self.check_numbers("grpo_introspect", "temperature lr max_grad_norm", "a number above 0", lambda n: n > 0)
         if self.group_size == 1 and self.baseline == "group_mean":
             raise UserError(

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from zlib import crc32
 
-from common import UserError, parse_json
+from common import UserError, check_file, parse_json
 from introspection import prompts
 
 SPLITS = ("train", "val", "test", "test_clusters", "composite", "canary")
@@ -50,8 +50,7 @@ def read_records(path: Path, key: str) -> list[tuple[str, object]]:
 
     Raises UserError for a file that is missing, or not JSON.
     """
-    if not path.is_file():
-        raise UserError(f"{key}: no such file '{path}'")
+    check_file(path, key)
     raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     whole = raw.lstrip().startswith(b"[")
     places = (

@@ -107,7 +107,7 @@ def test_hints_that_help(tmp_path):
         load(tmp_path, "shared: {}", "sft_recall.epochs=3")
     with pytest.raises(UserError, match=r"write steps=\.\.\."):
         load(tmp_path, "shared: {}", "grpo_introspect.steps=3")
-    with pytest.raises(UserError, match="a folder; expected a YAML file"):
+    with pytest.raises(UserError, match="is a folder; expected a file"):
         load_config(Config, "grpo_introspect", tmp_path, [])
     done = subprocess.run([sys.executable, "baselines/grpo.py"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode and "python -m baselines.grpo" in done.stderr and len(done.stderr.splitlines()) == 1

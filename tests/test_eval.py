@@ -580,6 +580,7 @@ def test_the_script_resumes_and_repeats_itself(tmp_path, parrot):
         ("splits=tests", "unknown split 'tests'"),
         ("splits=val,", "unknown split ''"),
         ("n_verify=0", "n_verify"),
+        ("eval_questions=1", "at least 2"),
         ("writer=x", "did you mean 'writers'"),
         ("table=recall", "table recall needs models"),
         ("table=recal", "expected one of"),
@@ -597,6 +598,7 @@ def test_bad_settings_are_one_line(change, message):
     [
         (["writers=runs/nowhere"], "is no model folder"),
         (["library=data/none.jsonl"], "no such file"),
+        (["library=data"], "is a folder; expected a file"),
         (["library=data/points_ideal.jsonl", "splits=canary"], "no point for any question"),
     ],
 )

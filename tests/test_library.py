@@ -313,8 +313,18 @@ def test_library_command_line(tmp_path, run, capsys):
     assert "5 points" in run("merge", path, "--out", out) and len(library.load_library(out)) == 5
     assert "3 points" in run("export", path, "--out", out)
     assert library.load_library(out)[0]["text"] == "better\u2028from 150" and len(out.read_text().splitlines()) == 3
-    for words, message in ((["merge", path], "needs --out"), (["show", tmp_path / "none"], "no such file")):
+    for words, message in (
+        (["merge", path], "needs --out"),
+        (["show", tmp_path / "none"], "no such file"),
+        (["show", tmp_path], "is a folder"),
+    ):
         assert run(*words) == 2 and message in capsys.readouterr().err
+
+
+def test_a_text_of_blanks_is_no_point(tmp_path, run):
+    path = write(tmp_path / "library.jsonl", [record("refer if > 140", 8, 1.0, 0.5), record(" \t\n", 8, 1.0, 0.0)])
+    assert [r["text"] for r in library.load_library(path)] == ["refer if > 140", ""]
+    assert library.point_of("q", library.load_library(path)) == "refer if > 140"
 
 
 def test_opposite_rules_are_exported_by_their_own_evidence(tmp_path, run):

@@ -249,7 +249,7 @@ def test_a_signal_in_the_first_evaluation_ends_the_run_after_it(tmp_path):
     assert yaml.safe_load((run.path / "config.yaml").read_text())["steps"] == 40
 
 
-def test_a_long_wait_has_a_word(capsys):
+def test_a_long_wait_has_a_word(capsys, monkeypatch):
     @busy("thinking", every=0.02)
     def think() -> str:
         time.sleep(0.1)
@@ -258,3 +258,5 @@ def test_a_long_wait_has_a_word(capsys):
     assert think() == "done" == think()  # a decorator serves every call
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) >= 2 and all(line.startswith("   thinking, 0 s") for line in lines)
+    monkeypatch.setattr("common.is_first_rank", lambda: False)  # of several processes the others wait in silence
+    assert think() == "done" and not capsys.readouterr().err

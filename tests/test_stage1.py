@@ -160,6 +160,8 @@ BAD = {
     "empty model folder": (["--set", "shared.model=EMPTY"], "holds no config.json"),
     "nothing to evaluate on": (["--set", "eval_split=val"], "eval_questions"),
     "missing bank": (["--set", "shared.questions=data/nowhere.jsonl"], "no such file"),
+    "a folder as bank": (["--set", "shared.questions=data"], "is a folder; expected a file"),
+    "a single evaluation question": (["--set", "eval_questions=1"], "eval_questions: expected at least 2"),
     "empty cluster": (["--set", "shared.cluster=heart"], "there are"),
 }
 if not torch.cuda.is_available():

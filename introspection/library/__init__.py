@@ -12,7 +12,7 @@ import unicodedata
 from pathlib import Path
 from zlib import crc32
 
-from common import UserError, parse_json
+from common import UserError, check_file, parse_json
 
 KEYS = (
     "id", "text", "question_id", "exchange_id", "cluster", "source", "step", "writer", "reader", "verified_on",
@@ -94,8 +94,7 @@ def load_library(path: Path, keys: tuple[str, ...] = KEYS) -> list[dict]:
 
     Raises UserError with file and line of a broken record, a torn last line too.
     """
-    if not path.is_file():
-        raise UserError(f"library: no such file '{path}' (stage 1 writes one)")
+    check_file(path, "library", " (stage 1 writes one)")
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
@@ -112,6 +111,8 @@ def load_library(path: Path, keys: tuple[str, ...] = KEYS) -> list[dict]:
         except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
             raise UserError(f"{where}: not JSON ({error})") from error
         check_record(where, record, keys)
+        if not record["text"].strip():
+            record["text"] = ""  # no point, as where nothing was written
         records.append(record)
     return records
 
