@@ -40,7 +40,7 @@ from introspection.stats import cluster_means, estimate, holm, mean
 from introspection.tables import invariance, points, recall, transfer
 from introspection.tables.units import Cast, by_cluster, change, in_every_unit
 from introspection.verdicts import spoilt_by, words_of
-from tasks.bank import draw_in_company, load_questions
+from tasks.bank import check_explanations, draw_in_company, load_questions
 from tasks.mcq import Question
 from tasks.problem import SPLITS
 
@@ -216,6 +216,8 @@ def load_data(cfg: Config) -> dict[str, list[Question]]:
         if cfg.blind and cfg.table == "points" and len({q.cluster for q in part}) < 2:
             lonely = f"split '{split}' has one cluster, so no point comes from another"
             raise UserError(f"eval.blind: {lonely}; use blind: false")
+        if cfg.table != "recall" and cfg.reveal == "explanation":
+            check_explanations(part, f"{split} questions of {cfg.questions}", "eval")
         data[split] = part
     return data
 

@@ -40,7 +40,7 @@ from introspection.rundir import Run
 from introspection.sampling import Trajectory
 from introspection.stats import mean
 from introspection.training import open_training
-from tasks.bank import draw_in_company, in_company, load_exchanges, load_questions
+from tasks.bank import check_explanations, draw_in_company, in_company, load_exchanges, load_questions
 from tasks.mcq import Question
 
 MAY_BE_CANARY = 48  # questions that are asked where a bank names no canary
@@ -277,12 +277,8 @@ def load_data(cfg: Config) -> tuple[list[Question], list[Question], list[Questio
             alone = f"are alone in their cluster and left out (verify_on: {cfg.verify_on})"
             print(f"{cfg.questions}: {len(train) - len(paired)} train questions {alone}", file=sys.stderr)
         train = paired
-    unexplained = sum(q.explanation is None for q in train) if cfg.reveal == "explanation" else 0
-    if unexplained and unexplained == len(train):
-        raise UserError(f"grpo_introspect.reveal: no train question of {cfg.questions} has an explanation; use answer")
-    if unexplained:
-        told = "have no explanation; their losers see the answer alone"
-        print(f"{cfg.questions}: {unexplained} train questions {told}", file=sys.stderr)
+    if train and cfg.reveal == "explanation":
+        check_explanations(train, f"train questions of {cfg.questions}", "grpo_introspect")
     if len(train) < cfg.questions_per_step:
         known = f"{cfg.questions} has {len(train)} train questions"
         raise UserError(f"grpo_introspect.questions_per_step: {cfg.questions_per_step} asked for, but {known}")

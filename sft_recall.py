@@ -1,9 +1,9 @@
 """Stage 2: supervised fine-tuning for recall (paper, 'SFT for recall').
 
   1. every train question is answered without a point and with the best points that the library has for its cluster
-  2. needed: the best point gains `needed_gain` or more on answers that did not choose it; target:
-     <recall>point</recall> not needed: right without a point `not_needed_accuracy` of the time; target: no recall
-     in between: left out, and counted
+  2. needed (the best point gains `needed_gain` or more on answers that did not choose it): <recall>point</recall> is
+     the target; not needed (right without a point `not_needed_accuracy` of the time): no recall is; what lies between
+     is left out, and counted
   3. supervised fine-tuning on these targets, classes balanced, options in a new order every epoch, stopped by held-out
      loss
 With `loss_on: recall` answers are not taught but held, by their KL to what the start model says with the same point in

@@ -129,6 +129,8 @@ class Arena:
         known = f"{cfg.questions} has {len(self.train)} train problems"
         if len(self.train) < cfg.problems_per_step:
             raise UserError(f"{name}.problems_per_step: {cfg.problems_per_step} asked for, but {known}")
+        if getattr(cfg, "reveal", None) == "explanation":  # of SFT, SDPO, Resd
+            bank.check_explanations(self.train, f"train problems of {cfg.questions}", name)
         if once * cfg.problems_per_step > len(self.train):
             batches = f"{once} batches of {cfg.problems_per_step}"
             raise UserError(f"{name}.steps: a single pass has no {batches}; {known}")

@@ -11,7 +11,6 @@ Outputs: runs/<config>/sft/ with targets.jsonl, metrics.jsonl, eval.jsonl (first
 Run:     python -m baselines.sft --config configs/bank.yaml
 """
 
-import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,8 +32,8 @@ class Config(Rival):
     def check(self) -> None:
         super().check()
         self.check_numbers("sft", "attempts batch_size")
-        if self.reveal == "explanation" and self.task != "mcq":
-            raise UserError(f"sft.reveal: problems of task {self.task} have no explanations; expected answer")
+        if self.reveal == "explanation" and self.on == "gold":
+            raise UserError("sft.reveal: only corrections say what is revealed; use on: corrections")
 
 
 def correction(problem: Problem, reveal: str) -> str | None:
@@ -60,13 +59,6 @@ def main(cfg: Config, options: Options) -> None:
     if not arena.ready:
         return
     run = arena.run
-    if cfg.reveal == "explanation":
-        unexplained = sum(p.explanation is None for p in arena.train)
-        if unexplained == len(arena.train):
-            raise UserError(f"sft.reveal: no train problem of {cfg.questions} has an explanation; use answer")
-        if unexplained:
-            told = "have no explanation; their corrections are the answer alone"
-            print(f"{cfg.questions}: {unexplained} train problems {told}", file=sys.stderr)
     if arena.done == 0:  # a resumed run has its targets already
         for target in make_targets(cfg, arena):
             run.log("targets.jsonl", target)
@@ -75,14 +67,13 @@ def main(cfg: Config, options: Options) -> None:
         raise UserError(
             f"{run.path / 'targets.jsonl'}: nothing to train on: every attempt was right, or no problem has a solution"
         )
-    reveal = cfg.reveal if cfg.on == "corrections" else "answer"
     for step in arena.steps():
         # What is said: the next targets, options in a new order each time.
         batch = common.walk(targets, step, cfg.batch_size, cfg.seed, RivalPhase.SFT_SHUFFLE)
         trajectories = []
         for place, target in enumerate(batch, start=(step - 1) * cfg.batch_size):
             problem = problem_of[target["problem_id"]].view(rng(cfg.seed, RivalPhase.SFT_VIEW, place))
-            said = arena.chat.turn(correction(problem, reveal))  # its end too, or the model would learn to go on
+            said = arena.chat.turn(correction(problem, cfg.reveal))  # its end too, or the model would learn to go on
             trajectories.append(Trajectory(arena.chat.first(problem.turn), [(said, True)]))
         # Update: fine-tuning is a policy gradient with every weight 1.
         weights = [1.0] * len(trajectories)

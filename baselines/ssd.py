@@ -7,7 +7,7 @@
      higher one
 Other than the source: cut answers are left out, evaluation is at temperature 1 without truncation to top k and top p,
 the learning rate is constant (its: cosine with a warm-up, weight decay), and AdamW's second beta 0.99 (0.95).
-As a first step before stage 1: `python grpo_introspect.py --set shared.model=runs/<config>/ssd/final`.
+As a first step before stage 1: `python grpo_introspect.py --config ... --set shared.model=runs/<config>/ssd/final`.
 
 Inputs:  problems (their grader only measures), a causal language model with a chat template
 Outputs: runs/<config>/ssd/ with targets.jsonl (answers), metrics.jsonl, eval.jsonl (first answers), final/ weights

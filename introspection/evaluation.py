@@ -28,7 +28,7 @@ def evaluate(
     introspect: str,
     max_point_tokens: int,
 ) -> dict:
-    """Accuracy with and without the points that the policy writes now (docs/reference.md, 'Records': eval.jsonl).
+    """Accuracy with and without the points that the policy writes now (docs/reference.md, 'Run directory': eval.jsonl).
 
     Each question: 4 attempts, their points, each tried on 2 other questions of its cluster, or with `verify_on: same`
     on 2 orders of its own options. A point that does not parse or leaks counts as none. rewarded: clusters that

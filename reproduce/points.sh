@@ -10,6 +10,9 @@ for seed in 0 1 2; do writers=$writers,runs/flagship/losers-$seed/grpo_introspec
 if [ "${1:-}" = "--quick" ]; then
     runs=runs/points_quick out=runs/points_quick writers=,organism/weights
     more=(--set eval_questions=24 --set group_size=2 --set n_verify=2 --set n_fresh=2)
+elif [ ! -d runs/flagship/losers-2/grpo_introspect/final ]; then
+    echo "points.sh: no trained writers in runs/flagship; first bash reproduce/recall.sh" >&2
+    exit 2
 fi
 table() { # name, settings
     python eval.py --config configs/bank.yaml --run-dir "$runs/$1" --resume --set "writers=${writers#,}" \

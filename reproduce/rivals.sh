@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
 # Rebuilds results/rivals.json and rivals.md: ours against its rivals on all 16 exchanges of each of the bank's 20 train
 # clusters (table T12; after a few exchanges of new clusters: python -m reproduce.exchanges).
-#   bash reproduce/rivals.sh [--quick]
 # Three seeds, about an hour of one core a seed, beyond reproduce/recall.sh, whose library and models it uses; everything
-# resumes. The rivals' learning rates are the best of three or four on the clusters of split val that cost the canary at
-# most 0.05 (docs/LOG.md), their steps as many as a dream has (SFT: 40, likewise); ours is as its own tables left it, but
-# that it dreams single facts (type C) too. Questions are those of the published bank.
+# resumes. An argument names seeds, so that two shells can share them. The rivals' learning rates are the best of three or
+# four on the clusters of split val that cost the canary at most 0.05 (docs/LOG.md), their steps as many as a dream has
+# (SFT: 40, likewise); ours is as its own tables left it, but that it dreams single facts (type C) too. Questions are
+# those of the published bank.
 # --quick: two steps, one seed, two to three minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seeds="0 1 2" runs=runs/rivals out=results recalled=runs/recall n=4 more=() dreaming=()
+seeds=${1:-0 1 2} runs=runs/rivals out=results recalled=runs/recall n=4 more=() dreaming=()
 if [ "${1:-}" = "--quick" ]; then
     seeds="0" runs=runs/rivals_quick out=runs/rivals_quick n=1
     more=(--set steps=2) dreaming=(--set steps=2 --set variants=4 --set n_label=2)
+fi
+if [ ! -f "$recalled/library.jsonl" ]; then
+    echo "rivals.sh: no $recalled/library.jsonl; first bash reproduce/recall.sh" >&2
+    exit 2
 fi
 
 answers() { # arm, model, more options of answers.py
@@ -26,8 +30,12 @@ rival() { # arm, module, settings: its own evaluations are kept small, answers.p
     answers "$1" "$runs/$1-$seed/$2/final"
 }
 
+# Of all seeds: the start model, alone and with the library's best point of each cluster.
+seed=0 chosen=$runs/written.jsonl
+answers start organism/weights
+python -m reproduce.rivals best "$recalled/library.jsonl" "$chosen"
+answers written organism/weights --points "$chosen"
 for seed in $seeds; do
-    if [ "$seed" = 0 ]; then answers start organism/weights; fi
     rival grpo grpo --set lr=4e-4
     rival sft-explanation sft --set on=corrections --set reveal=explanation --set lr=1e-4 --set steps=40
     rival sdpo sdpo --set reveal=explanation --set lr=4e-4
@@ -45,12 +53,10 @@ for seed in $seeds; do
     rival resd-long resd --set reveal=explanation --set single_pass=false --set lr=4e-4 --set steps=600
     rival ssd ssd
     rival retry reflect_retry
-    python -m reproduce.rivals best "$recalled/library.jsonl" "$runs/written-$seed.jsonl"
-    if [ "$seed" = 0 ]; then answers written organism/weights --points "$runs/written-$seed.jsonl"; fi
     answers recalled "$recalled/$seed/sft_recall/final"
     # One point a cluster.
     python dream_tta.py --config configs/bank.yaml --run-dir "$runs/dreamt-$seed" --resume \
-        --set "shared.seed=$seed" --set "library=$runs/written-$seed.jsonl" --set dream_questions=100 \
+        --set "shared.seed=$seed" --set "library=$chosen" --set dream_questions=100 \
         --set eval_every=60 --set eval_questions=24 --set n_eval=2 "${dreaming[@]}"
     answers dreamt "$runs/dreamt-$seed/dream_tta/final"
 done

@@ -227,6 +227,18 @@ def in_company(questions: list[Question]) -> list[Question]:
     return [q for q in questions if count[q.cluster] > 1]
 
 
+def check_explanations(problems: list, what: str, script: str) -> None:
+    """Says on stderr how many of them have no explanation to reveal; what: 'train questions of FILE'.
+
+    Raises UserError where none has one.
+    """
+    bare = sum(getattr(p, "explanation", None) is None for p in problems)
+    if bare == len(problems):
+        raise UserError(f"{script}.reveal: none of the {what} has an explanation; use answer")
+    if bare:
+        print(f"{bare} of the {what} have no explanation: of these the answer alone is told", file=sys.stderr)
+
+
 def draw_in_company(questions: list[Question], most: int, draw: np.random.Generator) -> list[Question]:
     """At most so many of the questions, in their order, none of them the only one of its cluster.
 

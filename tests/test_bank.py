@@ -10,9 +10,9 @@ from conftest import config
 
 import eval as evaluation
 import grpo_introspect
-from baselines import grpo, sft
-from baselines.arena import load_problems
-from common import ROOT, UserError, draw_some, load_config, rng
+from baselines import grpo, sdpo, sft
+from baselines.arena import Arena, load_problems
+from common import ROOT, Options, UserError, draw_some, load_config, rng
 from introspection import screen
 from introspection.models import load_chat
 from tasks.bank import draw_in_company, in_company, load_exchanges, load_questions
@@ -386,6 +386,37 @@ def test_every_script_splits_as_the_config_says(tmp_path):
     assert len(evaluation.load_data(cfg)["test"]) == 20
     cfg = load_config(grpo.Config, "grpo", ROOT / "configs/bank.yaml", shared)
     assert [p.split for p in load_problems(cfg)] == ["train"] * 40 + ["test"] * 20
+
+
+def test_a_bank_that_nobody_explained_is_refused_where_explanations_are_asked_for(tmp_path, capsys):
+    records = [json.loads(line) for line in (ROOT / "data/preeclampsia.jsonl").read_text().splitlines()]
+    for kept, said in ((0, "has an explanation; use answer"), (1, "have no explanation")):
+        path = tmp_path / f"{kept}.jsonl"
+        bare = [r | {"explanation": None} for r in records]
+        of_split = {r["split"]: i for i, r in enumerate(records)}  # the last of each
+        for i in of_split.values() if kept else ():
+            bare[i] = records[i]
+        write(path, bare)
+        told = [f"shared.questions={path}", "reveal=explanation"]
+        scripts = {
+            "grpo_introspect": lambda cfg: grpo_introspect.load_data(cfg),
+            "eval": lambda cfg: evaluation.load_data(cfg),
+            "sdpo": lambda cfg: Arena(cfg, Options(tmp_path / "x", dry_run=True), "sdpo"),
+            "sft": lambda cfg: Arena(cfg, Options(tmp_path / "x", dry_run=True), "sft"),
+        }
+        modules = {"grpo_introspect": grpo_introspect, "eval": evaluation, "sdpo": sdpo, "sft": sft}
+        more = {"eval": ["splits=test", "blind=false"], "sft": ["on=corrections"]}
+        for name, look in scripts.items():
+            changes = [*told, *more.get(name, [])]
+            cfg = load_config(modules[name].Config, name, ROOT / "configs/preeclampsia.yaml", changes)
+            if kept:
+                look(cfg)
+                assert said in capsys.readouterr().err, name
+            else:
+                with pytest.raises(UserError, match=said):
+                    look(cfg)
+    with pytest.raises(UserError, match="use on: corrections"):
+        load_config(sft.Config, "sft", ROOT / "configs/bank.yaml", ["reveal=explanation"])
 
 
 # ---- evaluations in company ----------------------------------------------------------------------------------------

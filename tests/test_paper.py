@@ -147,16 +147,28 @@ def test_intervals_come_from_the_values_beside_them(name):
         assert [again[k] for k in ("mean", "low", "high")] == pytest.approx([e[k] for k in ("mean", "low", "high")])
 
 
-def test_rows_of_recall_come_from_their_clusters():
+def units(value) -> list[tuple[dict, dict]]:
+    """(values by cluster, what is said of them) of every record that has both, however deep; not of pairs of rules."""
+    if isinstance(value, list):
+        return [pair for part in value for pair in units(part)]
+    if not isinstance(value, dict):
+        return []
+    values, stated = value.get("by_cluster"), value.get("advantage", value)
+    here = [(values, stated)] if values and "low" in stated and not any("+" in name for name in values) else []
+    return here + [pair for part in value.values() for pair in units(part)]
+
+
+@pytest.mark.parametrize("name", ["recall"])
+def test_rows_come_from_their_clusters(name):
     """Means exactly; intervals nearly, for the committed ones draw questions too."""
-    rows = json.loads((ROOT / "results/recall.json").read_text())["table"]
-    rows = [r for r in rows if r["writer"] == "trained" and r["split"] == "test"]
-    assert len(rows) > 10
-    for row in rows:
-        seeds = [{c: [v[s]] for c, v in row["by_cluster"].items()} for s in range(row["seeds"])]
-        again, stated = runs.over_clusters(seeds), row["advantage"]
+    found = units(json.loads((ROOT / f"results/{name}.json").read_text()))
+    assert len(found) > 5
+    for values, stated in found[:: 1 + len(found) // 20]:
+        seeds = [{c: [v[s]] for c, v in values.items()} for s in range(len(next(iter(values.values()))))]
+        again = runs.over_clusters(seeds)
         assert again["mean"] == pytest.approx(stated["mean"])
-        assert [again["low"], again["high"]] == pytest.approx([stated["low"], stated["high"]], abs=0.025)
+        wide = stated["high"] - stated["low"]
+        assert [again["low"], again["high"]] == pytest.approx([stated["low"], stated["high"]], abs=0.02 + 0.1 * wide)
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__.rpartition(".")[2])
