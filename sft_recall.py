@@ -1,9 +1,8 @@
 """Stage 2: supervised fine-tuning for recall (paper, 'SFT for recall').
 
   1. every train question is answered without a point and with the best points that the library has for its cluster
-  2. needed (the best point gains `needed_gain` or more on answers that did not choose it): <recall>point</recall> is
-     the target; not needed (right without a point `not_needed_accuracy` of the time): no recall is; what lies between
-     is left out, and counted
+  2. needed (the best point gains `needed_gain` on answers that did not choose it): <recall>point</recall> is the
+     target; not needed (right `not_needed_accuracy` of the time without): no recall is; the rest is left out, counted
   3. supervised fine-tuning on these targets, classes balanced, options in a new order every epoch, stopped by held-out
      loss
 With `loss_on: recall` answers are not taught but held, by their KL to what the start model says with the same point in
@@ -424,6 +423,7 @@ def summary(run: Run) -> str:
     """The closing summary of a finished run, from its files."""
     targets, (before, after) = run.read("targets.jsonl"), run.read("eval.jsonl")
     count = {kind: sum(t["class"] == kind for t in targets) for kind in ("needed", "not needed", "unknown")}
+    taught = {t["cluster"] for t in targets if t["class"] != "unknown"}
     losses = [r["held_out_loss"] for r in run.read("metrics.jsonl")]
     lines = [
         "",
@@ -441,7 +441,7 @@ def summary(run: Run) -> str:
         spoilt = "every answer is wrong now" if b["accuracy"] > a["accuracy"] == 0 else ""
         spoilt = spoilt or spoilt_by({"answers": a["parse_rate/answer"]})
         change = by_cluster({q: a["each"][q] - right for q, right in b["each"].items()}, a["clusters"])
-        lines.append(f"      change {judge([change], split in ('train', 'val', 'test'), spoilt)}")
+        lines.append(f"      change {judge([change], bool(taught & set(a['clusters'].values())), spoilt)}")
     lines += ["", f"Everything is in {run.path}: targets.jsonl, metrics.jsonl, eval.jsonl, final/ (weights)"]
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ A rival is one file beside this one. Its `main` reads:
 import copy
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -90,6 +91,9 @@ def load_problems(cfg: Rival) -> list[Problem]:
         loaded = bank.load_questions(cfg.questions, cfg.cluster, cfg.split_by)
     else:
         loaded = LOADERS[cfg.task](common.ROOT / cfg.questions)
+    ids = Counter(p.id for p in loaded)
+    if len(ids) < len(loaded):
+        raise UserError(f"{cfg.questions}: id '{ids.most_common(1)[0][0]}' stands there twice; ids must differ")
     if cfg.canary:
         task, _, file = cfg.canary.partition(":")
         tested = [p for p in LOADERS[task](common.ROOT / file) if p.split == "test"]

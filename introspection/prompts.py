@@ -98,6 +98,7 @@ _ANY_TAG = re.compile(r"</?introspection>", re.IGNORECASE)
 _FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
 _TAG = re.compile(r"\W*([a-z]{3}-\d{5})\W+(helpful|harmful|neutral)\W*")
 _RECALL = re.compile(r"\s*<recall>(.*?)</recall>", re.DOTALL)
+_RECALLED = re.compile(r"\s*<recall>.*?(?:</recall>|\Z)", re.DOTALL)
 
 
 def plain(text: str) -> str:
@@ -194,8 +195,8 @@ def parse_recall(text: str) -> str | None:
 
 
 def without_recall(text: str) -> str:
-    """A model turn without the learning point that it recalls before anything else."""
-    found = _RECALL.match(text)
+    """A model turn without the learning point that it recalls before anything else; nothing is left of a cut one."""
+    found = _RECALLED.match(text)
     return text[found.end() :].lstrip() if found else text
 
 

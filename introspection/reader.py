@@ -121,6 +121,19 @@ def cut_before_letter(chat: Chat, ids: list[int], view: Question) -> tuple[list[
     return ids[: k - 1], chat.tokenizer.decode(ids[k - 1 : k]), found[1]
 
 
+def tokens_alike(tokenizer, token: int, letter: str, letters: str) -> list[int] | None:
+    """Ids of a token with each of the letters in the place of its own; None where one of them is no token.
+
+    By the vocabulary's own spelling: a letter that is encoded anew may get a space before it, and so another id.
+    """
+    piece = tokenizer.convert_ids_to_tokens(token)
+    if not isinstance(piece, str) or letter not in piece:
+        return None
+    ids = tokenizer.convert_tokens_to_ids([piece.replace(letter, other) for other in letters])
+    known = all(i is not None and i != tokenizer.unk_token_id for i in ids)
+    return ids if known and len(set(ids)) == len(letters) else None
+
+
 def option_probabilities(
     reader: Reader, prompt_ids: list[list[int]], completions: list[Completion], views: list[Question]
 ) -> list[float]:
@@ -138,11 +151,11 @@ def option_probabilities(
         scores[i] = float(grade(reader.chat.text(completion.ids), view))
         cut = cut_before_letter(reader.chat, completion.ids, view)
         if cut is not None:
-            before, token, letter = cut
+            before, _, letter = cut
             letters = prompts.LETTERS[: len(view.options)]
-            spelled = {other: reader.chat.content_ids(token.replace(letter, other)) for other in letters}
-            if all(len(ids) == 1 for ids in spelled.values()) and letter in token:
-                asked.append((i, prompt + before, [ids[0] for ids in spelled.values()]))
+            ids = tokens_alike(reader.chat.tokenizer, completion.ids[len(before)], letter, letters)
+            if ids:
+                asked.append((i, prompt + before, ids))
     if asked:
         logprobs = next_logprobs(reader.model, [prompt for _, prompt, _ in asked])  # (n, V)
         for row, (i, _, letter_ids) in enumerate(asked):

@@ -31,6 +31,8 @@ except ImportError:  # Windows has no such lock
 
 LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "targets.jsonl")
 INPUTS = ("questions", "exchanges", "library", "ideal", "wrong", "prompts")  # settings that name files
+MODELS = ("model", "writers", "foreign")  # settings that name folders of weights
+BLOCKS, BLOCK = 64, 2**16  # of each file of weights that are looked at; bytes of one
 HELD: dict = {}  # the open lock of each directory that this process writes to
 MAY_GROW = ("steps",)  # settings that a run may go on with a larger value of
 
@@ -113,7 +115,7 @@ class Run:
         now = inputs_of(self.cfg, self.stage_1)
         for name, known in before.items():
             if now.get(name, known) != known:
-                raise UserError(f"{name} is not the file that this run began with ({path}); choose another --run-dir")
+                raise UserError(f"{name} is not what this run began with ({path}); choose another --run-dir")
 
     def open(self) -> None:
         """Creates the directory, once everything that can be wrong with the input has been looked at (by all ranks)."""
@@ -259,13 +261,34 @@ def sha256_of(path: Path) -> str:
 
 
 def inputs_of(cfg, stage_1: Path) -> dict[str, str]:
-    """{file: its sha256} of the files that a config names, or takes from stage 1, and that are there."""
+    """{name: sha256} of the files and of the weights that a config names, or takes from stage 1, and that are there."""
     names = [name for key in INPUTS for name in str(getattr(cfg, key, "")).split(",") if name.strip()]
     names.append(str(getattr(cfg, "canary", "")).partition(":")[2])  # of rivals, task:file
     paths = {name.strip(): ROOT / name.strip() for name in names}
     if getattr(cfg, "library", None) == "":
         paths["grpo_introspect/library.jsonl"] = stage_1 / "library.jsonl"
-    return {name: sha256_of(path) for name, path in paths.items() if path.is_file()}
+    folders = [name.strip() for key in MODELS for name in str(getattr(cfg, key, "")).split(",") if name.strip()]
+    weights = {name: ROOT / name for name in folders}
+    if getattr(cfg, "writers", None) == "":
+        weights["grpo_introspect/final"] = stage_1 / "final"
+    known = {name: sha256_of(path) for name, path in paths.items() if path.is_file()}
+    return known | {name: glance_at(folder) for name, folder in weights.items() if folder.is_dir()}
+
+
+def glance_at(folder: Path) -> str:
+    """sha256 of sizes and of blocks, evenly spaced, of a folder's weights.
+
+    Training moves them everywhere, and to read all of a large model would take minutes.
+    """
+    seen = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        size = path.stat().st_size
+        seen.update(f"{path.name} {size} ".encode())
+        with open(path, "rb") as file:
+            for k in range(BLOCKS):
+                file.seek(k * max(size - BLOCK, 0) // (BLOCKS - 1))
+                seen.update(file.read(BLOCK))
+    return seen.hexdigest()
 
 
 def environment() -> dict:

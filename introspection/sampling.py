@@ -4,16 +4,18 @@ Every conversation is token ids from start to end: a turn that was sampled is ne
 that changes ids under the policy's feet. chat.py makes the ids around sampled turns, `sample` the turns themselves.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import Cache
 
-from common import rng
+from common import is_first_rank, rng
 from introspection.cache import growing_cache, hole_filling, rows_of, rows_within
 from introspection.replay import Replay, replayable
 
@@ -22,6 +24,7 @@ MAX_PADDING = 1.05  # or padded by no more than that
 FREE_ROWS = 64  # on a GPU so many rows take hardly longer than one, and dropping rows means a new capture
 COMPACT_AT = 7 / 8  # finished rows are dropped when an eighth has finished; more often gains nothing measurable
 MAX_ROWS = 1024  # of one batch
+TOLD_OF_CONTEXT = WeakSet()  # models of which it was said that prompts are too long for them
 FITTING_TOKENS = WeakKeyDictionary()  # of a model that ran out of memory: rows x tokens tried from then on
 
 
@@ -241,6 +244,15 @@ def rows_at_once(model, most: int, tokens: int, kv_gib: float) -> int:
     return max(1, min(most, FITTING_TOKENS.get(model, 2**31) // max(1, tokens)))
 
 
+def tell_of_context(model, longest: int) -> None:
+    """Says on stderr, once for a model, that a prompt and the longest turn after it are more than it was made for."""
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if known and longest > known and model not in TOLD_OF_CONTEXT and is_first_rank():
+        TOLD_OF_CONTEXT.add(model)
+        less = "shorten turns (max_new_tokens) or leave long questions out"
+        tqdm.write(f"up to {longest} tokens with a turn, but the model knows {known} places: {less}", file=sys.stderr)
+
+
 @torch.no_grad()  # the paper lost 30 GB to rollouts that kept their graph (collapse cause 5)
 def sample(
     model, prompts: list[list[int]], n: int, max_new_tokens: int, temperature: float, eos_ids: list[int],
@@ -261,6 +273,7 @@ def sample(
     model.eval()
     longest = max(map(len, rows), default=0) + max_new_tokens
     max_rows = rows_at_once(model, max_rows, longest, kv_gib)
+    tell_of_context(model, longest)
 
     def decode_part(ids: list[int]) -> list[Completion]:
         try:

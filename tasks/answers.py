@@ -1,7 +1,8 @@
 """Which option a model turn answers: the reader of free text on which every grade of a multiple-choice question rests.
 
 An answer is read where a turn announces one ("the answer is", "Final choice:", a tag, a box, "I would go with") or
-affirms one ("B is the best option"); the last statement counts. What is read is a copy of the turn with every option's
+affirms one ("B is the best option"); the last statement counts, but for those about another option ("wrong answer: A")
+or another case ("if she were pregnant ..."). What is read is a copy of the turn with every option's
 text replaced by a mark of the same length, so that "E. coli" or "both A and B" is never taken for letters, and places
 stay what they were. Where two readings compete there is no answer: none costs a sample, a wrong one is a wrong reward.
 """
@@ -11,7 +12,7 @@ import functools
 import re
 from dataclasses import dataclass
 
-from introspection.prompts import LETTERS, plain
+from introspection.prompts import LETTERS, plain, without_recall
 
 HEDGE = "hedge"
 NEAR = 400  # characters of a sentence that are looked at: a turn of any length takes time in proportion
@@ -31,7 +32,8 @@ _IS = (
 )
 _ANNOUNCES = re.compile(
     r"(?<![/\w])(?<!each )(?<!every )(?<!other )"
-    r"(?P<noun>answer|option|choice|ans(?=\s*[.:])|(?:correct|right|true|false) (?:statement|one|response))\b(?!')"
+    r"(?P<noun>(?:answer|option|choice|(?:correct|right|true|false) (?:statement|one|response))\b(?!')"
+    r"|ans(?:\.|\b(?=\s*:)))"
     r"|\\boxed\s*\{|\b(?:leaves(?: us with| only)?|leads us to)\b"
     r"|\bI(?:'d|'ll| would| will)? (?:therefore )?(?:go with|choose|pick|select|say|opt for)\b"
     r"|(?:^|(?<=[.\n:!?]))[ \t]*(?P<so>therefore|thus|hence|so)\b,?(?: it (?:is|must be)| it's)?",
@@ -42,14 +44,14 @@ _LINK = re.compile(rf"[:=>]|\s-\s|\n|{_IS}", re.IGNORECASE)
 _LEAD = re.compile(
     r"(?:[\s:=>-]|\b(?:indeed|therefore|thus|hence|then|now|most|more|likely|probably|clearly|definitely|simply|that|it"
     r"|is|be|still|also|my|final|correct|right|best|as|letter|number)\b"
-    rf"|\b(?:the )?(?:answer|option|choice|alternative)\b|\b(?:the|an?)\b(?=\s+{MARK})){{0,12}}",
+    rf"|\b(?:the )?(?:answer|option|choice|alternative)\b|\b(?:the|an?)\b(?=[ \t]+{MARK})){{0,12}}",
     re.IGNORECASE,
 )
 # An option as it is named: its text, a letter beside it; a letter, its text after it.
 _ITEM = re.compile(
     rf"(?P<text>{MARK})(?:[\s,.:;-]*[(\[{{]\s*(?:option |choice |answer )?(?P<after>[A-H])\s*[)\]}}]"
     r"|[\s,-]*\b(?:option|choice) (?P<called>[A-H])\b)?"
-    rf"|(?P<open>[(\[{{]?)[ \t]*(?P<letter>[A-H])(?![\w'])(?P<close>\s?[)\]}}]?)(?P<gap>[\s.:,)-]*)(?P<own>{MARK})?",
+    rf"|(?P<open>[(\[{{]?)[ \t]*(?P<letter>[A-H])(?![\w'])(?P<close>[ \t]?[)\]}}]?)(?P<gap>[\s.:,)-]*)(?P<own>{MARK})?",
     re.IGNORECASE,
 )
 _UNDECIDED = re.compile(r"[\s(]*(?:either|both|between|neither|one of|any of|all of)\b", re.IGNORECASE)
@@ -72,6 +74,13 @@ _AFFIRMS = re.compile(
     rf"{_IS} (?:\w+ly |thus |also |indeed |the |most |only )*(?:correct|right|best|accurate|appropriate)\b",
     re.IGNORECASE,
 )
+# Before a noun: that another option than the answer is meant; that another case may be.
+_OTHER = re.compile(
+    r"\b(?:wrong|incorrect|(?:least|less) likely|unlikely|(?:next|second)[- ]?(?:best|most likely)|worst|earlier"
+    r"|previous|tempting|mistaken)\s+(?:\w+\s+)?$",
+    re.IGNORECASE,
+)
+_CASE = re.compile(r"\bof\s+$|\b(?:if|unless|had)\b", re.IGNORECASE)
 _ANY = re.compile(rf"{MARK}|(?<![\w.])[(\[]?[A-H]\b")
 _BRACKETED = re.compile(rf"{MARK}|[(\[][A-H][)\]]|(?<=option )[A-H]\b")
 _CHOSEN = re.compile(rf"{MARK} \([A-H]\)(?=,? not\b)|(?<=is )[A-H]\) {MARK}")
@@ -119,6 +128,8 @@ class Turn:
 
     def __init__(self, text: str, options: tuple[str, ...]):
         self.options, self.shown = options, LETTERS[: len(options) or len(LETTERS)]
+        said = without_recall(text)  # a recalled point answers nothing
+        text = "\n" * (len(text) - len(said)) + said
         text = _MARKUP.sub(lambda found: " " * len(found[0]), text.translate(_PLAIN))
         texts = _texts(options)
 
@@ -133,7 +144,8 @@ class Turn:
         found = _ITEM.match(self.text, at)
         if found is None:
             return None
-        marks = {LETTERS[ord(found[group][0]) - FIRST_MARK] for group in ("text", "own") if found[group]}
+        beside = ("text",) if "\n" in (found["gap"] or "") else ("text", "own")  # a new line says something new
+        marks = {LETTERS[ord(found[group][0]) - FIRST_MARK] for group in beside if found[group]}
         spelled = next((group for group in ("after", "called", "letter") if found[group]), None)
         if spelled is None:
             return Named(marks.pop(), None, found.end())
@@ -153,7 +165,9 @@ class Turn:
     def is_letter(self, found: re.Match) -> bool:
         """Whether a single letter stands for an option: not the A of 'a beta blocker', the C of 'C. difficile'."""
         at = found.end("gap")
-        if found["close"].strip() or at == len(self.text) or "\n" in found["gap"]:
+        # A small letter at the end of a line may be an article: 'a\nbeta blocker'.
+        ends = "\n\n" if found["letter"].islower() and found["gap"].startswith("\n") else "\n"
+        if found["close"].strip() or at == len(self.text) or ends in found["gap"]:
             return True
         if found["letter"].islower() and found["gap"][:1] not in (".", ",", ":"):
             return self.text[at] in "<;!?}"
@@ -201,7 +215,7 @@ class Turn:
             concludes = item is None or noun["so"] is None or _CLOSES.match(self.text, item.end) is not None
             return item if concludes else None
         beside = self.named(_SPACE.match(self.text, noun.end()).end())
-        if beside and noun["noun"].lower() != "answer":
+        if beside and not noun["noun"].lower().startswith("ans"):
             return None  # "option B ..." announces nothing
         if beside:
             return None if _DENIED.search(self.text, beside.end, beside.end + 20) else beside
@@ -217,6 +231,16 @@ class Turn:
             return None
         # Named later in the sentence: "the answer is that it cannot detect this one (option B)".
         return self.only(links[0].end(), end)
+
+    def about_other(self, noun: re.Match) -> bool:
+        """Whether another option than the answer is stated: 'wrong answer: A', 'the next best choice is C'."""
+        start, _ = self.sentence(noun.start())
+        return _OTHER.search(self.text, start, noun.start()) is not None
+
+    def about_case(self, noun: re.Match) -> bool:
+        """Whether it may be about another case: 'if she were pregnant, the answer would be B', 'the drug of choice'."""
+        start, _ = self.sentence(noun.start())
+        return _CASE.search(self.text, start, noun.start()) is not None
 
     def all_named(self, where: re.Pattern, start: int, end: int) -> list[Named]:
         items = [self.named(found.start()) for found in where.finditer(self.text, start, end)]
@@ -254,30 +278,47 @@ class Turn:
         items = [item for item in items if item]
         return items[-1] if len({item.letter for item in items}) == 1 else None
 
+    def last_statement(self) -> tuple[re.Match, Named] | None:
+        """(what announces it, what is named) of the answer that is stated last; None without a statement.
+
+        One about another option counts only where there is no other; one about another case that names another option
+        than the answer makes a hedge of both.
+        """
+        others, cases = [], []
+        for noun in reversed(list(_ANNOUNCES.finditer(self.text))):
+            item = self.read_before(noun) or self.read_after(noun)
+            if item is None:
+                continue
+            aside = others if self.about_other(noun) else cases if self.about_case(noun) else None
+            if aside is None:
+                differs = any(case.letter != item.letter for _, case in cases)
+                return noun, Named(HEDGE, None, item.end) if differs else item
+            aside.append((noun, item))
+        return next(iter(cases + others), None)
+
     def ends_line(self, at: int) -> bool:
         return _LINE_END.match(self.text, at) is not None
 
     def alone(self) -> Named | None:
-        """The only line that names an option and says nothing else, first or last in its turn."""
+        """A line that names an option and says nothing else, first or last in its turn; no such line names another."""
         lines = [m for m in re.finditer(r"[^\n]+", self.text) if m[0].strip()]
         items = []
         for line in lines:
             item = self.read_at(line.start())
             if item and self.ends_line(item.end):
                 items.append((line, item))
-        if len(items) != 1 or items[0][0] not in (lines[0], lines[-1]):
-            return None
-        return items[0][1]
+        outer = [item for line, item in items if line in (lines[0], lines[-1])]
+        return outer[-1] if outer and len({item.letter for _, item in items}) == 1 else None
 
 
 def stated_from(text: str, options: tuple[str, ...] | list[str]) -> int | None:
     """Where a turn begins to announce its last answer: at "Answer", else at the sentence; None without one."""
     turn = Turn(text, tuple(options))
-    for noun in reversed(list(_ANNOUNCES.finditer(turn.text))):
-        if turn.read_before(noun) or turn.read_after(noun):
-            capital = noun["noun"] and noun["noun"][0].isupper()
-            return noun.start("noun") if capital else turn.sentence(noun.start())[0]
-    return None
+    noun, _ = turn.last_statement() or (None, None)
+    if noun is None:
+        return None
+    capital = noun["noun"] and noun["noun"][0].isupper()
+    return noun.start("noun") if capital else turn.sentence(noun.start())[0]
 
 
 def find_answer(text: str, options: tuple[str, ...] | list[str]) -> tuple[int | None, str] | None:
@@ -287,10 +328,5 @@ def find_answer(text: str, options: tuple[str, ...] | list[str]) -> tuple[int | 
     None where a turn states no answer, hedges, or names a letter that was not shown. options: as they were shown.
     """
     turn = Turn(text, tuple(options))
-    item = None
-    for noun in reversed(list(_ANNOUNCES.finditer(turn.text))):
-        item = turn.read_before(noun) or turn.read_after(noun)
-        if item is not None:
-            break
-    item = item or turn.affirmed() or turn.alone()
+    _, item = turn.last_statement() or (None, turn.affirmed() or turn.alone())
     return None if item is None or item.letter == HEDGE else (item.start, item.letter)

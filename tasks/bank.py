@@ -48,7 +48,7 @@ def load_questions(names: str | Path, cluster: str = "", split_by: str = "hash")
         questions.append(question)
     if not questions:
         raise UserError(f"{names}: no questions in the file")
-    questions = join_copies(questions, names)
+    questions = without_copies(questions, names)
     count_lettered(questions, names)
     kept = [q for q in questions if q.cluster.startswith(cluster) or q.split == "canary"]
     if not any(q.split != "canary" for q in kept):
@@ -76,25 +76,21 @@ def read_banks(paths: list[Path], split_by: str) -> list[tuple[str, object]]:
     return records
 
 
-def join_copies(questions: list[Question], names: str | Path) -> list[Question]:
-    """The same questions, where a copy (same text, same right option) has split and cluster of the first of its kind.
+def without_copies(questions: list[Question], names: str | Path) -> list[Question]:
+    """The questions, of copies (same words, same right option) the first alone; the others are counted on stderr.
 
-    Otherwise what is asked in a test may have been trained under another id. Copies are counted on stderr.
+    Otherwise what is asked in a test may have been trained under another id, and a copy would serve as the other
+    question on which a point is tried.
     """
-    first, joined, moved = {}, [], []
+    first, copies = {}, []
     for question in questions:
-        known = first.setdefault((alike(question.question), alike(question.options[question.answer])), question)
-        if (known.split, known.cluster) != (question.split, question.cluster):
-            moved.append(question.id)
-            home = {"split": known.split, "cluster": known.cluster}
-            variants = tuple(replace(variant, **home) for variant in question.variants)
-            question = replace(question, variants=variants, **home)
-        joined.append(question)
-    copies = len(questions) - len(first)
+        known = first.setdefault((same_words(question.question), alike(question.options[question.answer])), question)
+        if known is not question:
+            copies.append((question.id, known.id))
     if copies:
-        told = f"; {len(moved)} of them take split and cluster of the first, such as '{moved[0]}'" if moved else ""
-        print(f"{names}: {copies} questions stand there under another id already{told}", file=sys.stderr)
-    return joined
+        told = f"such as '{copies[0][0]}', which is '{copies[0][1]}'"
+        print(f"{names}: {len(copies)} questions that stand there under another id left out, {told}", file=sys.stderr)
+    return list(first.values())
 
 
 def count_lettered(questions: list[Question], names: str | Path) -> None:
@@ -113,6 +109,11 @@ def count_lettered(questions: list[Question], names: str | Path) -> None:
 def alike(text: str) -> str:
     """The text without what two writings of it differ in: case and spaces."""
     return "".join(text.casefold().split())
+
+
+def same_words(text: str) -> str:
+    """The same without punctuation, but for a decimal point: 'is caused by:' is 'is caused by'."""
+    return re.sub(r"(?<!\d)[.]|[.](?!\d)|[-,:;?!'\"()\[\]_\u2010-\u2019\u201c\u201d]", "", alike(text))
 
 
 # ---- rows as they are published ------------------------------------------------------------------------------------

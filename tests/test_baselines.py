@@ -244,6 +244,14 @@ def test_an_answer_is_right_in_training_where_it_is_in_evaluation(tmp_path, monk
         monkeypatch.undo()
 
 
+def test_problems_with_one_id_are_refused(tmp_path):
+    """By its id an attempt finds its problem: two files of one generator, joined, would pair it with another one."""
+    path = tmp_path / "both.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for seed in (0, 1) for r in countdown.generate(5, 3, 12, seed)))
+    with pytest.raises(UserError, match="id 'countdown-0' stands there twice"):
+        load_problems(configured(grpo, "grpo", "task=countdown", f"shared.questions={path}"))
+
+
 def test_clusters_are_of_questions_only():
     with pytest.raises(UserError, match=r"shared\.cluster"):
         load_problems(

@@ -16,7 +16,7 @@ from introspection import logprobs, models, prompts
 from introspection.chat import Chat
 from introspection.logprobs import check_scorer, collate, head_of, packable, token_logprobs
 from introspection.losses import policy_gradient
-from introspection.reader import Reader, cut_before_letter, option_probabilities
+from introspection.reader import Reader, cut_before_letter, option_probabilities, tokens_alike
 from introspection.sampling import Completion, Trajectory, noise, sample
 from introspection.update import Updater
 from tasks.mcq import Question, grade
@@ -256,6 +256,26 @@ def test_the_options_probability_is_read_after_a_thought():
     said = Completion(ids, [], True)
     (probability,) = option_probabilities(reader, [reader.prompt(question)], [said], [question])
     assert cut_before_letter(chat, ids, question)[1] == "B" and 0.0 < probability < 1.0
+
+
+def test_letters_are_compared_in_the_spelling_that_was_sampled():
+    """Encoded anew, a letter may get a space before it: 'Answer: y (B)' holds the token 'B', 'Answer: B' holds '▁B'."""
+
+    class Vocabulary:
+        pieces, unk_token_id = ["A", "B", "C", "▁A", "▁B", "▁C", "(B"], None
+        convert_ids_to_tokens = pieces.__getitem__
+
+        def convert_tokens_to_ids(self, pieces):
+            return [self.pieces.index(piece) if piece in self.pieces else None for piece in pieces]
+
+    assert tokens_alike(Vocabulary(), 1, "B", "ABC") == [0, 1, 2] and tokens_alike(Vocabulary(), 4, "B", "AB") == [3, 4]
+    assert tokens_alike(Vocabulary(), 1, "B", "ABCD") is None and tokens_alike(Vocabulary(), 6, "B", "AB") is None
+    chat = chat_of("llama2")
+    question = Question("q", "?", ("x", "y", "z"), 1, "c", "train")
+    ids = [*chat.content_ids("Answer: y (B)"), chat.end]
+    reader = Reader(tiny("llama", len(chat.tokenizer)), chat, 1.0, 32, (0,))
+    (probability,) = option_probabilities(reader, [reader.prompt(question)], [Completion(ids, [], True)], [question])
+    assert 0.0 < probability < 1.0
 
 
 @pytest.mark.parametrize("name, start, end", [("qwen3", "<think>", "</think>"), ("gemma4", "<|channel>", "<channel|>")])

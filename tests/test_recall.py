@@ -2,6 +2,7 @@
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -290,3 +291,21 @@ def test_a_library_of_other_clusters_is_an_error(tmp_path):
 def test_bad_settings(change, message):
     with pytest.raises(UserError, match=message):
         settings(change)
+
+
+def test_the_summary_calls_those_clusters_trained_that_were_taught(tmp_path):
+    """By name: `val` has clusters of its own in our bank, and those of `train` in a bank that is split by questions."""
+
+    def evaluation(clusters: str, right: float) -> dict:
+        ids = {f"{c}-{i}": c for c in clusters for i in range(12)}
+        shares = {"questions": 24, "fire_rate": 0.5, "accuracy": right, "parse_rate/answer": 1.0}
+        return shares | {"each": dict.fromkeys(ids, right), "clusters": ids}
+
+    logs = {
+        "targets.jsonl": [{"class": "needed", "cluster": "a"}, {"class": "unknown", "cluster": "c"}],
+        "eval.jsonl": [{"epoch": e, "val": evaluation("ab", e), "test": evaluation("cd", e)} for e in (0, 1)],
+        "metrics.jsonl": [{"held_out_loss": 1.0}],
+    }
+    said = sft_recall.summary(SimpleNamespace(read=logs.get, path=tmp_path)).splitlines()
+    changes = [line for line in said if "change" in line]
+    assert "on these 2 trained clusters" in changes[0] and "over 2 clusters never rewarded" in changes[1]

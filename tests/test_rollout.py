@@ -203,6 +203,17 @@ def test_masks_come_from_lengths_even_when_pad_is_eos():
     assert trajectory.loss_mask == [False] * 3 + [True] * 2 + [False] * 2 + [True] * 2
 
 
+def test_prompts_beyond_the_models_context_are_told_of_once(model64, capsys):
+    known = model64.config.max_position_embeddings
+    for length in (known - 2, known - 1, known):
+        sample(model64, [[3] * length], 1, 2, 1.0, [], [(0,)])
+    said = capsys.readouterr().err
+    assert (
+        said.count("places") == 1
+        and f"up to {known + 1} tokens with a turn, but the model knows {known} places" in said
+    )
+
+
 def test_nothing_to_sample_is_nothing(model64):
     assert sample(model64, [], 4, 8, 1.0, [EOS], []) == []
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ import yaml
 from conftest import config
 
 import dream_tta
+import eval as evaluation
 from baselines import grpo
 from common import ROOT, UserError, busy, load_config
 from introspection import rundir
@@ -183,9 +185,29 @@ def test_every_file_that_a_run_reads_is_known_again(tmp_path):
         for path in read:
             Run(run.path, cfg, True).check()
             path.write_text("{} ")
-            with pytest.raises(UserError, match=f"{path.name} is not the file that this run began with"):
+            with pytest.raises(UserError, match=f"{path.name} is not what this run began with"):
                 Run(run.path, cfg, True).check()
             path.write_text("{}")
+
+
+def test_weights_that_a_run_reads_are_known_again(tmp_path, parrot):
+    """A model that was trained anew into the same folder is another one: what was measured of the first is not its."""
+    for name in ("start", "grpo_introspect/final", "named"):
+        shutil.copytree(parrot, tmp_path / name)
+    writers = {"": "grpo_introspect/final", str(tmp_path / "named"): "named"}
+    for number, (named, folder) in enumerate(writers.items()):
+        changes = [f"shared.model={tmp_path / 'start'}", f"writers={named}"]
+        cfg = load_config(evaluation.Config, "eval", ROOT / "configs/bank.yaml", changes)
+        run = Run(tmp_path / f"eval-{number}", cfg, False)
+        run.open()
+        for path in (tmp_path / "start", tmp_path / folder):
+            Run(run.path, cfg, True).check()
+            weights = path / "model.safetensors"
+            whole = weights.read_bytes()
+            weights.write_bytes(bytes(255 - b for b in whole))
+            with pytest.raises(UserError, match=f"{path.name} is not what this run began with"):
+                Run(run.path, cfg, True).check()
+            weights.write_bytes(whole)
 
 
 def test_an_edited_bank_is_not_gone_on_with(tmp_path, bank):
@@ -195,9 +217,9 @@ def test_an_edited_bank_is_not_gone_on_with(tmp_path, bank):
     rundir.HELD.clear()
     again(tmp_path, **{"shared.questions": str(copy)}).check()
     known = json.loads((run.path / "inputs.json").read_text())
-    assert list(known) == [str(copy)] and len(known[str(copy)]) == 64
+    assert list(known) == [str(copy), "organism/weights"] and {len(value) for value in known.values()} == {64}
     copy.write_text(copy.read_text().replace("?", "!"))
-    with pytest.raises(UserError, match=r"bank\.jsonl is not the file that this run began with"):
+    with pytest.raises(UserError, match=r"bank\.jsonl is not what this run began with"):
         again(tmp_path, **{"shared.questions": str(copy)}).check()
     (run.path / "inputs.json").write_text("[")
     with pytest.raises(UserError, match=r"inputs\.json: damaged"):
