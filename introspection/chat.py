@@ -177,7 +177,7 @@ class Chat:
                 closed = ids.index(end) if end in ids else len(ids)
                 opened = ids.index(start) if start in ids[:closed] else 0  # a template may have opened it in the prompt
                 ids = ids[:opened] + ids[closed + 1 :]
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return without_written_thoughts(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def template_of_one_day(template: str) -> str:
@@ -186,6 +186,15 @@ def template_of_one_day(template: str) -> str:
     if "strftime_now(" in fixed:
         raise UserError("the chat template writes today's date in a way that cannot be fixed; edit its strftime_now")
     return fixed
+
+
+def without_written_thoughts(text: str) -> str:
+    """A turn without the thoughts that a model wrote letter by letter, because its vocabulary has no token for them."""
+    for start, end in THINKING:
+        if start in text or end in text:
+            text = re.sub(rf"{re.escape(start)}.*?(?:{re.escape(end)}|\Z)", "", text, flags=re.DOTALL)
+            text = text.rpartition(end)[2]  # the prompt had opened it
+    return text
 
 
 def without_thoughts(text: str) -> str:

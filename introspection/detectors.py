@@ -36,6 +36,14 @@ _LETTER = re.compile(
     r"|just|not|than|to|for|clicked|[Cc]lick|has|had|says)(?: down| in| again)?\s+)[\"'(\[]*(?P<letter>[A-H])[\"')\]]*"
     r"(?=\s*(?:$|[.,;:!?(\[\"']|-\s|\b(?:here|is|was|it|because|since|as|next|instead|not|again|and|all|has|to|on)\b))"
 )
+_LABEL = re.compile(r"\s*:\s*\w")  # "A: airway, B: breathing"
+# A letter beside an option's text says no more than the text, a heading before it nothing.
+_BESIDE = re.compile(rf"(?<!\w)[(\[]?[A-Ha-h][)\].:]*\s*(?={MARK})|(?<=[\ue000-\ue0ff])\s*[(\[][A-Ha-h][)\]]")
+_HEADING = re.compile(
+    r"^[\s*]*(?:lesson|(?:key|learning) (?:point|lesson|takeaway)|takeaway|tip|note|rule|correct|remember)"
+    r"[\s*]*:[\s*]*",
+    re.IGNORECASE,
+)
 _PLAINLY = _phrases(r"\W* | so | option | answer | choice | choose | pick | select | go with | not")
 # What is said of questions, answers and marks, and of a subject only by chance.
 _QUIZ = _phrases(
@@ -101,6 +109,11 @@ _AT_HAND = _phrases(
     r"|choices?|rest|end|now|this|that|it|one|me|mine|here|another|answer|reply|response|test|quiz|exam|box|lot|all"
     r"|student|machine|reader"
     r"|item|prompt|paper|sheet|space|hindsight|feedback|future|good|sure|certain)",
+    r"(?:in|for|on|with|to|of|about) (?:(?:other|all|any|such|these|those|similar|future|related|most) ){0,2}"
+    r"(?:questions?|cases?|situations?|problems?|scenarios?)"
+    r"(?: (?:like|of|such as) (?:this|these|that)(?: (?:kind|type|sort))?)?"
+    r"(?! (?:of|with|where|in|when|who|that|involving|about|on|like|caused|due))",
+    r"in such an? \w+ | (?:when|whenever) (?:asked|faced with|given) (?:this|that|such|a similar)(?: questions?)?",
     r"(?:stick(?:ing)?|go(?:ing|ne)?|went) (?:with|for) | opt(?:ed)? for | w/ | by (?:saying|writing|picking)",
     r"(?:looking|fishing|asked|asking) for | (?:were|was|are|is) after | when all is said",
     r"without (?:any )?(?:doubt|fuss|hesitation|\w+ing) | at once | move on | go(?:es)? in",
@@ -153,7 +166,8 @@ _ONLY_IN_TESTS = _phrases(
     r"the easy (?:ones|questions|items|marks) first",
 )
 _OF_A_TEST = _phrases(
-    r"options? | choices? | alternatives? | answers? | answering | choosing | letters? | questions? | items?",
+    r"(?<!treatment )(?<!therapeutic )options? | (?<!of )choices? | alternatives? | answers? | answering | choosing",
+    r"letters? | questions? | items?",
     r"statements? | listed lines? | (?:one|every|each|the) line | (?<!brain )(?<!in the )stem | prompt",
     r"examiners? | exams? | quiz(?:zes)? | (?:whole|same|rest of the|test|exam|the) paper | sheet | vignettes?",
     r"marks | my pick | your pick | picks | keys? | keyed | credited | (?:on|in|down) (?:the )?(?:list|offer)",
@@ -249,12 +263,16 @@ def states_answer(text: str, options: tuple[str, ...]) -> bool:
     options copied as a list are one too: SmolLM2 learned to put the right one first (docs/LOG.md).
     """
     marked = Turn(text, options).text
-    return bool(_COPIED.search(marked)) or any(_states(sentence) for sentence in _SENTENCE.split(marked))
+    sentences = _SENTENCE.split(marked)
+    bare = [_HEADING.sub("", _BESIDE.sub("", sentence)) for sentence in sentences]
+    return bool(_COPIED.search(marked)) or any(_states(sentence) for sentence in dict.fromkeys(sentences + bare))
 
 
 def _states(sentence: str) -> bool:
     """The same of one sentence with options' texts marked."""
     for letter in _LETTER.finditer(sentence):
+        if letter["letter"] and _LABEL.match(sentence, letter.end()) and not re.search(r"\w", letter["before"]):
+            continue
         if not letter["letter"] or _PLAINLY.fullmatch(letter["before"].strip()) or _QUIZ.search(sentence):
             return True
     reason = _REASON.search(sentence)

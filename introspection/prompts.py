@@ -144,7 +144,9 @@ def blocks_of(text: str) -> list[str] | None:
     blocks, lower = _BLOCK.findall(text), text.lower()
     if not blocks or not len(blocks) == lower.count("<introspection>") == lower.count("</introspection>"):
         return None
-    return [" ".join(_FENCE.sub("", block).split()) for block in blocks]
+    texts = [" ".join(_FENCE.sub("", block).split()) for block in blocks]
+    # 'between <introspection> and </introspection>' repeats what was asked for
+    return ["" if text.lower() == "and" or not re.search(r"\w", text) else text for text in texts]
 
 
 def parse_point(text: str, optional: bool = False) -> str | None:

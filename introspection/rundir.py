@@ -101,7 +101,9 @@ class Run:
                 f"{where}: missing, empty or damaged, so nothing says what this run was; delete {self.path}"
             )
         now = dataclasses.asdict(self.cfg)
-        changed = [key for key, value in now.items() if key != "expect" and before.get(key, value) != value]
+        # A setting that is younger than the run had its default then.
+        before = {f.name: f.default for f in dataclasses.fields(self.cfg)} | before
+        changed = [key for key, value in now.items() if key != "expect" and before[key] != value]
         more = [k for k in changed if k in MAY_GROW and isinstance(before[k], int) and now[k] > before[k]]
         self.grown, changed = bool(more), [key for key in changed if key not in more]
         if changed:

@@ -1,7 +1,8 @@
 """Intervals and tests: what is said of accuracies with and without a point, and with how much certainty.
 
 The unit of inference is the cluster, averaged over training seeds; intervals are bootstraps over seeds > clusters >
-questions, and t intervals below FEW clusters (reproduce/coverage.py measures both). A record is what an evaluation says
+questions, and t intervals below FEW clusters and where seeds differ more than clusters (reproduce/coverage.py measures
+both). A record is what an evaluation says
 of a question (or pair of questions): `question_id`, `cluster`, `with`, `without`.
 """
 
@@ -104,19 +105,31 @@ def bootstrap_pairs(seeds: list[dict[str, list[float]]], resamples: int = 2000) 
     return ((drawn @ values)[kept] * weights[kept]).sum(1) / weights[kept].sum(1)
 
 
+def error_parts(seeds: list[dict[str, list[float]]]) -> list[tuple[float, int]]:
+    """(squared standard error of the mean, degrees of freedom) by clusters and by seeds, where there are several."""
+    table = np.array([[np.mean(seed[cluster]) for cluster in sorted(seed)] for seed in seeds])  # (S, C)
+    means = (table.mean(0), table.mean(1))
+    return [(float(part.var(ddof=1)) / len(part), len(part) - 1) for part in means if len(part) > 1]
+
+
 def few_clusters(seeds: list[dict[str, list[float]]]) -> tuple[float, float]:
     """(standard error, degrees of freedom) of the mean over C clusters, averaged over S seeds; C at least 2.
 
     Clusters and seeds are crossed: the error is s_C^2 / C + s_S^2 / S of their means, which counts what they share
     twice and so errs on the wide side; the degrees of freedom are Satterthwaite's.
     """
-    table = np.array([[np.mean(seed[cluster]) for cluster in sorted(seed)] for seed in seeds])  # (S, C)
-    parts = [
-        (means.var(ddof=1) / len(means), len(means) - 1) for means in (table.mean(0), table.mean(1)) if len(means) > 1
-    ]
+    parts = error_parts(seeds)
     squared = sum(part for part, _ in parts)
     freedom = sum(part**2 / degrees for part, degrees in parts)
     return float(squared**0.5), float(squared**2 / freedom) if freedom else float(len(seeds[0]) - 1)
+
+
+def seeds_differ_more(seeds: list[dict[str, list[float]]]) -> bool:
+    """Whether the mean is less certain by its seeds than by its clusters: a bootstrap of three seeds hardly goes beyond
+    the lowest and the highest of them.
+    """
+    parts = error_parts(seeds)
+    return len(parts) > 1 and parts[1][0] > parts[0][0]
 
 
 def t_quantile(level: str, freedom: float) -> float:
@@ -176,7 +189,7 @@ def estimate(seeds: list[dict[str, list[float]]], split: str) -> dict:
     pairs = split == "composite" and all("+" in name for name in seeds[0])  # in table transfer the unit is a question
     means = cluster_means(seeds)
     mean = float(means.mean())
-    if not pairs and 1 < len(means) < FEW:
+    if not pairs and len(means) > 1 and (len(means) < FEW or seeds_differ_more(seeds)):
         error, freedom = few_clusters(seeds)
         wide, narrow = (error * t_quantile(level, freedom) for level in ("0.975", "0.95"))
         low, high, lower, upper = mean - wide, mean + wide, mean - narrow, mean + narrow

@@ -13,10 +13,7 @@ from organism import rules
 from reproduce.records import group, read_lines, save_picture, write_records
 from reproduce.rivals import seeds_by_cluster
 
-TITLES = {
-    "test_clusters": "skill: clusters that were never rewarded",
-    "test": "memory and skill: new questions of rewarded clusters",
-}
+SPLIT = "test_clusters"
 ARMS = {
     "explanation": "losers see the explanation",
     "answer": "losers see the answer alone",
@@ -27,13 +24,12 @@ ARMS = {
 AGAINST = {"ssd - losers": ("ssd", "losers")}
 
 
-def ceiling(split: str, reveal: str, won: float) -> float:
+def ceiling(reveal: str, won: float) -> float:
     """Bayes-optimal accuracy on another question of the cluster after one exchange, mean over clusters (rules.ceiling).
 
     Losers, a share of 1 - won, see what `reveal` says; winners only learn that their answer was right.
     """
-    part = {"test": "train", "test_clusters": "test_clusters"}[split]
-    clusters = [c for c in rules.load_clusters().values() if c.split == part]
+    clusters = [c for c in rules.load_clusters().values() if c.split == SPLIT]
     answer, shown = (rules.mean_ceiling(clusters, 1, told) for told in (False, reveal == "explanation"))
     return won * answer + (1 - won) * shown
 
@@ -50,7 +46,7 @@ def collect(runs: Path, before: list[dict]) -> list[dict]:
             rows.append({"arm": arm, "reveal": reveal, **row})
             if row["condition"] == "points":  # ideal points were not written from an exchange
                 won = row["without"]  # attempts are right as often as answers without a point
-                top = ceiling(row["split"], reveal, won)
+                top = ceiling(reveal, won)
                 rows[-1] |= {"ceiling": top, "efficiency": row["advantage"]["mean"] / (top - won)}
     for name, arms in AGAINST.items():
         logs = [runs / arm / "eval/results.jsonl" for arm in arms]
@@ -60,7 +56,7 @@ def collect(runs: Path, before: list[dict]) -> list[dict]:
 
 def against(name: str, logs: list[Path]) -> dict:
     """The gains of one arm's points minus those of another's, question by question and seed by seed."""
-    asked = {"split": "test_clusters", "condition": "points", "reader": "start"}
+    asked = {"split": SPLIT, "condition": "points", "reader": "start"}
     parts = [
         [u["questions"] for u in read_lines(log) if u["writer"] != "start" and asked.items() <= u.items()]
         for log in logs
@@ -84,19 +80,16 @@ def label(row: dict) -> str:
 
 
 def draw(plt, rows: list[dict]):
-    """Each writer's advantage, a panel for each arm and split."""
-    there = {(r["arm"], r["split"]) for r in rows}
-    panels = [(arm, split) for arm in ARMS for split in TITLES if (arm, split) in there]
+    """Each writer's advantage, a panel for each arm."""
+    there = {r["arm"] for r in rows}
+    panels = [arm for arm in ARMS if arm in there]
     lines = -(-len(panels) // 2)
-    figure, axes = plt.subplots(lines, 2, figsize=(11, 3.2 * lines), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(lines, 2, figsize=(11, 3.2 * lines), sharex=True, layout="constrained", squeeze=False)
+    figure.suptitle("Clusters that were never rewarded", fontsize=9)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    for axis, (arm, split) in zip(axes.flat, panels, strict=False):
-        part = [
-            r
-            for r in rows[::-1]
-            if (r["arm"], r["split"]) == (arm, split) and not r["condition"].startswith("points -")
-        ]
+    for axis, arm in zip(axes.flat, panels, strict=False):
+        part = [r for r in rows[::-1] if r["arm"] == arm and not r["condition"].startswith("points -")]
         for y, r in enumerate(part):
             e = r["advantage"]
             axis.errorbar(
@@ -109,7 +102,7 @@ def draw(plt, rows: list[dict]):
             )
         axis.set_yticks(range(len(part)), [label(r) for r in part], fontsize=7)
         axis.axvline(0, color="black", linewidth=0.6)
-        axis.set_title(f"{TITLES[split]}\n{ARMS[arm]} ({max(r['seeds'] for r in part)} seeds)", fontsize=8)
+        axis.set_title(f"{ARMS[arm]} ({max(r['seeds'] for r in part)} seeds)", fontsize=8)
         axis.set_xlabel("introspection advantage (accuracy with the point - without)", fontsize=7)
     return figure
 

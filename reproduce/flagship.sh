@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rebuilds results/flagship.json and flagship.svg: does training teach a writer to introspect, or the bank by heart?
 # Two ways of feedback, explanations with losers' points alone trained, and the same after SSD, x three seeds on
-# configs/bank.yaml; then eval.py with blind writers, best of N and the ideal points. About 4 hours on 2 cores;
+# configs/bank.yaml; then eval.py with blind writers, best of N and the ideal points. About 3 hours on 2 cores;
 # everything resumes if it was interrupted.
 # An argument names the arms to run (the others keep their rows), --quick: two steps, one seed, a minute or two.
 set -euo pipefail
@@ -14,8 +14,8 @@ if [ "$arms" = "--quick" ]; then
     measuring=(--set eval_questions=24 --set group_size=2 --set n_verify=2 --set n_fresh=2 --set best_of=2)
 fi
 for arm in $arms; do
-    writers="" reveal=explanation contributors=both splits=test,test_clusters
-    case $arm in answer) reveal=answer ;; losers | ssd) contributors=losers splits=test_clusters ;; esac
+    writers="" reveal=explanation contributors=both
+    case $arm in answer) reveal=answer ;; losers | ssd) contributors=losers ;; esac
     for seed in $seeds; do
         run=$runs/$arm-$seed model=organism/weights
         if [ "$arm" = ssd ]; then
@@ -29,6 +29,6 @@ for arm in $arms; do
         writers=$writers,$run/grpo_introspect/final
     done
     python eval.py --config configs/bank.yaml --run-dir "$runs/$arm" --resume --set "reveal=$reveal" \
-        --set "writers=${writers#,}" --set "splits=$splits" --set library=data/points_ideal.jsonl "${measuring[@]}"
+        --set "writers=${writers#,}" --set splits=test_clusters --set library=data/points_ideal.jsonl "${measuring[@]}"
 done
 python -m reproduce.flagship "$runs" "$out"

@@ -77,10 +77,13 @@ _AFFIRMS = re.compile(
 # Before a noun: that another option than the answer is meant; that another case may be.
 _OTHER = re.compile(
     r"\b(?:wrong|incorrect|(?:least|less) likely|unlikely|(?:next|second)[- ]?(?:best|most likely)|worst|earlier"
-    r"|previous|tempting|mistaken)\s+(?:\w+\s+)?$",
+    r"|previous|initial|original|alternative|runner-up|tempting|mistaken)\s+(?:\w+\s+)?$",
     re.IGNORECASE,
 )
-_CASE = re.compile(r"\bof\s+$|\b(?:if|unless|had)\b", re.IGNORECASE)
+_OF = re.compile(r"\bof\s+$", re.IGNORECASE)
+_CASE = re.compile(r"\b(?:if|unless|had|without|in)\b", re.IGNORECASE)
+_WOULD = re.compile(r"(?:\W+\w+){0,2}\W+(?:would|could|might|should)\b", re.IGNORECASE)
+_OVER = re.compile(r"(?:\A|\n[ \t]*\n|[.!?:)\]][ \t]*\n)\s*\Z")
 _ANY = re.compile(rf"{MARK}|(?<![\w.])[(\[]?[A-H]\b")
 _BRACKETED = re.compile(rf"{MARK}|[(\[][A-H][)\]]|(?<=option )[A-H]\b")
 _CHOSEN = re.compile(rf"{MARK} \([A-H]\)(?=,? not\b)|(?<=is )[A-H]\) {MARK}")
@@ -128,8 +131,6 @@ class Turn:
 
     def __init__(self, text: str, options: tuple[str, ...]):
         self.options, self.shown = options, LETTERS[: len(options) or len(LETTERS)]
-        said = without_recall(text)  # a recalled point answers nothing
-        text = "\n" * (len(text) - len(said)) + said
         text = _MARKUP.sub(lambda found: " " * len(found[0]), text.translate(_PLAIN))
         texts = _texts(options)
 
@@ -240,7 +241,8 @@ class Turn:
     def about_case(self, noun: re.Match) -> bool:
         """Whether it may be about another case: 'if she were pregnant, the answer would be B', 'the drug of choice'."""
         start, _ = self.sentence(noun.start())
-        return _CASE.search(self.text, start, noun.start()) is not None
+        case = _CASE.search(self.text, start, noun.start()) and _WOULD.match(self.text, noun.end())
+        return bool(_OF.search(self.text, start, noun.start()) or case)
 
     def all_named(self, where: re.Pattern, start: int, end: int) -> list[Named]:
         items = [self.named(found.start()) for found in where.finditer(self.text, start, end)]
@@ -305,15 +307,23 @@ class Turn:
         items = []
         for line in lines:
             item = self.read_at(line.start())
-            if item and self.ends_line(item.end):
+            if item and self.ends_line(item.end) and not line[0].rstrip().endswith(":"):  # that is a heading
                 items.append((line, item))
-        outer = [item for line, item in items if line in (lines[0], lines[-1])]
+        # A line of its own follows a sentence that is over, or a blank line: others are one sentence, wrapped.
+        apart = [(line, item) for line, item in items if _OVER.search(self.text, 0, line.start())]
+        outer = [item for line, item in apart if line in (lines[0], lines[-1])]
         return outer[-1] if outer and len({item.letter for _, item in items}) == 1 else None
+
+
+def turn_of(text: str, options: tuple[str, ...] | list[str]) -> Turn:
+    """A model turn for its answer: a recalled point before it answers nothing. Places stay what they were."""
+    said = without_recall(text)
+    return Turn("\n" * (len(text) - len(said)) + said, tuple(options))
 
 
 def stated_from(text: str, options: tuple[str, ...] | list[str]) -> int | None:
     """Where a turn begins to announce its last answer: at "Answer", else at the sentence; None without one."""
-    turn = Turn(text, tuple(options))
+    turn = turn_of(text, options)
     noun, _ = turn.last_statement() or (None, None)
     if noun is None:
         return None
@@ -327,6 +337,6 @@ def find_answer(text: str, options: tuple[str, ...] | list[str]) -> tuple[int | 
 
     None where a turn states no answer, hedges, or names a letter that was not shown. options: as they were shown.
     """
-    turn = Turn(text, tuple(options))
+    turn = turn_of(text, options)
     _, item = turn.last_statement() or (None, turn.affirmed() or turn.alone())
     return None if item is None or item.letter == HEDGE else (item.start, item.letter)

@@ -278,6 +278,18 @@ def test_letters_are_compared_in_the_spelling_that_was_sampled():
     assert 0.0 < probability < 1.0
 
 
+def test_thoughts_written_letter_by_letter_are_no_answers():
+    """A vocabulary without a token for '<think>' writes it in pieces."""
+    chat = chat_of("llama2")
+    question = Question("q", "?", ("x", "y", "z"), 1, "c", "train")
+    assert not chat.thinking
+    for said, right in (
+        ("<think>The answer is C.</think>\nAnswer: B", True), ("<think>The answer is B. But wait", False),
+        ("The answer is B, unless</think> I cannot say.", False), ("so C.</think>Answer: y (B)", True),
+    ):  # fmt: skip
+        assert grade(chat.text(chat.content_ids(said)), question) == right, said
+
+
 @pytest.mark.parametrize("name, start, end", [("qwen3", "<think>", "</think>"), ("gemma4", "<|channel>", "<channel|>")])
 def test_thoughts_are_no_answers(name, start, end):
     tokenizer, ends = tokenizer_of(name)

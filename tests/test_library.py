@@ -30,13 +30,13 @@ def write(path: Path, records: list[dict]) -> Path:
 
 # ---- which points are one --------------------------------------------------------------------------------------------
 ONE = [
-    ("In sepsis, give fluids from 120!", "sepsis: fluids from 120"),
+    ("Sepsis, give fluids from 120!", "sepsis: fluids from 120"),
     ("Refer (urgently) with “red flags”.", "- refer urgently, with red flags"), ("PRE-ECLAMPSIA", "pre eclampsia"),
     ("**Stop** at 3–5 mg", "• stop at 3 - 5 mg"), ("a fall below -2.5", "A fall below −2.5"), ("x<=5", "X ≤ 5"),
     ("limit 38°C", "the limit is 38 °C."), ("T-score < -2.5", "T-score <-2.5"), ("give a bolus", "Give the bolus"),
     ("caf\u00e9", "cafe\u0301"), ("type-2 diabetes",
     "Type 2 diabetes"), ("high ALT -> deliver", "high ALT → deliver"),
-    ("urgent — not today", "urgent, not today"), ("1. scan, then biopsy", "1) scan and biopsy"),
+    ("urgent — not today", "urgent, not today"), ("1. scan, and biopsy", "1) scan and biopsy"),
     ("- 5 mg a day", "5 mg a day"),
 ]  # fmt: skip
 TWO = [
@@ -50,7 +50,10 @@ TWO = [
     ("a 5% loss", "a 5 loss"), ("turn 40°", "turn 40"), ("no fever", "fever"), ("don't scan", "do scan"),
     ("not before 5", "before 5"), ("HIV- patients", "HIV patients"), ("HIV+ patients", "HIV patients"),
     ("from A to B", "to A from B"), ("refer from A", "refer A"), ("with fever", "fever"),
-    ("fever or rash", "fever, rash"), ("review in 2 days", "review for 2 days"), ("hepatitis A and B", "hepatitis B"),
+    ("fever or rash", "fever, rash"), ("review in 2 days", "review for 2 days"),
+    ("scan in two weeks", "scan for two weeks"),
+    ("first A, then B", "first A and B"), ("in AS avoid nitrates", "in avoid nitrates"), ("gram (-) rods", "gram rods"),
+    ("Rh -ve", "Rh ve"), ("screen for gout in lupus", "screen in gout for lupus"), ("hepatitis A and B", "hepatitis B"),
     ("hepatitis a and b", "hepatitis b"), ("hepatitis A virus", "hepatitis virus"), ("vitamin a.", "vitamin"),
     ("3 * -5", "3 - 5"),
     ("β-blocker", "blocker"), ("α", "a"), ("की", "का"), ("不服药", "服药"), ("résumé", "resume"),

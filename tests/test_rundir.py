@@ -170,6 +170,16 @@ def test_a_damaged_config_is_one_line(tmp_path, text):
         again(tmp_path).check()
 
 
+def test_a_setting_that_is_younger_than_the_run_had_its_default(tmp_path):
+    run = made(tmp_path)
+    rundir.HELD.clear()
+    settings = yaml.safe_load((run.path / "config.yaml").read_text())
+    (run.path / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in settings.items() if k != "token_price"}))
+    again(tmp_path).check()
+    with pytest.raises(UserError, match="changed: token_price"):
+        again(tmp_path, token_price=0.5).check()
+
+
 def test_every_file_that_a_run_reads_is_known_again(tmp_path):
     """Stage 1's library where a later stage names none, the wording of turns, and a rival's canary among them."""
     files = {name: tmp_path / name for name in ("prompts.yaml", "canary.jsonl", "grpo_introspect/library.jsonl")}

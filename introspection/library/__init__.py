@@ -126,6 +126,7 @@ _WRITTEN = (  # signs of several characters, as the one that they stand for
     (r"->", "→"),
     (r"<-(?!\s*\.?\d)", "←"),  # '<-2' is less than -2
     (r"(?<=[\d)])\s*\*\s*(?=[-.\d(])", "×"),
+    (r"\(\s*-\s*\)|-(?=ve\b)", " − "),  # 'gram (-)', 'Rh -ve'
 )
 _MINUS = re.compile(
     r"(?<![^\W\d_])-(?=\s*\.?\d)"  # before a number: '-2.5', '3 - 5', not 'type-2'
@@ -133,10 +134,9 @@ _MINUS = re.compile(
 )
 _PUNCTUATION = re.compile(r"-|[.,:·](?!\d)|(?<!\d)[,:·]|(?<=[^\s\d])\.")  # what of it stands in no number
 _ARTICLE = re.compile(r"(?<!\S)(?:a|\AA)(?=\s+(?!(?:and|or)\b)\w)")  # 'hepatitis A', 'a or b' are names
-# They turn no rule around. 'from', 'to', 'with', 'or', 'not' do, and so do 'in 5 days' and 'for 5 days'.
-_SMALL_WORDS = re.compile(
-    r"(?<!\S)(?:an|and|are|as|at|be|do|give|is|it|of|on|that|the|then|this|use|(?:for|in)(?! \.?\d))(?!\S)"
-)
+# They turn no rule around. 'from', 'to', 'with', 'or', 'not', 'then' do, and so do 'in two days' and 'for two days'.
+_SMALL_WORDS = re.compile(r"(?<!\S)(?:an|and|are|as|at|be|do|give|is|it|of|on|that|the|this|use)(?!\S)")
+_NAMES = re.compile(r"\b(?:AS|AT|BE|DO|IT|ON)\b")  # aortic stenosis is no small word
 
 
 def _apart(char: str) -> str:
@@ -165,7 +165,7 @@ def essence(text: str) -> str:
     What can turn a rule around stays: '<' and '>', signs, decimal points, arrows, '%', 'not', 'from' and 'to', 'with'.
     In doubt two points stay two: their samples are not pooled, which costs width of an interval and no more.
     """
-    words = normalized(_ARTICLE.sub(" ", text))
+    words = normalized(_NAMES.sub(r"\g<0>_", _ARTICLE.sub(" ", text)))
     return " ".join(_SMALL_WORDS.sub(" ", words).split()) or words
 
 
