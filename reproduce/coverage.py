@@ -1,9 +1,9 @@
-"""How often the 95 % intervals of introspection/stats.py hold the truth: python -m reproduce.coverage, 15 minutes.
+"""How often the 95 % intervals of introspection/stats.py hold the truth: python -m reproduce.coverage, 20 minutes.
 
 Made-up evaluations whose mean is known to be 0: S seeds, C clusters, Q questions, with differences between clusters,
 seeds, both together and questions, normal or (skewed) exponential. Each row of results/coverage.json is one such world:
 the share of evaluations whose interval covers 0, by the bootstrap that all tables had, and by `estimate` as it is now
-(the same from FEW clusters on).
+(the same from FEW clusters on, where clusters differ more than seeds).
 """
 
 import json
@@ -24,6 +24,8 @@ WORLDS = {
     "clusters differ, skewed": (0.15, 0.03, 0.08, 0.1, 6, True),
     "seeds differ too": (0.08, 0.06, 0.08, 0.1, 6, False),
     "little differs": (0.05, 0.0, 0.05, 0.1, 4, False),
+    "seeds differ more than clusters": (0.15, 0.2, 0.08, 0.1, 6, False),
+    "seeds differ much more": (0.15, 0.45, 0.08, 0.1, 6, False),
 }
 CLUSTERS = (4, 6, 8, 11, 12, 20)
 ANSWER_NOISE = 0.25  # of one question's measured change

@@ -318,8 +318,8 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
         markdown_table(["ours minus", *head], ahead),
         "Primary, named before: ours minus the rival that was best where it was tuned, mean over k = "
         f"{', '.join(map(str, ks))}: {shown_interval(e)}, p = {e['p']:.4f}.{left_out(ks)}",
-        "Costs (means over seeds; seconds with other work on the machine; ours with its pass of stage 1, without its "
-        "writer's 100 steps on other clusters):",
+        "Costs (means over seeds; seconds with other work on the machine; ours with what its pass of stage 1 samples, "
+        "without what that trains, and without its writer's 100 steps on other clusters):",
         markdown_table(["method", "k", "steps", "tokens sampled", "tokens trained", "seconds"], costs),
         "95 % intervals over seeds, clusters and questions. The start model is asked once.",
     ]

@@ -78,23 +78,18 @@ def total(lines: list[dict], name: str, turns: str | None = None) -> int:
 
 
 def check_rows(lines: list[dict]) -> list[dict]:
-    """The instrument check: by how many corrections were allowed, and by how many a conversation had, over all runs."""
+    """The instrument check: by how many corrections were allowed, and of those conversations that had as many.
+
+    Runs share their noise, so a conversation that ended early is the same in all that allow more: it counts once.
+    """
     rows = []
-    for line in lines:
-        allowed = line["run"]["turns"]
-        e = over_clusters([shares(line["points"]["start, test"])])
-        rows.append({"corrections": f"at most {allowed}", "points": total([line], "start, test"), "share": e})
-    for turns in map(str, range(max(line["run"]["turns"] for line in lines) + 1)):
-        merged: dict = {}
+    for words in ("at most", "exactly"):
         for line in lines:
-            for cluster, by_turns in line["points"]["start, test"].items():
-                n, k = by_turns.get(turns, [0, 0])
-                known = merged.setdefault(cluster, {turns: [0, 0]})[turns]
-                merged[cluster] = {turns: [known[0] + n, known[1] + k]}
-        part = shares(merged, turns)
-        if part:
-            points = total(lines, "start, test", turns)
-            rows.append({"corrections": f"exactly {turns}", "points": points, "share": over_clusters([part])})
+            turns = str(line["run"]["turns"])
+            kept = turns if words == "exactly" else None
+            share = over_clusters([shares(line["points"]["start, test"], kept)])
+            points = total([line], "start, test", kept)
+            rows.append({"corrections": f"{words} {turns}", "points": points, "share": share})
     return rows
 
 

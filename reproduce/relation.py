@@ -21,7 +21,7 @@ from reproduce.records import markdown_table, quantity, read_lines, shown_interv
 from reproduce.rivals import sampled_tokens
 from tasks.bank import load_questions
 
-ARMS = {"composer": "Composer 2's chain", "ssd": "SSD", "sdpo": "SDPO", "resd": "Resd", "dreamt": "ours"}
+ARMS = {"composer": "Composer 2", "ssd": "SSD", "sdpo": "SDPO", "resd": "Resd", "dreamt": "ours"}
 MODEL = "organism/weights"
 
 
@@ -85,7 +85,7 @@ def collect(runs: Path, out: Path) -> list[dict]:
 def markdown(rows: list[dict]) -> str:
     """The table, one method a line."""
     kinds = {
-        "composer": "a summary, used once",
+        "composer": "a summary, of few answers",
         "resd": "a playbook, read by the teacher alone",
         "dreamt": "a learning point",
         "ssd": "none, weights",

@@ -34,7 +34,7 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "grpo": ("GRPO", "right or wrong", False),
     "grpo-long": ("GRPO, 600 steps instead of 120", "right or wrong", False),
     "dr-grpo": ("Dr. GRPO", "right or wrong", False),
-    "composer": ("Composer 2's chain", "right or wrong", False),
+    "composer": ("Dr. GRPO, Composer 2's k1 in the reward", "right or wrong", False),
     "retry": ("Reflect, Retry, Reward", "right or wrong", False),
     "sft-gold": ("SFT on gold answers", "answer", False),
     "sft-answer": ("SFT on corrections", "answer", False),

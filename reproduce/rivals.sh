@@ -3,8 +3,8 @@
 # clusters (table T12; after a few exchanges of new clusters: python -m reproduce.exchanges).
 # Three seeds, about an hour of one core a seed, beyond reproduce/recall.sh, whose library and models it uses; everything
 # resumes. An argument names seeds, so that two shells can share them. The rivals' learning rates are the best of three or
-# four on the clusters of split val that cost the canary at most 0.05 (docs/LOG.md), their steps as many as a dream has
-# (SFT: 40, likewise); ours is as its own tables left it, but that it dreams single facts (type C) too. Questions are
+# four on the clusters of split val that cost the canary at most 0.05 (docs/LOG.md; SFT, SDPO, GRPO and Resd: others
+# borrow them, SSD and Reflect-Retry-Reward have the default), their steps as many as a dream has (SFT: 40, likewise); ours is as its own tables left it, but that it dreams single facts (type C) too. Questions are
 # those of the published bank.
 # --quick: two steps, one seed, two to three minutes.
 set -euo pipefail
@@ -45,6 +45,7 @@ for seed in $seeds; do
     rival sdpo-answer sdpo --set lr=4e-4
     rival sdpo-ss sdpo --set reveal=explanation --set own_success=true --set lr=4e-4
     rival dr-grpo grpo --set scale_rewards=false --set loss=dr_grpo --set lr=4e-4
+    # Answers end long before a chain would be cut, so this is Dr. GRPO with a k1 in the reward.
     rival composer grpo --set scale_rewards=false --set loss=dr_grpo --set reward_kl=0.02 \
         --set context_limit=150 --set lr=4e-4
     rival grpo-long grpo --set lr=4e-4 --set steps=600 # about as many sampled tokens as one of our writers
