@@ -44,6 +44,7 @@ _HEADING = re.compile(
     r"[\s*]*:[\s*]*",
     re.IGNORECASE,
 )
+_SUCH = re.compile(r"\s*(?:in|for) (?:such|these|those)\b(?! questions?\b)", re.IGNORECASE)
 _PLAINLY = _phrases(r"\W* | so | option | answer | choice | choose | pick | select | go with | not")
 # What is said of questions, answers and marks, and of a subject only by chance.
 _QUIZ = _phrases(
@@ -264,8 +265,14 @@ def states_answer(text: str, options: tuple[str, ...]) -> bool:
     """
     marked = Turn(text, options).text
     sentences = _SENTENCE.split(marked)
-    bare = [_HEADING.sub("", _BESIDE.sub("", sentence)) for sentence in sentences]
-    return bool(_COPIED.search(marked)) or any(_states(sentence) for sentence in dict.fromkeys(sentences + bare))
+    # 'For such cases, ...' goes on with the condition of the sentence before.
+    own = [
+        sentence
+        for before, sentence in zip(["", *sentences], sentences, strict=False)
+        if not (_SUCH.match(sentence) and _CONDITION.search(before))
+    ]
+    bare = [_HEADING.sub("", _BESIDE.sub("", sentence)) for sentence in own]
+    return bool(_COPIED.search(marked)) or any(_states(sentence) for sentence in dict.fromkeys(own + bare))
 
 
 def _states(sentence: str) -> bool:

@@ -146,7 +146,7 @@ def blocks_of(text: str) -> list[str] | None:
         return None
     texts = [" ".join(_FENCE.sub("", block).split()) for block in blocks]
     # 'between <introspection> and </introspection>' repeats what was asked for
-    return ["" if text.lower() == "and" or not re.search(r"\w", text) else text for text in texts]
+    return ["" if re.sub(r"\W+", "", text).lower() in ("", "and") else text for text in texts]
 
 
 def parse_point(text: str, optional: bool = False) -> str | None:

@@ -44,7 +44,7 @@ _LINK = re.compile(rf"[:=>]|\s-\s|\n|{_IS}", re.IGNORECASE)
 _LEAD = re.compile(
     r"(?:[\s:=>-]|\b(?:indeed|therefore|thus|hence|then|now|most|more|likely|probably|clearly|definitely|simply|that|it"
     r"|is|be|still|also|my|final|correct|right|best|as|letter|number)\b"
-    rf"|\b(?:the )?(?:answer|option|choice|alternative)\b|\b(?:the|an?)\b(?=[ \t]+{MARK})){{0,12}}",
+    rf"|\b(?:the )?(?:answer|option|choice|alternative)\b|\bthe\b(?=\s+{MARK})|\ban?\b(?=[ \t]+{MARK})){{0,12}}",
     re.IGNORECASE,
 )
 # An option as it is named: its text, a letter beside it; a letter, its text after it.
@@ -76,14 +76,23 @@ _AFFIRMS = re.compile(
 )
 # Before a noun: that another option than the answer is meant; that another case may be.
 _OTHER = re.compile(
-    r"\b(?:wrong|incorrect|(?:least|less) likely|unlikely|(?:next|second)[- ]?(?:best|most likely)|worst|earlier"
-    r"|previous|initial|original|alternative|runner-up|tempting|mistaken)\s+(?:\w+\s+)?$",
+    r"\b(?:wrong|incorrect|(?:least|less) likely|unlikely|(?:next|second)[- ]?(?:best|most likely)|worst"
+    r"|earlier|previous|my (?:first|initial|original)|an alternative|runner-up|tempting|mistaken)\s+(?:\w+\s+)?$",
     re.IGNORECASE,
 )
 _OF = re.compile(r"\bof\s+$", re.IGNORECASE)
-_CASE = re.compile(r"\b(?:if|unless|had|without|in)\b", re.IGNORECASE)
-_WOULD = re.compile(r"(?:\W+\w+){0,2}\W+(?:would|could|might|should)\b", re.IGNORECASE)
-_OVER = re.compile(r"(?:\A|\n[ \t]*\n|[.!?:)\]][ \t]*\n)\s*\Z")
+_CASE = re.compile(
+    r"\b(?:if|unless|had (?:he|she|it|they|the|this))\b"
+    r"|(?:^|[,;.]|\bbut|\bhowever|\bwhile)\s*(?:in|without)\b"
+    r"(?! (?:this|that|these|the|our|her|his|such|light|view|summary|conclusion|short)\b)",
+    re.IGNORECASE,
+)
+_WOULD = re.compile(r"\b(?:would|could|might|should)\b|\bI'd\b", re.IGNORECASE)
+_SEVERAL = re.compile(r"(?:\w+ly |also |still )?(?:an?|another|one)\b", re.IGNORECASE)
+_SMALL = re.compile(r"\s*[(\[]?[A-Ha-h][.):]\s")
+# What stands before a line of its own: nothing, a blank line, a sentence or list item that is over; or it has a label.
+_OVER = re.compile(r"(?:\A|\n[ \t]*\n|[.!?:)\]>][ \t]*\n|(?:\A|\n)[ \t]*(?:[-\u2022]|\d{1,2}[.)])[ \t][^\n]*\n)\s*\Z")
+_LABELLED = re.compile(rf"[ \t]*(?:[(\[]?[A-H][)\]]|[A-H][.:]?[ \t]*{MARK})")
 _ANY = re.compile(rf"{MARK}|(?<![\w.])[(\[]?[A-H]\b")
 _BRACKETED = re.compile(rf"{MARK}|[(\[][A-H][)\]]|(?<=option )[A-H]\b")
 _CHOSEN = re.compile(rf"{MARK} \([A-H]\)(?=,? not\b)|(?<=is )[A-H]\) {MARK}")
@@ -131,7 +140,8 @@ class Turn:
 
     def __init__(self, text: str, options: tuple[str, ...]):
         self.options, self.shown = options, LETTERS[: len(options) or len(LETTERS)]
-        text = _MARKUP.sub(lambda found: " " * len(found[0]), text.translate(_PLAIN))
+        text = text.replace("\r\n", " \n").translate(_PLAIN)
+        text = _MARKUP.sub(lambda found: " " * len(found[0]), text)
         texts = _texts(options)
 
         def mark(found: re.Match) -> str:
@@ -167,8 +177,8 @@ class Turn:
         """Whether a single letter stands for an option: not the A of 'a beta blocker', the C of 'C. difficile'."""
         at = found.end("gap")
         # A small letter at the end of a line may be an article: 'a\nbeta blocker'.
-        ends = "\n\n" if found["letter"].islower() and found["gap"].startswith("\n") else "\n"
-        if found["close"].strip() or at == len(self.text) or ends in found["gap"]:
+        ends = found["gap"].count("\n") > (found["letter"] == "a" and found["gap"].startswith("\n"))
+        if found["close"].strip() or at == len(self.text) or ends:
             return True
         if found["letter"].islower() and found["gap"][:1] not in (".", ",", ":"):
             return self.text[at] in "<;!?}"
@@ -227,9 +237,12 @@ class Turn:
         for link in links:
             item = self.read_at(link.end())
             if item is not None and (link[0] != "\n" or self.ends_line(item.end)):
-                return item
+                wrapped = link[0] == "\n" and _DENIED.search(self.text, noun.end(), link.start())
+                return None if wrapped else item  # "the answer is not this or", and the next line
         if not links or noun["noun"].lower() != "answer" or _DENIED.search(self.text, noun.end(), end):
             return None
+        if _SMALL.match(self.text, links[0].end()):
+            return None  # "the answer is d. ...": what is named later is its reason
         # Named later in the sentence: "the answer is that it cannot detect this one (option B)".
         return self.only(links[0].end(), end)
 
@@ -241,8 +254,15 @@ class Turn:
     def about_case(self, noun: re.Match) -> bool:
         """Whether it may be about another case: 'if she were pregnant, the answer would be B', 'the drug of choice'."""
         start, _ = self.sentence(noun.start())
-        case = _CASE.search(self.text, start, noun.start()) and _WOULD.match(self.text, noun.end())
-        return bool(_OF.search(self.text, start, noun.start()) or case)
+        case = _CASE.search(self.text[start : noun.start()])  # a slice, for '^'
+        would = case and _WOULD.search(self.text, start + case.end(), self.sentence(noun.start())[1])
+        return bool(_OF.search(self.text, start, noun.start()) or would)
+
+    def about_several(self, noun: re.Match) -> bool:
+        """Whether it may be said of others too: 'B is a good option', 'B is another choice'."""
+        start, _ = self.sentence(noun.start())
+        predicate = _PREDICATE.search(self.text[start : noun.start()])
+        return _SEVERAL.match(predicate[1]) is not None
 
     def all_named(self, where: re.Pattern, start: int, end: int) -> list[Named]:
         items = [self.named(found.start()) for found in where.finditer(self.text, start, end)]
@@ -283,20 +303,26 @@ class Turn:
     def last_statement(self) -> tuple[re.Match, Named] | None:
         """(what announces it, what is named) of the answer that is stated last; None without a statement.
 
-        One about another option counts only where there is no other; one about another case that names another option
-        than the answer makes a hedge of both.
+        One about another option, or one of several, counts only where there is no other; one about another case that
+        names another option than the answer makes a hedge of both.
         """
-        others, cases = [], []
+        others, cases, several = [], [], []
         for noun in reversed(list(_ANNOUNCES.finditer(self.text))):
-            item = self.read_before(noun) or self.read_after(noun)
+            before = self.read_before(noun)
+            item = before or self.read_after(noun)
             if item is None:
                 continue
             aside = others if self.about_other(noun) else cases if self.about_case(noun) else None
+            if aside is None and before and self.about_several(noun):
+                aside = several
             if aside is None:
                 differs = any(case.letter != item.letter for _, case in cases)
                 return noun, Named(HEDGE, None, item.end) if differs else item
             aside.append((noun, item))
-        return next(iter(cases + others), None)
+        return next(iter(cases + others + several), None)
+
+    def begins_anew(self, at: int) -> bool:
+        return _OVER.search(self.text, max(0, at - NEAR), at) is not None
 
     def ends_line(self, at: int) -> bool:
         return _LINE_END.match(self.text, at) is not None
@@ -309,8 +335,8 @@ class Turn:
             item = self.read_at(line.start())
             if item and self.ends_line(item.end) and not line[0].rstrip().endswith(":"):  # that is a heading
                 items.append((line, item))
-        # A line of its own follows a sentence that is over, or a blank line: others are one sentence, wrapped.
-        apart = [(line, item) for line, item in items if _OVER.search(self.text, 0, line.start())]
+        # Others go on with a sentence that was wrapped.
+        apart = [(m, item) for m, item in items if _LABELLED.match(m[0]) or self.begins_anew(m.start())]
         outer = [item for line, item in apart if line in (lines[0], lines[-1])]
         return outer[-1] if outer and len({item.letter for _, item in items}) == 1 else None
 

@@ -28,6 +28,7 @@ def test_an_answer_in_disguise_is_a_leak_whatever_its_letter(form):
         "In cases of pregnancy heparin is the anticoagulant.", "A: airway comes first in trauma, then breathing.",
         "ABC: A: airway, B: breathing, C: circulation.", "Group A streptococcus causes rheumatic fever.",
         "In questions of dosage, renal function decides about heparin.",
+        "If platelets fall after a week, suspect antibodies. In such a case, give alteplase.",
     ],
 )  # fmt: skip
 def test_rules_and_labels_are_none(text):

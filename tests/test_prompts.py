@@ -85,6 +85,7 @@ BLOCKS = [  # (turn, point, point where one is optional)
     ("<introspection>```markdown\na `rule`\n```</introspection>", "a `rule`", "a `rule`"),
     ("One lesson between <introspection> and </introspection>.", None, ""),
     ("Between <introspection> and </introspection>: <introspection>a rule</introspection>", "a rule", "a rule"),
+    ("between `<introspection>` and `</introspection>`: <introspection>a rule</introspection>", "a rule", "a rule"),
     ("<introspection>...</introspection>", None, ""),
     ("<introspection> </introspection>", None, ""),
     ("<introspection></introspection> <Introspection></Introspection>", None, ""),

@@ -46,5 +46,5 @@ def test_data_never_opens_or_closes_a_block(text):
     st.text(alphabet=st.characters(blacklist_characters="<>"), min_size=1).filter(lambda text: re.search(r"\w", text))
 )
 def test_a_well_formed_block_is_read_back(text):
-    assume(text.strip().lower() != "and")  # what a turn says that repeats what was asked for
+    assume(re.sub(r"\W+", "", text).lower() != "and")  # what a turn says that repeats what was asked for
     assert parse_point("so " + INTROSPECTION.format(point=text)) == " ".join(text.split())

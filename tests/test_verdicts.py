@@ -129,6 +129,8 @@ def test_questions_are_drawn_within_their_clusters():
 def test_the_committed_simulation_covers_and_is_what_the_command_makes():
     rows = coverage.read()
     assert {row["clusters"] for row in rows} >= {4, 6, 8, 11, 12, 20}
-    assert all(row["ours"] >= 0.93 for row in rows if row["clusters"] < FEW)
-    assert min(row["bootstrap"] for row in rows) < 0.9  # what the t interval replaces
+    assert all(row["ours"] >= 0.91 for row in rows)
+    few = [row["bootstrap"] for row in rows if row["clusters"] < FEW and "seeds" not in row["world"]]
+    many = [row["bootstrap"] for row in rows if row["clusters"] >= FEW and "seeds" in row["world"]]
+    assert min(few) < 0.9 and min(many) < 0.8  # what the t interval replaces
     assert coverage.simulate(rows[0] | {"runs": 20}) == coverage.simulate(rows[0] | {"runs": 20})
