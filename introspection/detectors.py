@@ -265,14 +265,13 @@ def states_answer(text: str, options: tuple[str, ...]) -> bool:
     """
     marked = Turn(text, options).text
     sentences = _SENTENCE.split(marked)
-    # 'For such cases, ...' goes on with the condition of the sentence before.
-    own = [
-        sentence
+    # 'For such cases, ...' is one sentence with the condition that stands before it.
+    whole = [
+        f"{before} {sentence}" if _SUCH.match(sentence) and _CONDITION.search(before) else sentence
         for before, sentence in zip(["", *sentences], sentences, strict=False)
-        if not (_SUCH.match(sentence) and _CONDITION.search(before))
     ]
-    bare = [_HEADING.sub("", _BESIDE.sub("", sentence)) for sentence in own]
-    return bool(_COPIED.search(marked)) or any(_states(sentence) for sentence in dict.fromkeys(own + bare))
+    bare = [_HEADING.sub("", _BESIDE.sub("", sentence)) for sentence in whole]
+    return bool(_COPIED.search(marked)) or any(_states(sentence) for sentence in dict.fromkeys(whole + bare))
 
 
 def _states(sentence: str) -> bool:

@@ -2,8 +2,8 @@
 
 The unit of inference is the cluster, averaged over training seeds; intervals are bootstraps over seeds > clusters >
 questions, and t intervals below FEW clusters and where seeds differ more than clusters (reproduce/coverage.py measures
-both). A record is what an evaluation says
-of a question (or pair of questions): `question_id`, `cluster`, `with`, `without`.
+both). A record is what an evaluation says of a question (or pair of questions): `question_id`, `cluster`, `with`,
+`without`.
 """
 
 import numpy as np

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Rebuilds results/rivals.json and rivals.md: ours against its rivals on all 16 exchanges of each of the bank's 20 train
 # clusters (table T12; after a few exchanges of new clusters: python -m reproduce.exchanges).
-# Three seeds, about an hour of one core a seed, beyond reproduce/recall.sh, whose library and models it uses; everything
-# resumes. An argument names seeds, so that two shells can share them. The rivals' learning rates are the best of three or
-# four on the clusters of split val that cost the canary at most 0.05 (docs/LOG.md; SFT, SDPO, GRPO and Resd: others
-# borrow them, SSD and Reflect-Retry-Reward have the default), their steps as many as a dream has (SFT: 40, likewise); ours is as its own tables left it, but that it dreams single facts (type C) too. Questions are
-# those of the published bank.
+# Three seeds, about an hour of one core a seed, beyond reproduce/recall.sh, whose library and models it uses; all of it
+# resumes. An argument names seeds, so that two shells can share them. Learning rates of SFT, SDPO, GRPO and Resd are
+# the best of three or four on the clusters of split val that cost the canary at most 0.05 (docs/LOG.md); others borrow
+# them, SSD and Reflect-Retry-Reward have the default. Steps are as many as a dream has (SFT: 40, likewise); ours is as
+# its own tables left it, but that it dreams single facts (type C) too. Questions are those of the published bank.
 # --quick: two steps, one seed, two to three minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -2,9 +2,9 @@
 
 An answer is read where a turn announces one ("the answer is", "Final choice:", a tag, a box, "I would go with") or
 affirms one ("B is the best option"); the last statement counts, but for those about another option ("wrong answer: A")
-or another case ("if she were pregnant ..."). What is read is a copy of the turn with every option's
-text replaced by a mark of the same length, so that "E. coli" or "both A and B" is never taken for letters, and places
-stay what they were. Where two readings compete there is no answer: none costs a sample, a wrong one is a wrong reward.
+or another case ("if she were pregnant ..."). What is read is a copy of the turn with every option's text replaced by a
+mark of the same length, so that "E. coli" or "both A and B" is never taken for letters, and places stay what they were.
+Where two readings compete there is no answer: none costs a sample, a wrong one is a wrong reward.
 """
 
 import bisect
@@ -74,12 +74,13 @@ _AFFIRMS = re.compile(
     rf"{_IS} (?:\w+ly |thus |also |indeed |the |most |only )*(?:correct|right|best|accurate|appropriate)\b",
     re.IGNORECASE,
 )
-# Before a noun: that another option than the answer is meant; that another case may be.
+# Asides. Before a noun: another option than the answer is meant ('wrong answer: A').
 _OTHER = re.compile(
     r"\b(?:wrong|incorrect|(?:least|less) likely|unlikely|(?:next|second)[- ]?(?:best|most likely)|worst"
     r"|earlier|previous|my (?:first|initial|original)|an alternative|runner-up|tempting|mistaken)\s+(?:\w+\s+)?$",
     re.IGNORECASE,
 )
+# Before it 'drug of', or a condition, and what would hold under it: another case may be meant.
 _OF = re.compile(r"\bof\s+$", re.IGNORECASE)
 _CASE = re.compile(
     r"\b(?:if|unless|had (?:he|she|it|they|the|this))\b"
@@ -88,7 +89,9 @@ _CASE = re.compile(
     re.IGNORECASE,
 )
 _WOULD = re.compile(r"\b(?:would|could|might|should)\b|\bI'd\b", re.IGNORECASE)
+# In a predicate: one of several is meant ('B is a good option').
 _SEVERAL = re.compile(r"(?:\w+ly |also |still )?(?:an?|another|one)\b", re.IGNORECASE)
+# Behind a link: a small letter with its sign ('the answer is d. ...').
 _SMALL = re.compile(r"\s*[(\[]?[A-Ha-h][.):]\s")
 # What stands before a line of its own: nothing, a blank line, a sentence or list item that is over; or it has a label.
 _OVER = re.compile(r"(?:\A|\n[ \t]*\n|[.!?:)\]>][ \t]*\n|(?:\A|\n)[ \t]*(?:[-\u2022]|\d{1,2}[.)])[ \t][^\n]*\n)\s*\Z")

@@ -35,6 +35,12 @@ def test_rules_and_labels_are_none(text):
     assert not states_answer(text, OPTIONS)
 
 
+def test_a_letter_is_a_leak_behind_a_condition_too():
+    assert states_answer(
+        "If platelets fall after a week, suspect antibodies. In such a case, the answer is D.", OPTIONS
+    )
+
+
 def test_a_point_in_tags_of_recall_is_seen():
     """The reader of a point sees what stands in them, so the detector does."""
     text = "<recall>The answer is heparin</recall>"

@@ -259,7 +259,7 @@ def test_the_options_probability_is_read_after_a_thought():
 
 
 def test_letters_are_compared_in_the_spelling_that_was_sampled():
-    """Encoded anew, a letter may get a space before it: 'Answer: y (B)' holds the token 'B', 'Answer: B' holds '▁B'."""
+    """Encoded anew, a letter may get a space before it: 'Answer: y (B)' has the token 'B', 'Answer: B' has '▁B'."""
 
     class Vocabulary:
         pieces, unk_token_id = ["A", "B", "C", "▁A", "▁B", "▁C", "(B"], None

@@ -2,8 +2,8 @@
 
 Each table is one module beside this one and offers the same functions: `conditions` (what is measured for a writer),
 `measure` (one record a question), `expand` (the units that its rows are made of, differences among them), `remark`
-(what else is said of it), and `primary`, the one contrast that was named beforehand. A unit is a condition
-as it was measured: writer, split, the condition's label, reader, and its records.
+(what else is said of it), and `primary`, the one contrast that was named beforehand. A unit is a condition as it
+was measured: writer, split, the condition's label, reader, and its records.
 """
 
 from dataclasses import dataclass
