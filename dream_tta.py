@@ -6,8 +6,8 @@
      answer); `own_answers` adds the question itself, with the answer that its exchange revealed
   3. GRPO on answers *without* the point in context (`context: with` is the paper's consumption training), rewarded for
      the label
-  4. it stops when accuracy on the stopping canary falls by more than `stop_drop`; the canary that is reported is
-     another one
+  4. it ends where accuracy on the stopping canary falls by more than `stop_drop`, with the weights of the evaluation
+     before; the canary that is reported is another one
 Gap closed = (after - before) / (with the point before dreaming - before), without the point, on questions that were not
 dreamt.
 
@@ -74,7 +74,7 @@ class Config(Shared):
     eval_every: int = 20  # steps between evaluations
     eval_questions: int = 96  # of each group of questions, at most
     n_eval: int = 4  # answers to each question of an evaluation
-    stop_drop: float = 0.05  # fall of accuracy on the stopping canary that ends the dream
+    stop_drop: float = 0.05  # a larger fall of accuracy on the stopping canary ends the dream
     save_every: int = 20  # steps between checkpoints
 
     def check(self) -> None:
@@ -82,23 +82,16 @@ class Config(Shared):
         self.check_numbers("dream_tta", f"{counts} max_new_tokens max_question_tokens max_tokens_per_micro_batch")
         self.check_numbers("dream_tta", "lr max_grad_norm", "a number above 0", lambda n: n > 0)
         if self.temperature == 0:
-            raise UserError(
-                "dream_tta.temperature: equal answers have no spread to learn from; expected a number above 0"
-            )
+            raise UserError("dream_tta.temperature: equal answers have no spread to learn from; expected above 0")
         if self.group_size < 2:
             raise UserError("dream_tta.group_size: a group of 1 has no spread around its mean; expected at least 2")
         if self.reward == "gold" and self.vary_with == "model":
-            raise UserError(
-                "dream_tta.reward: nobody knows the right answer to a question that the model wrote; "
-                "use majority or log_ratio"
-            )
+            raise UserError("dream_tta.reward: nobody knows the right answer to what a model asks; expected another")
         if self.own_answers and (self.dream_split == "composite" or self.reward == "log_ratio"):
             raise UserError("dream_tta.own_answers: expected 0 where none is known (composite) or read (log_ratio)")
         self.check_numbers("dream_tta", "replay", "a share from 0 to below 1", lambda n: n < 1)
         if self.replay and self.reward == "log_ratio":
-            raise UserError(
-                "dream_tta.replay: without a point there is no ratio to hold; expected 0, or another reward"
-            )
+            raise UserError("dream_tta.replay: without a point there is no ratio to hold; expected 0")
 
 
 # ---- variants and labels -------------------------------------------------------------------------------------------
@@ -265,10 +258,7 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], list[Question], d
     others = [others[i] for i in rng(cfg.seed, 3).permutation(len(others))]
     groups |= {"canary_stop": canary[::2], "canary": canary[1::2], "lent": lent}
     if not groups["target"]:
-        raise UserError(
-            f"dream_tta.dream_questions: {cfg.questions} has no other {new} question "
-            "in the clusters that are dreamt about"
-        )
+        raise UserError(f"dream_tta.dream_questions: {cfg.questions} has no other {new} question of what is dreamt")
     draw = rng(cfg.seed, 1)
     groups = {name: common.draw_some(part, cfg.eval_questions, draw) for name, part in groups.items() if part}
     return chosen, [library.point_of(q.id, records) for q in chosen], others, groups
@@ -311,6 +301,7 @@ def main(cfg: Config, options: Options) -> None:
     # step.
     if training.done == 0:
         start_dream(cfg, run, reader, questions, points, others, groups)
+        run.save("held", training.write_checkpoint)
     targets, first = run.read("targets.jsonl"), run.read("eval.jsonl")[0]
     if not targets:
         where = run.path / "targets.jsonl"
@@ -319,12 +310,8 @@ def main(cfg: Config, options: Options) -> None:
     steps = range(training.done + 1, cfg.steps + 1)
     bar = tqdm(steps, initial=training.done, total=cfg.steps, desc="stage 3", dynamic_ncols=True, disable=None)
     for step in bar:
-        # Stop when what the model knew before begins to go. The stopping canary is not the one that is reported; the
-        # weights that made it fall are kept, and without canary questions nothing stops a dream.
-        last = run.read("eval.jsonl")[-1]
-        if "canary_stop" in last and last["canary_stop"] < first["canary_stop"] - cfg.stop_drop:
-            fall = f"from {first['canary_stop']:.3f} to {last['canary_stop']:.3f}"
-            bar.write(f"stopped before step {step}: the stopping canary fell {fall}")
+        # Stop when what the model knew before begins to go; without canary questions nothing stops a dream.
+        if fell(cfg, first, run.read("eval.jsonl")[-1]):
             break
 
         # Answer the next variants, without the point in context (with it: consumption training).
@@ -360,6 +347,8 @@ def main(cfg: Config, options: Options) -> None:
             run.log("eval.jsonl", record)
             shown = {name: value for name, value in record.items() if name not in ("step", "each")}
             bar.write(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in shown.items()))
+            if not fell(cfg, first, record):
+                run.save("held", training.write_checkpoint)
         run.log("metrics.jsonl", metrics)
         bar.set_postfix_str(f"reward {metrics['reward']:.2f}")
         if step % cfg.save_every == 0 or step == cfg.steps or run.stopped_by:
@@ -367,8 +356,21 @@ def main(cfg: Config, options: Options) -> None:
         if run.stopped_by:
             bar.close()
             run.leave()
+
+    # The steps that made the stopping canary fall are taken back; the record of what is kept closes the log.
+    before, last = run.read("eval.jsonl")[-2:]
+    if fell(cfg, first, last):
+        fall = f"from {first['canary_stop']:.3f} to {last['canary_stop']:.3f} at step {last['step']}"
+        print(f"the stopping canary fell {fall}: back to the weights of step {before['step']}")
+        models.restore(training.policy, updater, run.path / "held")
+        run.log("eval.jsonl", before)
     training.save_final()
     print(summary(run))
+
+
+def fell(cfg: Config, first: dict, record: dict) -> bool:
+    """Whether an evaluation's stopping canary, where there is one, is further below the first than it may be."""
+    return "canary_stop" in first and record["canary_stop"] < first["canary_stop"] - cfg.stop_drop
 
 
 @common.busy("making and labelling variants")
@@ -438,10 +440,8 @@ def summary(run: Run) -> str:
         if name in first:
             lines.append(f"   {name}: {first[name]:.3f} -> {last[name]:.3f}")
             lines.append(f"      change {change(first, last, name, run.cfg.replay)}")
-    lines += [
-        "",
-        f"Everything is in {run.path}: targets.jsonl (variants, labels), metrics.jsonl, eval.jsonl, final/ (weights)",
-    ]
+    files = "targets.jsonl (variants, labels), metrics.jsonl, eval.jsonl, final/ (weights)"
+    lines += ["", f"Everything is in {run.path}: {files}"]
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ from introspection.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, fram
 from introspection.stats import holm
 from introspection.tables.units import minus
 from reproduce.records import group, markdown_table, read_lines, save_picture, shown_interval, write_lines, write_table
-from reproduce.rivals import best_points, estimate_clusters, estimate_units, group_by_cluster
+from reproduce.rivals import best_points, estimate_clusters, group_by_cluster
 
 ROUNDS = 4
 ARMS = {
@@ -102,7 +102,7 @@ class Seed:
         for path in [runs / "answers-0.json", *sorted(folder.glob("answers-*.json"))]:
             each = json.loads(path.read_text())["each"]
             self.after.append(group_by_cluster(each["test"], cluster_of))
-            self.canary.append(each["canary"])
+            self.canary.append(group_by_cluster(each["canary"], cluster_of))
         self.last = len(self.after) - 1
         self.learned, self.records, self.gains = {}, [], {}
         for number in range(1, self.last + 1):
@@ -134,14 +134,15 @@ class Seed:
 
 def row(arm: str, seeds: list[Seed]) -> dict:
     """What the table says of an arm."""
-    changes = [{q: [value - s.canary[0][q]] for q, value in s.canary[-1].items()} for s in seeds]
     made = {
         "arm": arm,
         "what": ARMS[arm],
         "matrix": np.mean([s.matrix() for s in seeds], axis=0).tolist(),
         **{name: estimate_clusters([s.columns[name] for s in seeds]) for name in seeds[0].columns},
-        "canary": [float(np.mean([list(s.canary[r].values()) for s in seeds])) for r in range(seeds[0].last + 1)],
-        "canary_change": estimate_units(changes),  # its unit is the question
+        "canary": [
+            float(np.mean([np.mean(list(s.canary[r].values())) for s in seeds])) for r in range(seeds[0].last + 1)
+        ],
+        "canary_change": estimate_clusters([minus(s.canary[-1:], s.canary[:1])[0] for s in seeds]),
     }
     if arm.startswith("ours"):  # the start reader, new test questions; lists are by round
         gains = [[gain for s in seeds for gain in s.gains_of(number)] for number in range(1, seeds[0].last + 1)]
@@ -157,7 +158,7 @@ def row(arm: str, seeds: list[Seed]) -> dict:
 def collect(runs: Path) -> dict:
     """A row for each arm that is done, and the contrasts of PAIRS."""
     bank = read_lines(sorted(runs.glob("[0-9]*/kept-1.jsonl"))[0])
-    cluster_of = {r["id"]: r["cluster"] for r in bank if r["split"] == "test"}
+    cluster_of = {r["id"]: r["cluster"] for r in bank if r["split"] in ("test", "canary")}
     last = max(path.name for path in runs.glob("[0-9]*/*/answers-*.json"))  # an arm that is not done yet is left out
     done = {arm: sorted(path.parent.parent.name for path in runs.glob(f"[0-9]*/{arm}/{last}")) for arm in ARMS}
     found = {arm: [Seed(runs, seed, arm, cluster_of) for seed in seeds] for arm, seeds in done.items() if seeds}

@@ -3,7 +3,7 @@
 The unit is a dreamt cluster, averaged over the seeds that dreamt of it (they dream about different questions). Gap
 closed is a ratio of means over units; its interval is a bootstrap over them. Rules (types A, B, D) and single facts
 (type C) are counted apart: a fact says nothing about another question of its cluster, where a model that reads it is
-wrong. The unit of canary and neighbours is the question, over seeds.
+wrong.
 """
 
 import json
@@ -15,6 +15,7 @@ import numpy as np
 from introspection.stats import estimate
 from introspection.tables.units import minus
 from reproduce.records import group, read_lines, save_picture, write_records
+from reproduce.rivals import estimate_clusters
 
 ARMS = {
     "majority": "label: what the model answers most with the point; variants that it wrote itself",
@@ -50,14 +51,14 @@ def units(ends: list[tuple[dict, dict]], name: str, bank: dict[str, str], letter
     return np.array([np.mean(seeds, axis=0) for seeds in dreamt_clusters(ends, name, bank, letters).values()])
 
 
-def changes(ends: list[tuple[dict, dict]], name: str) -> np.ndarray:
-    """After minus before of each question of a group, over the seeds that asked it."""
-    each = group(
-        (question, last["each"][name][question] - before)
+def changes(ends: list[tuple[dict, dict]], name: str, bank: dict[str, str]) -> list[dict[str, list[float]]]:
+    """After minus before of a group's questions, by cluster, of each seed."""
+    return [
+        group(
+            (bank[question], last["each"][name][question] - before) for question, before in first["each"][name].items()
+        )
         for first, last in ends
-        for question, before in first["each"][name].items()
-    )
-    return np.array([np.mean(part) for part in each.values()])
+    ]
 
 
 def bootstrap_units(values: np.ndarray, statistic, resamples: int = 4000) -> dict:
@@ -83,9 +84,12 @@ def row_of(arm: str, ends: list[tuple[dict, dict]], bank: dict[str, str]) -> dic
                     "gap_closed": bootstrap_units(values, gap_closed),
                     "by_cluster": dreamt_clusters(ends, name, bank, letters),
                 }
-    for name in ("neighbour", "canary"):
-        change = bootstrap_units(changes(ends, name), lambda part: float(part.mean()))
-        row[f"{name}_change"] = change | {"by_seed": [float(changes([pair], name).mean()) for pair in ends]}
+    # Seeds have the same canary, and other neighbours: those of clusters that they did not dream of.
+    seeds = changes(ends, "neighbour", bank)
+    of_cluster = group((cluster, float(np.mean(part))) for seed in seeds for cluster, part in seed.items())
+    means = np.array([np.mean(part) for part in of_cluster.values()])
+    row["neighbour_change"] = bootstrap_units(means, lambda part: float(part.mean())) | {"by_cluster": of_cluster}
+    row["canary_change"] = estimate_clusters(changes(ends, "canary", bank))
     return row
 
 

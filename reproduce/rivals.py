@@ -72,18 +72,15 @@ def seeds_by_cluster(seeds: list[dict[str, list[float]]]) -> dict[str, list[floa
     return {cluster: [float(np.mean(seed[cluster])) for seed in seeds] for cluster in seeds[0]}
 
 
-def estimate_units(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
-    """What tables say of a mean over clusters (or other units of questions), and what it was measured on."""
+def estimate_clusters(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
+    """What tables say of a mean over clusters, what it was measured on, and the values it was computed from."""
     return {
         **estimate(seeds, split),
         "clusters": len(seeds[0]),
         "questions": sum(map(len, seeds[0].values())),
         "seeds": [float(cluster_means([s]).mean()) for s in seeds],
+        "by_cluster": seeds_by_cluster(seeds),
     }
-
-
-def estimate_clusters(seeds: list[dict[str, list[float]]], split: str = "test") -> dict:
-    return estimate_units(seeds, split) | {"by_cluster": seeds_by_cluster(seeds)}
 
 
 def sampled_tokens(step: dict) -> float:

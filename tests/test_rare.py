@@ -109,7 +109,7 @@ def test_a_cluster_that_two_seeds_dream_of_is_one_unit():
     both = [ends({"a1": 1.0, "a2": 0.5, "c1": 0.0}), ends({"a1": 0.25, "b1": 1.0})]
     units = dreaming.units(both, "target", bank, "ABD")
     assert units.tolist() == [[0.0, 0.5, 1.0], [0.0, 1.0, 1.0]] and dreaming.gap_closed(units) == pytest.approx(0.75)
-    assert dreaming.changes(both, "neighbour").tolist() == [-0.25]
+    assert dreaming.changes(both, "neighbour", bank | {"n": "n-A"}) == [{"n-A": [-0.25]}, {"n-A": [-0.25]}]
 
 
 def test_a_dream_is_held_against_another_over_the_same_clusters():
