@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.out.exists():
+        print(f"{args.out} is there already: kept as it is, nothing asked")
         return
     try:
         questions = [q for q in load_questions(args.questions) if q.split == "train"]

@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=32, help="answers to each question")
     args = parser.parse_args()
     if args.out.exists():
+        print(f"{args.out} is there already: kept as it is, nothing asked")
         return
     reader, hard = open_reader(MODEL, 1, 0, ReaderNumber.COLLECT, longest=48), set()
     for split in ("train", "test"):

@@ -68,7 +68,7 @@ def test_equal_tokens_are_those_of_the_thriftier_run(runs):
     assert "SDPO, G = 8 (explanation) minus GRPO, G = 8 (right or wrong) | +0.000" in rare.markdown(record)
 
 
-def test_hard_questions_are_those_that_no_answer_got_right_and_the_canary_stays(tmp_path, monkeypatch):
+def test_hard_questions_are_those_that_no_answer_got_right_and_the_canary_stays(tmp_path, monkeypatch, capsys):
     bank = [json.loads(line) for line in (ROOT / "data/bank.jsonl").read_text().splitlines()]
     never = {r["id"] for r in bank if r["split"] in ("train", "test", "val")} & {r["id"] for r in bank[::7]}
     monkeypatch.setattr(
@@ -81,7 +81,7 @@ def test_hard_questions_are_those_that_no_answer_got_right_and_the_canary_stays(
     assert kept == [r for r in bank if r["split"] == "canary" or (r["split"] in ("train", "test") and r["id"] in never)]
     out.write_text("as it was")
     hard.main()
-    assert out.read_text() == "as it was"
+    assert out.read_text() == "as it was" and "kept as it is" in capsys.readouterr().out
 
 
 def test_problems_that_seeds_share_are_drawn_once():
