@@ -20,7 +20,7 @@ from introspection.tables.units import minus
 from organism import rules
 from reproduce.answers import ask as ask_bank
 from reproduce.answers import open_reader
-from reproduce.few import few
+from reproduce.few import MOST, few
 from reproduce.records import group, markdown_table, quantity, read_lines, shown_interval, write_lines
 from reproduce.rivals import best_points, estimate_clusters, sampled_tokens
 from reproduce.runs import Asked, ask, make_missing, publish, rounded, start
@@ -32,7 +32,8 @@ TUNED_ON = [
     *("diabetes-A", "anaemia-A", "arrhythmia-A", "kidney-A", "asthma-A"),
     *("meningitis-B", "appendix-B", "clot-B", "heart-B"),
 ]  # as many of types A and B as test_clusters has
-WORLD = {"tune": 7, "test": 20261202}  # seed of exchanges and questions
+WORLD = {"tune": 7, "test": 20261202}  # seed of exchanges, and of the questions that settings are tuned on
+ASKED = 20261205  # seed of what is asked in the end: questions that nobody had seen when settings were frozen
 
 # ---- settings ------------------------------------------------------------------------------------------------------
 RIVALS = ("grpo", "sdpo")
@@ -76,13 +77,28 @@ TRIALS["grpo"]["lr 2e-4 kl 0.02"] = {"steps": 320} | SLOWLY
 
 
 # ---- one run -------------------------------------------------------------------------------------------------------
+def new_clusters() -> list[rules.Cluster]:
+    return [c for c in rules.load_clusters().values() if c.split == "test_clusters"]
+
+
 def bank_of(asked: Asked, run: dict) -> Path:
     """The bank of a run, written where it is not there."""
     part = "tune" if "setting" in run else "test"
     path = asked.runs / f"exchanges-{WORLD[part]}-{run['k']}.jsonl"
     if not path.exists():
-        new = [c.name for c in rules.load_clusters().values() if c.split == "test_clusters"]
-        write_lines(path, few(run["k"], TUNED_ON if part == "tune" else new, WORLD[part]))
+        names = TUNED_ON if part == "tune" else [c.name for c in new_clusters()]
+        write_lines(path, few(run["k"], names, WORLD[part]))
+    return path
+
+
+def questions_to_ask(asked: Asked) -> Path:
+    """What every model is asked in the end, written where it is not there: none of it an exchange of any k."""
+    path = asked.runs / f"asked-{ASKED}.jsonl"
+    if not path.exists():
+        names = [c.name for c in new_clusters()]
+        known = {r["question"] for r in few(MOST, names, WORLD["test"])}
+        asked_of = [r for r in few(1, names, ASKED) if r["split"] in ("test", "canary")]
+        write_lines(path, [r for r in asked_of if r["question"] not in known])
     return path
 
 
@@ -117,10 +133,10 @@ def writer_of(asked: Asked, seed: int) -> Path:
     return home / "grpo_introspect/final"
 
 
-def measured(model: Path | str, asked: Asked, path: Path, points: dict[str, str]) -> dict:
-    """Accuracy of a model's first answers to a bank's questions: {split: {cluster: [of each question]}}."""
+def measured(model: Path | str, asked: Asked, points: dict[str, str]) -> dict:
+    """Accuracy of a model's first answers to what is asked in the end: {split: {cluster: [of each question]}}."""
     reader, each = open_reader(str(model), 0, 0, ReaderNumber.ANSWERS), {}
-    questions = load_questions(path)
+    questions = load_questions(questions_to_ask(asked))
     for split in ("test", "canary"):
         part = [q for q in questions if q.split == split]
         accuracies = ask_bank(reader, part, points, 1 if asked.quick else 4)
@@ -149,7 +165,7 @@ def train(asked: Asked, run: dict, home: Path, settings: dict) -> dict:
     made["seconds"] = round(time.perf_counter() - began)
     if "setting" in run:
         return made | {"curve": curve(stage)}
-    return made | measured(stage / "final", asked, bank_of(asked, run), {})
+    return made | measured(stage / "final", asked, {})
 
 
 def settings_of(run: dict, path: Path) -> dict:
@@ -168,7 +184,7 @@ def work(asked: Asked, run: dict) -> dict:
     """A line: the arms that a run gives."""
     method, path = run["method"], bank_of(asked, run)
     if method == "start":
-        return {"arms": {"start": measured(MODEL, asked, path, {})}}
+        return {"arms": {"start": measured(MODEL, asked, {})}}
     home = asked.runs / "exchanges" / "-".join(str(value) for value in run.values())
     settings = settings_of(run, path)
     if method in RIVALS:
@@ -186,7 +202,7 @@ def work(asked: Asked, run: dict) -> dict:
         of_cluster = group((r["cluster"], r["text"]) for r in read_lines(points))
         chosen = {cluster: texts[run.get("seed", 0) % len(texts)] for cluster, texts in of_cluster.items()}
     wrote_for = time.perf_counter() - began
-    arms = {IN_CONTEXT[method]: measured(MODEL, asked, path, chosen)} if "seed" in run else {}
+    arms = {IN_CONTEXT[method]: measured(MODEL, asked, chosen)} if "seed" in run else {}
     dreamt = train(asked, run, home, settings | {"library": points})
     dreamt["generated_tokens"] += wrote
     dreamt["seconds"] += round(wrote_for)
@@ -350,8 +366,7 @@ def draw(plt, records: dict):
     )
     figure, (axis,) = figures.frame(plt, title, note, height=3.6)
     axis.axhline(start_at["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
-    new = [c for c in rules.load_clusters().values() if c.split == "test_clusters"]
-    axis.plot(ks, [rules.mean_ceiling(new, k) for k in ks], color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
+    axis.plot(ks, [rules.mean_ceiling(new_clusters(), k) for k in ks], color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
     for i, (arm, (label, _, color)) in enumerate(ARMS.items()):
         here = [k for k in ks if (arm, k) in at and color]
         if here:

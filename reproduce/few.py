@@ -1,8 +1,7 @@
 """A bank of clusters that nothing was trained on: k exchanges of each to learn from (train), other questions as test.
 
 The exchanges are the first k of the same 32 for every k, without twins: whoever learns from an exchange has one
-question, one right answer and one explanation, and no more. Questions of the bank's other train clusters, which nobody
-is taught, are split `val`: a dream may replay them.
+question, one right answer and one explanation, and no more.
 """
 
 import random
@@ -34,5 +33,4 @@ def few(k: int, names: list[str], world: int) -> list[dict]:
     asked = [r for r in asked if r["split"] not in ("train", "composite") and r["question"] not in known]
     made += [r | {"split": "test"} for r in asked if r["cluster"] in names]
     made += [r for r in asked if r["split"] == "canary"]
-    others = [r for r in published if r["split"] == "train" and r["cluster"] not in names]
-    return made + [r | {"split": "val", "variants": []} for r in others]
+    return made
