@@ -39,11 +39,11 @@ ASKED = 20261205  # seed of what is asked in the end: questions that nobody had 
 RIVALS = ("grpo", "sdpo")
 TRAINED, EXPLAINED = ("ours", *RIVALS), ("explanations",)
 IN_CONTEXT = {"explanations": "told", "ours": "written"}  # dreams: the arm that has their text in context
-DREAM = {"dream_questions": 1000, "n_label": 4, "own_answers": 1, "replay": 0.15, "kl_coef": 0.02}
+DREAM = {"dream_questions": 1000, "n_label": 4, "own_answers": 1, "rehearse": 16}
 SETTINGS = {
     "grpo": {"lr": 4e-4},
     "sdpo": {"lr": 4e-4, "reveal": "explanation"},
-    # Every exchange is dreamt: itself, with its answer, and in few variants; other clusters are held as they were.
+    # Every exchange is dreamt: itself, with its answer, and in few variants; made-up conversations are held.
     "explanations": DREAM,
     "ours": DREAM,
 }
@@ -65,13 +65,7 @@ def tuned(k: int) -> int:
 TRIALS: dict[str, dict[str, dict]] = {
     "grpo": {"lr 4e-4": {"steps": 320}, "kl 0.08": {"steps": 240, "kl_coef": 0.08}},
     "sdpo": {"lr 4e-4": {"steps": 120}, "lr 2e-4": {"steps": 120, "lr": 2e-4}},
-    "explanations": {
-        "replay 0.15": {"steps": 360, "own_answers": 0, "kl_coef": 0.08},
-        "own 1": {"steps": 360, "kl_coef": 0.08},
-        "own 4": {"steps": 360, "kl_coef": 0.08, "own_answers": 4},
-        "own 1 kl 0.02": {"steps": 480},
-        "replay 0": {"steps": 320, "replay": 0},
-    },
+    "explanations": {"rehearse 16": {"steps": 360}},
 }
 TRIALS["grpo"]["lr 2e-4 kl 0.02"] = {"steps": 320} | SLOWLY
 
