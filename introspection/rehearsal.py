@@ -12,8 +12,6 @@ from introspection.chat import Chat
 from introspection.reader import Reader
 from introspection.sampling import Trajectory
 
-ODD = 0.05  # share of a cluster's variants that may be less like the others than what is left out
-
 
 def make_up(reader: Reader, n: int, longest_turn: int, variants: dict[str, list[str]]) -> list[dict]:
     """Of n made-up user turns those that ended, and are not about what is dreamt, each with its answer (record).
@@ -33,10 +31,13 @@ def make_up(reader: Reader, n: int, longest_turn: int, variants: dict[str, list[
 
 
 def alike(turns: list[str], variants: dict[str, list[str]]) -> list[bool]:
-    """Whether a turn is as near to some cluster's variants (mean BM25) as all but the oddest are to each other.
+    """Whether a turn is nearer to some cluster's variants than to what turns usually are.
 
-    A single variant is held against itself.
+    Near is the mean BM25 score; the border lies halfway between the median turn and the median variant, which is held
+    against the others (a single one against itself). Most turns must be about something else.
     """
+    if not turns:
+        return []
     texts = [text for part in variants.values() for text in part]
     bm25 = Bm25([*texts, *turns])  # turns as well: words of many conversations tell little
     near = np.array([bm25.scores(turn)[: len(texts)] for turn in turns])  # (turns, texts)
@@ -46,8 +47,8 @@ def alike(turns: list[str], variants: dict[str, list[str]]) -> list[bool]:
         own = np.array([bm25.scores(text)[of_part] for text in part])  # (variants, variants)
         if len(part) > 1:
             np.fill_diagonal(own, np.nan)
-        bar = np.quantile(np.nanmean(own, axis=1), ODD)
-        found |= near[:, of_part].mean(axis=1) >= bar if turns else False
+        of_turns = near[:, of_part].mean(axis=1)
+        found |= of_turns > (np.median(of_turns) + np.median(np.nanmean(own, axis=1))) / 2
     return found.tolist()
 
 

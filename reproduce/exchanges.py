@@ -360,7 +360,13 @@ def draw(plt, records: dict):
     )
     figure, (axis,) = figures.frame(plt, title, note, height=3.6)
     axis.axhline(start_at["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
-    axis.plot(ks, [rules.mean_ceiling(new_clusters(), k) for k in ks], color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
+    axis.plot(
+        ks,
+        [rules.mean_ceiling(new_clusters(), k) for k in ks],
+        color=figures.GREY,
+        linewidth=0.8,
+        linestyle=(0, (1, 3)),
+    )
     for i, (arm, (label, _, color)) in enumerate(ARMS.items()):
         here = [k for k in ks if (arm, k) in at and color]
         if here:
