@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds="0 1 2" runs=runs/dreaming out=results more=(--set n_eval=8 --set n_label=8)
-all="majority false-point twins gold with-point log-ratio all-types own replay gentle own-replay-gentle"
+all="majority false-point twins gold with-point log-ratio all-types own gentle rehearse own-rehearse"
 names=${1:-$all}
 if [ "${1:-}" = "--quick" ]; then
     names=$all seeds="0" runs=runs/dreaming_quick out=runs/dreaming_quick
@@ -25,9 +25,9 @@ declare -A arms=(
     [false-point]="--set library=$runs/wrong.jsonl"
     [all-types]="--set library=data/points_ideal.jsonl"
     [own]="--set own_answers=1"
-    [replay]="--set replay=0.15"
     [gentle]="--set kl_coef=0.02"
-    [own-replay-gentle]="--set own_answers=1 --set replay=0.15 --set kl_coef=0.02"
+    [rehearse]="--set rehearse=16"
+    [own-rehearse]="--set own_answers=1 --set rehearse=16"
 )
 for arm in $names; do
     for seed in $seeds; do

@@ -20,20 +20,13 @@ from introspection.tables.units import minus
 from organism import rules
 from reproduce.answers import ask as ask_bank
 from reproduce.answers import open_reader
-from reproduce.few import MOST, few
+from reproduce.few import bank_of, new_clusters, questions_to_ask
 from reproduce.records import group, markdown_table, quantity, read_lines, shown_interval, write_lines
 from reproduce.rivals import best_points, estimate_clusters, sampled_tokens
 from reproduce.runs import Asked, ask, make_missing, publish, rounded, start
 from tasks.bank import load_questions
 
 KS, SEEDS, MODEL = (1, 2, 4, 8, 16, 32), (0, 1, 2), "organism/weights"
-TUNED_ON = [
-    *("gout-A", "sodium-A", "lupus-B"),
-    *("diabetes-A", "anaemia-A", "arrhythmia-A", "kidney-A", "asthma-A"),
-    *("meningitis-B", "appendix-B", "clot-B", "heart-B"),
-]  # as many of types A and B as test_clusters has
-WORLD = {"tune": 7, "test": 20261202}  # seed of exchanges, and of the questions that settings are tuned on
-ASKED = 20261205  # seed of what is asked in the end: questions that nobody had seen when settings were frozen
 
 # ---- settings ------------------------------------------------------------------------------------------------------
 RIVALS = ("grpo", "sdpo")
@@ -71,31 +64,6 @@ TRIALS["grpo"]["lr 2e-4 kl 0.02"] = {"steps": 320} | SLOWLY
 
 
 # ---- one run -------------------------------------------------------------------------------------------------------
-def new_clusters() -> list[rules.Cluster]:
-    return [c for c in rules.load_clusters().values() if c.split == "test_clusters"]
-
-
-def bank_of(asked: Asked, run: dict) -> Path:
-    """The bank of a run, written where it is not there."""
-    part = "tune" if "setting" in run else "test"
-    path = asked.runs / f"exchanges-{WORLD[part]}-{run['k']}.jsonl"
-    if not path.exists():
-        names = TUNED_ON if part == "tune" else [c.name for c in new_clusters()]
-        write_lines(path, few(run["k"], names, WORLD[part]))
-    return path
-
-
-def questions_to_ask(asked: Asked) -> Path:
-    """What every model is asked in the end, written where it is not there: none of it an exchange of any k."""
-    path = asked.runs / f"asked-{ASKED}.jsonl"
-    if not path.exists():
-        names = [c.name for c in new_clusters()]
-        known = {r["question"] for r in few(MOST, names, WORLD["test"])}
-        asked_of = [r for r in few(1, names, ASKED) if r["split"] in ("test", "canary")]
-        write_lines(path, [r for r in asked_of if r["question"] not in known])
-    return path
-
-
 def every_exchange(path: Path, texts: dict[str, str] | None = None) -> list[dict]:
     """A library that says something of every exchange: its explanation as it stands, or its cluster's text."""
     empty = dict.fromkeys(library.KEYS) | {"leak": False, "meta_gaming": False, "count": 1, "verified_on": []}
@@ -130,7 +98,7 @@ def writer_of(asked: Asked, seed: int) -> Path:
 def measured(model: Path | str, asked: Asked, points: dict[str, str]) -> dict:
     """Accuracy of a model's first answers to what is asked in the end: {split: {cluster: [of each question]}}."""
     reader, each = open_reader(str(model), 0, 0, ReaderNumber.ANSWERS), {}
-    questions = load_questions(questions_to_ask(asked))
+    questions = load_questions(questions_to_ask(asked.runs))
     for split in ("test", "canary"):
         part = [q for q in questions if q.split == split]
         accuracies = ask_bank(reader, part, points, 1 if asked.quick else 4)
@@ -176,7 +144,7 @@ def settings_of(run: dict, path: Path) -> dict:
 
 def work(asked: Asked, run: dict) -> dict:
     """A line: the arms that a run gives."""
-    method, path = run["method"], bank_of(asked, run)
+    method, path = run["method"], bank_of(asked.runs, run["k"], tuning="setting" in run)
     if method == "start":
         return {"arms": {"start": measured(MODEL, asked, {})}}
     home = asked.runs / "exchanges" / "-".join(str(value) for value in run.values())
