@@ -59,16 +59,17 @@ TRIALS: dict[str, dict[str, dict]] = {
     "grpo": {"lr 4e-4": {"steps": 320}, "kl 0.08": {"steps": 240, "kl_coef": 0.08}},
     "sdpo": {"lr 4e-4": {"steps": 120}, "lr 2e-4": {"steps": 120, "lr": 2e-4}},
     "explanations": {"rehearse 16": {"steps": 360}},
+    "ours": {"else explanations": {"steps": 360}},
 }
 TRIALS["grpo"]["lr 2e-4 kl 0.02"] = {"steps": 320} | SLOWLY
 
 
 # ---- one run -------------------------------------------------------------------------------------------------------
-def every_exchange(path: Path, texts: dict[str, str] | None = None) -> list[dict]:
-    """A library that says something of every exchange: its explanation as it stands, or its cluster's text."""
+def every_exchange(path: Path, texts: dict[str, str]) -> list[dict]:
+    """A library that says something of every exchange: its cluster's text, or else its own explanation as it stands."""
     empty = dict.fromkeys(library.KEYS) | {"leak": False, "meta_gaming": False, "count": 1, "verified_on": []}
-    taught = [q for q in load_questions(path) if q.split == "train" and (texts is None or q.cluster in texts)]
-    told = [(q, q.explanation if texts is None else texts[q.cluster]) for q in taught]
+    taught = [q for q in load_questions(path) if q.split == "train"]
+    told = [(q, texts.get(q.cluster, q.explanation)) for q in taught]
     return [empty | {"id": q.id, "text": text, "question_id": q.id, "cluster": q.cluster} for q, text in told]
 
 
@@ -151,24 +152,22 @@ def work(asked: Asked, run: dict) -> dict:
     settings = settings_of(run, path)
     if method in RIVALS:
         return rounded({"arms": {method: train(asked, run, home, settings)}})
-    # One text of each cluster, which also stands in context; and what is dreamt of each exchange.
-    points, wrote, began = home.with_suffix(".jsonl"), 0, time.perf_counter()
+    # What is dreamt of each exchange: its cluster's best learning point, its explanation where none was written.
+    points, wrote, best, began = home.with_suffix(".jsonl"), 0, {}, time.perf_counter()
     if method == "ours":
         written = write_points(asked, run, home, path)
         wrote = round(sum(map(sampled_tokens, read_lines(written.with_name("metrics.jsonl")))))
         helped = [r for r in read_lines(written) if r["text"] and r["verified_on"] and library.gain(r) > 0]
-        chosen = {r["cluster"]: r["text"] for r in best_points(helped)}
-        write_lines(points, every_exchange(path, chosen))
-    else:
-        write_lines(points, every_exchange(path))
-        of_cluster = group((r["cluster"], r["text"]) for r in read_lines(points))
-        chosen = {cluster: texts[run.get("seed", 0) % len(texts)] for cluster, texts in of_cluster.items()}
+        best = {r["cluster"]: r["text"] for r in best_points(helped)}
+    write_lines(points, every_exchange(path, best))
+    of_cluster = group((r["cluster"], r["text"]) for r in read_lines(points))
+    chosen = {cluster: texts[run.get("seed", 0) % len(texts)] for cluster, texts in of_cluster.items()}
     wrote_for = time.perf_counter() - began
     arms = {IN_CONTEXT[method]: measured(MODEL, asked, chosen)} if "seed" in run else {}
     dreamt = train(asked, run, home, settings | {"library": points})
     dreamt["generated_tokens"] += wrote
     dreamt["seconds"] += round(wrote_for)
-    return rounded({"arms": arms | {method: dreamt}})
+    return rounded({"arms": arms | {method: dreamt}, "points": len(best)})
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
@@ -177,9 +176,9 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, colour in the pic
     "grpo": ("GRPO", "right or wrong", figures.GREY),
     "sdpo": ("SDPO", "explanation", figures.ORANGE),
     "explanations": ("dream of the explanations as they stand", "explanation", figures.GREEN),
-    "ours": ("ours: dream of learning points", "explanation", figures.BLUE),
+    "ours": ("ours: dream of learning points, else of explanations", "explanation", figures.BLUE),
     "told": ("in context: an explanation", "explanation", figures.INK),
-    "written": ("in context: ours, the best learning point", "explanation", "#d64570"),
+    "written": ("in context: ours, the best learning point, else an explanation", "explanation", "#d64570"),
 }
 COST = ("generated_tokens", "trained_tokens", "seconds")
 AGAINST = ("grpo", "sdpo", "explanations")  # ours is compared with

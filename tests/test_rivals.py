@@ -84,15 +84,15 @@ def test_a_composite_is_told_the_points_of_both_its_clusters():
 
 def test_every_exchange_has_its_explanation_or_its_clusters_text(tmp_path):
     path = bank_of(tmp_path, 2, tuning=False)
-    write_lines(tmp_path / "library.jsonl", every_exchange(path))
+    write_lines(tmp_path / "library.jsonl", every_exchange(path, {}))
     records, taught = (
         library.load_library(tmp_path / "library.jsonl"),
         [q for q in load_questions(path) if q.split == "train"],
     )
     assert [r["text"] for r in records] == [q.explanation for q in taught]
     assert library.point_of(taught[0].id, records) == taught[0].explanation
-    told = every_exchange(path, {taught[0].cluster: "a point"})  # a cluster without a text is not dreamt
-    assert [(r["question_id"], r["text"]) for r in told] == [(q.id, "a point") for q in taught[:2]]
+    told = [r["text"] for r in every_exchange(path, {taught[0].cluster: "a point"})]
+    assert told == ["a point"] * 2 + [q.explanation for q in taught[2:]]
 
 
 def lines_of_two_seeds() -> list[dict]:
