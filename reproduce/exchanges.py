@@ -32,7 +32,7 @@ KS, SEEDS, MODEL = (1, 2, 4, 8, 16, 32), (0, 1, 2), "organism/weights"
 RIVALS = ("grpo", "sdpo")
 TRAINED, EXPLAINED = ("ours", *RIVALS), ("explanations",)
 IN_CONTEXT = {"explanations": "told", "ours": "written"}  # dreams: the arm that has their text in context
-DREAM = {"dream_questions": 1000, "n_label": 4, "own_answers": 1, "rehearse": 8}
+DREAM = {"dream_questions": 1000, "n_label": 4, "own_answers": 1, "rehearse": 16}
 SETTINGS = {
     "grpo": {"lr": 4e-4},
     "sdpo": {"lr": 4e-4, "reveal": "explanation"},
@@ -58,7 +58,7 @@ def tuned(k: int) -> int:
 TRIALS: dict[str, dict[str, dict]] = {
     "grpo": {"lr 4e-4": {"steps": 320}, "kl 0.08": {"steps": 240, "kl_coef": 0.08}},
     "sdpo": {"lr 4e-4": {"steps": 120}, "lr 2e-4": {"steps": 120, "lr": 2e-4}},
-    "explanations": {"rehearse 8": {"steps": 360}},
+    "explanations": {"rehearse 16": {"steps": 360}},
     "ours": {"else explanations": {"steps": 360}},
 }
 TRIALS["grpo"]["lr 2e-4 kl 0.02"] = {"steps": 320} | SLOWLY
