@@ -72,12 +72,14 @@ class Updater:
         loss(logprobs (N,), advantages (N,), normalizer): called on each micro-batch. With a teacher (teacher.Teacher)
         advantages are the weights of a step towards what it would say instead; it takes the place of a KL to the start
         (ValueError with both). held: what the start policy said elsewhere; the KL to it is there then, and not on what
-        is trained. A step without any advantage is skipped and leaves the weights bit-identical (collapse
-        cause 6). A non-finite loss or gradient is skipped too (UserError after three in a row). When memory runs out,
-        the token budget is halved and it starts over.
+        is trained (ValueError without kl_coef). A step without any advantage is skipped and leaves the weights
+        bit-identical (collapse cause 6). A non-finite loss or gradient is skipped too (UserError after three in a row).
+        When memory runs out, the token budget is halved and it starts over.
         """
         if teacher and self.kl_coef:
             raise ValueError("a teacher's divergence and a KL to the start policy exclude each other")
+        if held and not self.kl_coef:
+            raise ValueError("what is held has the KL to the start policy, whose weight is 0")
         self.norm = self.kl = None
         # One normaliser, counted before anything is dropped: dropping must not make the remaining tokens louder.
         counts = [sum(t.loss_mask) for t in trajectories]
