@@ -4,7 +4,7 @@
     python -m reproduce.exchanges --tune [--jobs 2]      # results/exchanges_tuning.jsonl, what settings were chosen by
 
 Settings were frozen on 12 other clusters, one seed: steps (20 at least) are the best there while the canary is within
-0.05 of the start; a dream of few exchanges still rose at 320. Then all was asked once, of a seed of the world not seen.
+0.05 of the start. Then all was asked once, of a seed of the world that nobody had seen.
 """
 
 import sys
@@ -44,7 +44,7 @@ SLOWLY = {"lr": 2e-4, "kl_coef": 0.02}  # as dreams do
 FROZEN = {  # after k exchanges; other k take those of the next one that was tuned, or of 16
     "grpo": {1: {"steps": 40} | SLOWLY, 4: {"steps": 280} | SLOWLY, 16: {"steps": 280}},
     "sdpo": {1: {"steps": 20}, 4: {"steps": 60}, 16: {"steps": 100}},
-    "explanations": {1: {"steps": 320}, 4: {"steps": 320}, 16: {"steps": 360}},
+    "explanations": {k: {"steps": 340} for k in (1, 4, 16)},
 }
 FROZEN["ours"] = FROZEN["explanations"]
 BEST = {1: "sdpo", 4: "grpo", 16: "grpo"}  # the rival that was best where it was tuned, which ours is held against
