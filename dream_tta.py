@@ -5,7 +5,7 @@
   2. each variant gets a label: the answer that the start model gives most often with the point in context (or the gold
      answer); `own_answers` adds the question itself, with the answer that its exchange revealed
   3. GRPO on answers *without* the point in context (`context: with` is the paper's consumption training), rewarded for
-     the label
+     the label; a KL holds what the start model says (`rehearse`: in conversations that it makes up)
   4. it ends where accuracy on the stopping canary falls by more than `stop_drop`, with the weights of the evaluation
      before; the canary that is reported is another one
 Gap closed = (after - before) / (with the point before dreaming - before), without the point, on questions that were not
