@@ -376,15 +376,13 @@ def start_dream(
     the point.
     """
     print(f"{cfg.model}: {cfg.variants} variants of each of {len(questions)} questions")
-    variants: dict[str, list[str]] = {}
+    dreamt: dict[str, list[str]] = {}  # variants, by cluster
     for record in make_targets(cfg, reader, questions, points):
         run.log("targets.jsonl", record)
-        of_record = variants.setdefault(record["cluster"], [])
-        if record["question"] not in of_record:
-            of_record.append(record["question"])
+        dreamt.setdefault(record["cluster"], []).append(record["question"])
     if cfg.rehearse:
         n = POOL * cfg.rehearse
-        made_up = make_up(reader, n, cfg.max_question_tokens + cfg.max_new_tokens, variants)
+        made_up = make_up(reader, n, cfg.max_question_tokens + cfg.max_new_tokens, dreamt)
         print(f"{len(made_up)} of {n} made-up conversations are held; the others were cut off or about what is dreamt")
         if not made_up:
             print("so the KL stays on the answers that are dreamt")

@@ -38,11 +38,12 @@ def alike(turns: list[str], variants: dict[str, list[str]]) -> list[bool]:
     """
     if not turns:
         return []
-    texts = [text for part in variants.values() for text in part]
+    different = [list(dict.fromkeys(part)) for part in variants.values()]  # orders of options are no other texts
+    texts = [text for part in different for text in part]
     bm25 = Bm25([*texts, *turns])  # turns as well: words of many conversations tell little
     near = np.array([bm25.scores(turn)[: len(texts)] for turn in turns])  # (turns, texts)
     found, start = np.zeros(len(turns), bool), 0
-    for part in variants.values():
+    for part in different:
         of_part = slice(start, start := start + len(part))
         own = np.array([bm25.scores(text)[of_part] for text in part])  # (variants, variants)
         if len(part) > 1:

@@ -285,8 +285,8 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
     return [
         "# T12: what each method makes of k exchanges of a new rule",
         f"{rows[0]['test']['questions']} questions of {rows[0]['test']['clusters']} clusters that nothing was trained "
-        "on; what is asked, the canary too, is of a seed of the world that nobody had seen. Steps, 20 at least, are the "
-        "best on 12 other clusters at which the canary was within 0.05 of the start.",
+        "on; what is asked, the canary too, is of a seed of the world that nobody had seen. Steps, 20 at least, are "
+        "the best on 12 other clusters at which the canary was within 0.05 of the start.",
         markdown_table(["revealed", "method", *head], accuracy),
         "Canary, change against the start model:",
         markdown_table(["method", *head], fallen),
