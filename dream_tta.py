@@ -55,8 +55,8 @@ class Config(Shared):
     variants: int = 48  # variants of each question
     # how often each question itself is added, in new orders, labelled with the answer that its exchange revealed
     own_answers: int = 0
-    # conversations a step that the start model made up: the KL is on their answers then, not on those that are dreamt
-    rehearse: int = 0
+    # conversations a step that the start model made up: the KL is on their answers; 0: on those that are dreamt
+    rehearse: int = 16
     n_label: int = 8  # answers with the point that vote on the label of a variant
     # the label; the gold answer; mean over its tokens of log p(told) - log p(not)
     reward: Literal["majority", "gold", "log_ratio"] = "majority"
@@ -92,7 +92,7 @@ class Config(Shared):
         if self.own_answers and (self.dream_split == "composite" or self.reward == "log_ratio"):
             raise UserError("dream_tta.own_answers: expected 0 where none is known (composite) or read (log_ratio)")
         if self.rehearse and not self.kl_coef:
-            raise UserError("dream_tta.rehearse: a KL holds what is made up; expected a kl_coef above 0")
+            raise UserError("dream_tta.rehearse: without a KL (kl_coef 0) nothing is held; expected 0")
 
 
 # ---- variants and labels -------------------------------------------------------------------------------------------

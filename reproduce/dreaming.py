@@ -27,8 +27,7 @@ ARMS = {
     "all-types": "label: majority; single facts dreamt too",
     "own": "as the first, the question itself too, with its answer",
     "gentle": "as the first, a KL of 0.02 instead of 0.08",
-    "rehearse": "as the first, the KL on made-up conversations instead of the answers",
-    "own-rehearse": "as the first, both of these: the question itself, made-up conversations",
+    "rehearse": "as the first, the KL on made-up conversations (stage 3's default)",
 }
 
 
