@@ -175,10 +175,10 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, colour in the pic
     "start": ("start model", "nothing", None),
     "grpo": ("GRPO", "right or wrong", figures.GREY),
     "sdpo": ("SDPO", "explanation", figures.ORANGE),
-    "explanations": ("dream of the explanations as they stand", "explanation", figures.GREEN),
-    "ours": ("ours: dream of learning points, else of explanations", "explanation", figures.BLUE),
+    "explanations": ("dream of explanations", "explanation", figures.GREEN),
+    "ours": ("ours: points, else explanations", "explanation", figures.BLUE),
     "told": ("in context: an explanation", "explanation", figures.INK),
-    "written": ("in context: ours, the best learning point, else an explanation", "explanation", "#d64570"),
+    "written": ("in context: ours", "explanation", "#d64570"),
 }
 COST = ("generated_tokens", "trained_tokens", "seconds")
 AGAINST = ("grpo", "sdpo", "explanations")  # ours is compared with
@@ -287,6 +287,7 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
         f"{rows[0]['test']['questions']} questions of {rows[0]['test']['clusters']} clusters that nothing was trained "
         "on; what is asked, the canary too, is of a seed of the world that nobody had seen. Steps, 20 at least, are "
         "the best on 12 other clusters at which the canary was within 0.05 of the start.",
+        "Ours dreams the best learning point of every cluster, its explanations as they stand where none was written.",
         markdown_table(["revealed", "method", *head], accuracy),
         "Canary, change against the start model:",
         markdown_table(["method", *head], fallen),
