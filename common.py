@@ -335,7 +335,7 @@ class DreamPhase:
     """dream_tta.py; each group of questions adds its place to EVALUATE."""
 
     VARY, LABEL, DREAM, ORDER, EVALUATE = range(30, 35)
-    REPLAY, OWN = 39, 29  # groups of questions end at EVALUATE + 3
+    OWN, MAKE_UP, REPLY = 29, 28, 38  # groups of questions end at EVALUATE + 3
 
 
 class TablePhase:

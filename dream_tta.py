@@ -5,7 +5,7 @@
   2. each variant gets a label: the answer that the start model gives most often with the point in context (or the gold
      answer); `own_answers` adds the question itself, with the answer that its exchange revealed
   3. GRPO on answers *without* the point in context (`context: with` is the paper's consumption training), rewarded for
-     the label
+     the label; a KL holds what the start model says (`rehearse`: in conversations that it makes up)
   4. it ends where accuracy on the stopping canary falls by more than `stop_drop`, with the weights of the evaluation
      before; the canary that is reported is another one
 Gap closed = (after - before) / (with the point before dreaming - before), without the point, on questions that were not
@@ -29,6 +29,7 @@ from introspection import library, models, prompts
 from introspection.evaluation import canary_of
 from introspection.losses import centred_advantages, policy_gradient
 from introspection.reader import Reader, make_reader
+from introspection.rehearsal import make_up, to_hold
 from introspection.rollouts import answer_logprobs
 from introspection.rundir import Run
 from introspection.sampling import Completion, Trajectory
@@ -39,6 +40,7 @@ from tasks.bank import load_questions
 from tasks.mcq import Question, grade, letter_in, same_views
 
 MAY_BE_CANARY = 96  # questions that are asked where a bank names no canary
+POOL = 64  # steps after which made-up conversations come again
 
 
 @dataclass
@@ -53,8 +55,8 @@ class Config(Shared):
     variants: int = 48  # variants of each question
     # how often each question itself is added, in new orders, labelled with the answer that its exchange revealed
     own_answers: int = 0
-    # share of all variants that are questions of other clusters, labelled by what the start model says alone; 0: none
-    replay: float = 0.0
+    # conversations a step that the start model made up: the KL is on their answers; 0: on those that are dreamt
+    rehearse: int = 16
     n_label: int = 8  # answers with the point that vote on the label of a variant
     # the label; the gold answer; mean over its tokens of log p(told) - log p(not)
     reward: Literal["majority", "gold", "log_ratio"] = "majority"
@@ -89,9 +91,8 @@ class Config(Shared):
             raise UserError("dream_tta.reward: nobody knows the right answer to what a model asks; expected another")
         if self.own_answers and (self.dream_split == "composite" or self.reward == "log_ratio"):
             raise UserError("dream_tta.own_answers: expected 0 where none is known (composite) or read (log_ratio)")
-        self.check_numbers("dream_tta", "replay", "a share from 0 to below 1", lambda n: n < 1)
-        if self.replay and self.reward == "log_ratio":
-            raise UserError("dream_tta.replay: without a point there is no ratio to hold; expected 0")
+        if self.rehearse and not self.kl_coef:
+            raise UserError("dream_tta.rehearse: without a KL (kl_coef 0) nothing is held; expected 0")
 
 
 # ---- variants and labels -------------------------------------------------------------------------------------------
@@ -126,23 +127,16 @@ def votes(reader: Reader, views: list[Question], points: list[str | None], phase
     return counts
 
 
-def make_targets(
-    cfg: Config, reader: Reader, questions: list[Question], points: list[str], others: list[Question]
-) -> list[dict]:
+def make_targets(cfg: Config, reader: Reader, questions: list[Question], points: list[str]) -> list[dict]:
     """One record a variant (targets.jsonl).
 
-    Variants on which the point leaves the model without an answer are left out. others: questions of clusters that are
-    not dreamt; `replay` of the variants are theirs, without a point, so that the dream also holds what stood before.
+    Variants on which the point leaves the model without an answer are left out.
     """
     varied = zip(questions, points, vary(cfg, reader, questions), strict=True)
     views = [(question, point, view) for question, point, variants in varied for view in variants]
     # What an exchange revealed needs no vote.
     own = [same_views(q, cfg.own_answers, rng(*reader.key, DreamPhase.OWN, i)) for i, q in enumerate(questions)]
     revealed = [(q, point, view) for q, point, part in zip(questions, points, own, strict=True) for view in part]
-    dreamt = len(views) + len(revealed)
-    for i in range(round(dreamt * cfg.replay / (1 - cfg.replay)) if others else 0):
-        question, draw = others[i % len(others)], rng(*reader.key, DreamPhase.REPLAY, i)
-        views.append((question, None, same_views(question, 1, draw)[0]))
     counted = votes(reader, [v for _, _, v in views], [p for _, p, _ in views], DreamPhase.LABEL, cfg.n_label)
     counted += [Counter({view.letter: cfg.n_label}) for _, _, view in revealed]
     made = []
@@ -189,7 +183,7 @@ def reward_answers(
     asked = [targets[k // cfg.group_size] for k in range(len(completions))]
     if cfg.reward != "log_ratio":
         letters = [letter_in(reader.chat.text(c.ids), t["options"]) for c, t in zip(completions, asked, strict=True)]
-        right = [t["gold" if cfg.reward == "gold" and t["point"] else "label"] for t in asked]
+        right = [t["gold" if cfg.reward == "gold" else "label"] for t in asked]
         return [float(letter is not None and letter == r) for letter, r in zip(letters, right, strict=True)]
     sums = []
     for points in ([t["point"] for t in targets], [None for _ in targets]):
@@ -223,8 +217,8 @@ def evaluate(cfg: Config, reader: Reader, groups: dict[str, list[Question]], lab
 
 
 # ---- main ----------------------------------------------------------------------------------------------------------
-def load_data(cfg: Config) -> tuple[list[Question], list[str], list[Question], dict[str, list[Question]]]:
-    """(questions to dream about, their points, questions to replay, groups of questions for the evaluations)."""
+def load_data(cfg: Config) -> tuple[list[Question], list[str], dict[str, list[Question]]]:
+    """(questions to dream about, their points, groups of questions for the evaluations)."""
     questions = load_questions(cfg.questions, split_by=cfg.split_by)
     records = library.merge(library.load_library(common.ROOT / cfg.library))
     known = {r["question_id"] for r in records if r["text"] and not r["leak"]}
@@ -251,17 +245,12 @@ def load_data(cfg: Config) -> tuple[list[Question], list[str], list[Question], d
     lent = common.draw_some(spare, MAY_BE_CANARY, rng(cfg.seed, 2)) if not canary else []
     taken = {q.id for q in lent}
     groups["neighbour"] = [q for q in groups["neighbour"] if q.id not in taken]
-    # What is replayed is measured nowhere. Its order is drawn, so that few replays are of many clusters.
-    measured = taken | {q.id for part in groups.values() for q in part}
-    others = [q for q in questions if q.split in ("train", "val") and q.cluster not in dreamt_of]
-    others = [q for q in others if q.id not in measured]
-    others = [others[i] for i in rng(cfg.seed, 3).permutation(len(others))]
     groups |= {"canary_stop": canary[::2], "canary": canary[1::2], "lent": lent}
     if not groups["target"]:
         raise UserError(f"dream_tta.dream_questions: {cfg.questions} has no other {new} question of what is dreamt")
     draw = rng(cfg.seed, 1)
     groups = {name: common.draw_some(part, cfg.eval_questions, draw) for name, part in groups.items() if part}
-    return chosen, [library.point_of(q.id, records) for q in chosen], others, groups
+    return chosen, [library.point_of(q.id, records) for q in chosen], groups
 
 
 def main(cfg: Config, options: Options) -> None:
@@ -269,13 +258,12 @@ def main(cfg: Config, options: Options) -> None:
     prompts.use(cfg.prompts, common.ROOT)
     run = Run(options.run_dir, cfg, options.resume)
     cfg = replace(cfg, library=cfg.library or str(run.stage_1 / "library.jsonl"))
-    questions, points, others, groups = load_data(cfg)
+    questions, points, groups = load_data(cfg)
     chat = models.load_chat(cfg.model, cfg.system, cfg.thinking)
     common.check_one_process("dream_tta")
     if options.dry_run:
         evaluated = ", ".join(f"{len(part)} {name}" for name, part in groups.items())
-        replay = f", {len(others)} to draw replay from" if cfg.replay else ""
-        print(f"{len(questions)} questions to dream about{replay}; evaluated on {evaluated}")
+        print(f"{len(questions)} questions to dream about; evaluated on {evaluated}")
         return
     run.check()
     if run.finished:
@@ -300,9 +288,9 @@ def main(cfg: Config, options: Options) -> None:
     # Variants, their labels, and what the start model says with and without the point: measured once, before the first
     # step.
     if training.done == 0:
-        start_dream(cfg, run, reader, questions, points, others, groups)
+        start_dream(cfg, run, reader, questions, points, groups)
         run.save("held", training.write_checkpoint)
-    targets, first = run.read("targets.jsonl"), run.read("eval.jsonl")[0]
+    targets, made_up, first = run.read("targets.jsonl"), run.read("rehearsals.jsonl"), run.read("eval.jsonl")[0]
     if not targets:
         where = run.path / "targets.jsonl"
         raise UserError(f"{where}: the model answered no variant, even with the point; nothing to dream about")
@@ -325,7 +313,9 @@ def main(cfg: Config, options: Options) -> None:
         rewards_QG = torch.tensor(rewards, dtype=torch.float64).split(cfg.group_size)
         valid_G = torch.ones(cfg.group_size, dtype=torch.bool)
         advantages = torch.cat([centred_advantages(group, valid_G).clamp(min=0) for group in rewards_QG]).tolist()
-        updater.backward(trajectories, advantages, loss=policy_gradient)
+        # What the start model says elsewhere is held: a few of its made-up conversations.
+        held = common.walk(made_up, step, cfg.rehearse, cfg.seed, DreamPhase.MAKE_UP) if made_up else []
+        updater.backward(trajectories, advantages, loss=policy_gradient, held=to_hold(chat, held))
         updater.clip(cfg.max_grad_norm)
         update = updater.apply()
 
@@ -380,15 +370,24 @@ def start_dream(
     reader: Reader,
     questions: list[Question],
     points: list[str],
-    others: list[Question],
     groups: dict[str, list[Question]],
 ) -> None:
-    """Before the first step: variants with labels, what the start model answers with and without the point."""
+    """Before the first step: variants with labels, made-up conversations, what the start model answers with and without
+    the point.
+    """
     print(f"{cfg.model}: {cfg.variants} variants of each of {len(questions)} questions")
-    if cfg.replay and not others:
-        print("nothing is replayed: every train and val question is of a cluster that is dreamt, or is measured")
-    for record in make_targets(cfg, reader, questions, points, others):
+    dreamt: dict[str, list[str]] = {}  # variants, by cluster
+    for record in make_targets(cfg, reader, questions, points):
         run.log("targets.jsonl", record)
+        dreamt.setdefault(record["cluster"], []).append(record["question"])
+    if cfg.rehearse:
+        n = POOL * cfg.rehearse
+        made_up = make_up(reader, n, cfg.max_question_tokens + cfg.max_new_tokens, dreamt)
+        print(f"{len(made_up)} of {n} made-up conversations are held; the others were cut off or about what is dreamt")
+        if not made_up:
+            print("so the KL stays on the answers that are dreamt")
+        for record in made_up:
+            run.log("rehearsals.jsonl", record)
     of_cluster: dict[str, list[str]] = {}
     for q, point in zip(questions, points, strict=True):
         of_cluster.setdefault(q.cluster, []).append(point)
@@ -410,13 +409,12 @@ def start_dream(
     run.log("eval.jsonl", record | {"labels": labels, "clusters": clusters})
 
 
-def change(first: dict, last: dict, name: str, replay: float, hurts: bool = False) -> Verdict:
+def change(first: dict, last: dict, name: str, hurts: bool = False) -> Verdict:
     """What may be said of a group's change; hurts: the point that was dreamt makes answers in context worse."""
     group = "target" if name == "agreement" else name
     each = {q: last["each"][name][q] - before for q, before in first["each"][name].items()}
     clusters = first.get("clusters", {}).get(group, {})
-    trained = group == "target" or (group == "neighbour" and replay > 0)  # replay is of neighbours' clusters
-    return judge([by_cluster(each, clusters)], trained, "the point hurts in context" if hurts else "")
+    return judge([by_cluster(each, clusters)], group == "target", "the point hurts in context" if hurts else "")
 
 
 def summary(run: Run) -> str:
@@ -435,11 +433,11 @@ def summary(run: Run) -> str:
             f"   {words}: {first[name]:.3f} -> {last[name]:.3f}, "
             f"with the point in context {aim:.3f}: {gap_words(first[name], last[name], aim)}"
         )
-        lines.append(f"      change {change(first, last, name, run.cfg.replay, aim < first[name] - GAP)}")
+        lines.append(f"      change {change(first, last, name, aim < first[name] - GAP)}")
     for name in ("neighbour", "canary_stop", "canary"):
         if name in first:
             lines.append(f"   {name}: {first[name]:.3f} -> {last[name]:.3f}")
-            lines.append(f"      change {change(first, last, name, run.cfg.replay)}")
+            lines.append(f"      change {change(first, last, name)}")
     files = "targets.jsonl (variants, labels), metrics.jsonl, eval.jsonl, final/ (weights)"
     lines += ["", f"Everything is in {run.path}: {files}"]
     return "\n".join(lines)

@@ -134,6 +134,10 @@ class Chat:
         """Prompt ids of a fresh conversation: one whole rendering of it, up to the model's turn."""
         return self._ids(self.preface + content)
 
+    def opening(self) -> list[int]:
+        """Ids of a conversation up to the first word of its user: from there a model goes on as one would."""
+        return self._encode(self._render(self.system, MARKS[:1]).partition(MARKS[0])[0] + self.data(self.preface))
+
     def next(self, completion_ids: list[int], content: str) -> list[int]:
         """Ids between a sampled turn and the next one: its terminator unless it was sampled, the user turn, and the
         generation prompt, as they stand in the rendering of a conversation.

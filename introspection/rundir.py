@@ -29,7 +29,7 @@ try:
 except ImportError:  # Windows has no such lock
     fcntl = None
 
-LOGS = ("metrics.jsonl", "eval.jsonl", "rollouts.jsonl", "library.jsonl", "targets.jsonl")
+LOGS = tuple(f"{name}.jsonl" for name in ("metrics", "eval", "rollouts", "library", "targets", "rehearsals"))
 INPUTS = ("questions", "exchanges", "library", "ideal", "wrong", "prompts")  # settings that name files
 MODELS = ("model", "writers", "foreign")  # settings that name folders of weights
 BLOCKS, BLOCK = 64, 2**16  # of each file of weights that are looked at; bytes of one

@@ -4,6 +4,8 @@ Zero-advantage trajectories cost nothing, micro-batches stay under a token budge
 step.
 """
 
+import math
+
 import torch
 
 from common import UserError, sum_gradients, sum_over_ranks
@@ -56,18 +58,28 @@ class Updater:
         self.kl = None
 
     # ---- the three verbs ---------------------------------------------------------------------------------------------
-    def backward(self, trajectories: list[Trajectory], advantages: list, loss=policy_gradient, teacher=None) -> None:
+    def backward(
+        self,
+        trajectories: list[Trajectory],
+        advantages: list,
+        loss=policy_gradient,
+        teacher=None,
+        held: list[Trajectory] | None = None,
+    ) -> None:
         """Leaves the gradient of `loss` over the trained tokens in the masters, or none: then the step is skipped.
 
         advantages: a number for each trajectory, or a tensor (T,) with one for each of its trained tokens.
         loss(logprobs (N,), advantages (N,), normalizer): called on each micro-batch. With a teacher (teacher.Teacher)
         advantages are the weights of a step towards what it would say instead; it takes the place of a KL to the start
-        (ValueError with both). A step without any advantage is skipped and leaves the weights bit-identical (collapse
-        cause 6). A non-finite loss or gradient is skipped too (UserError after three in a row). When memory runs out,
-        the token budget is halved and it starts over.
+        (ValueError with both). held: what the start policy said elsewhere; the KL to it is there then, and not on what
+        is trained (ValueError without kl_coef). A step without any advantage is skipped and leaves the weights
+        bit-identical (collapse cause 6). A non-finite loss or gradient is skipped too (UserError after three in a row).
+        When memory runs out, the token budget is halved and it starts over.
         """
         if teacher and self.kl_coef:
             raise ValueError("a teacher's divergence and a KL to the start policy exclude each other")
+        if held and not self.kl_coef:
+            raise ValueError("what is held has the KL to the start policy, whose weight is 0")
         self.norm = self.kl = None
         # One normaliser, counted before anything is dropped: dropping must not make the remaining tokens louder.
         counts = [sum(t.loss_mask) for t in trajectories]
@@ -79,7 +91,7 @@ class Updater:
         trajectories, weights = [trajectories[i] for i in kept], [weights[i] for i in kept]
         if teacher:
             teacher = teacher.of(kept)
-        kl, finite = self._within_memory(trajectories, weights, loss, teacher, normalizer)
+        kl, finite = self._within_memory(trajectories, weights, loss, teacher, held or [], normalizer)
         sum_gradients(self.masters)
         norm = torch.nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None])
         # Guard before clipping: clipping by a NaN norm would write NaN into every gradient.
@@ -115,28 +127,29 @@ class Updater:
         return {"grad_norm": self.norm.item(), "kl": kl, "update_ratio": ratio, "skipped_steps": 0}
 
     # ---- beneath them ------------------------------------------------------------------------------------------------
-    def _within_memory(self, trajectories, weights, loss, teacher, normalizer) -> tuple[float, bool]:
+    def _within_memory(self, trajectories, weights, loss, teacher, held, normalizer) -> tuple[float, bool]:
         """`_accumulate`, from where memory runs out with half the token budget, which is kept."""
         while True:
             try:
                 # Recomputation only happens in train mode; rollouts need eval mode (their cache would be dropped
                 # silently).
                 self.policy.train(getattr(self.policy, "is_activation_checkpointing", False))
-                done = self._accumulate(trajectories, weights, loss, teacher, normalizer, self.max_tokens)
+                kl, finite = self._accumulate(trajectories, weights, loss, teacher, normalizer, bool(held))
+                kl = self._hold(held) if held else kl
                 self.policy.eval()
-                return done
+                return kl, finite and math.isfinite(kl)
             except torch.OutOfMemoryError:  # of this rank alone: gradients are summed later
                 self._clear_gradients()
-                if self.max_tokens <= max(len(t.ids) for t in trajectories):
+                if self.max_tokens <= max(len(t.ids) for t in [*trajectories, *held]):
                     raise
                 self.pack = False  # a packed row cannot be cut
                 self.max_tokens //= 2
                 torch.cuda.empty_cache()
 
-    def _accumulate(self, trajectories, weights, loss, teacher, normalizer, budget: int) -> tuple[float, bool]:
+    def _accumulate(self, trajectories, weights, loss, teacher, normalizer, held: bool) -> tuple[float, bool]:
         """Sums the gradient over micro-batches; (mean k3 KL of the trained tokens, whether every loss was finite)."""
         kl_sum, tokens, finite = 0.0, 0, True
-        for rows in micro_batches(trajectories, budget, self.pack):
+        for rows in micro_batches(trajectories, self.max_tokens, self.pack):
             batch = collate(trajectories, rows, self.policy.device)
             advantages = per_token(weights, batch)  # (N,)
             if teacher:
@@ -146,10 +159,8 @@ class Updater:
             else:
                 logprobs = token_logprobs(self.policy, batch, self.temperature)  # (N,)
                 objective = loss(logprobs, advantages, normalizer)
-            if self.kl_coef:
-                with torch.no_grad():
-                    reference = token_logprobs(self.ref_policy, batch, self.temperature)
-                kl = kl_k3(logprobs, reference).sum()
+            if self.kl_coef and not held:
+                kl = kl_k3(logprobs, self._reference(batch)).sum()
                 objective = objective + self.kl_coef * kl / normalizer
                 kl_sum += kl.item()
             objective.backward()
@@ -157,6 +168,24 @@ class Updater:
             finite &= bool(torch.isfinite(objective))
             tokens += len(logprobs)
         return sum_over_ranks(kl_sum) / sum_over_ranks(tokens), sum_over_ranks(not finite) == 0
+
+    def _hold(self, held: list[Trajectory]) -> float:
+        """Adds the gradient of kl_coef times the mean k3 KL of the held tokens; that mean.
+
+        The start policy sampled them, so its log-probabilities come first: the estimate is of KL(ref || policy).
+        """
+        kl_sum, normalizer = 0.0, sum_over_ranks(sum(sum(t.loss_mask) for t in held))
+        for rows in micro_batches(held, self.max_tokens, self.pack):
+            batch = collate(held, rows, self.policy.device)
+            kl = kl_k3(self._reference(batch), token_logprobs(self.policy, batch, self.temperature)).sum()
+            (self.kl_coef * kl / normalizer).backward()
+            self._gather_gradients()
+            kl_sum += kl.item()
+        return sum_over_ranks(kl_sum) / normalizer
+
+    @torch.no_grad()
+    def _reference(self, batch) -> torch.Tensor:
+        return token_logprobs(self.ref_policy, batch, self.temperature)
 
     def _gather_gradients(self) -> None:
         """Adds the gradients of low-precision parameters to their masters.

@@ -26,9 +26,8 @@ ARMS = {
     "false-point": "a false point: is its rule followed?",
     "all-types": "label: majority; single facts dreamt too",
     "own": "as the first, the question itself too, with its answer",
-    "replay": "as the first, 15 % of variants of other clusters, held as they were",
     "gentle": "as the first, a KL of 0.02 instead of 0.08",
-    "own-replay-gentle": "as the first, all three",
+    "rehearse": "as the first, the KL on made-up conversations (stage 3's default)",
 }
 
 

@@ -4,7 +4,7 @@
     python -m reproduce.exchanges --tune [--jobs 2]      # results/exchanges_tuning.jsonl, what settings were chosen by
 
 Settings were frozen on 12 other clusters, one seed: steps (20 at least) are the best there while the canary is within
-0.05 of the start; a dream of few exchanges still rose at 320. Then all was asked once, of a seed of the world not seen.
+0.05 of the start. Then all was asked once, of a seed of the world that nobody had seen.
 """
 
 import sys
@@ -20,29 +20,23 @@ from introspection.tables.units import minus
 from organism import rules
 from reproduce.answers import ask as ask_bank
 from reproduce.answers import open_reader
-from reproduce.few import few
+from reproduce.few import bank_of, new_clusters, questions_to_ask
 from reproduce.records import group, markdown_table, quantity, read_lines, shown_interval, write_lines
 from reproduce.rivals import best_points, estimate_clusters, sampled_tokens
 from reproduce.runs import Asked, ask, make_missing, publish, rounded, start
 from tasks.bank import load_questions
 
 KS, SEEDS, MODEL = (1, 2, 4, 8, 16, 32), (0, 1, 2), "organism/weights"
-TUNED_ON = [
-    *("gout-A", "sodium-A", "lupus-B"),
-    *("diabetes-A", "anaemia-A", "arrhythmia-A", "kidney-A", "asthma-A"),
-    *("meningitis-B", "appendix-B", "clot-B", "heart-B"),
-]  # as many of types A and B as test_clusters has
-WORLD = {"tune": 7, "test": 20261202}  # seed of exchanges and questions
 
 # ---- settings ------------------------------------------------------------------------------------------------------
 RIVALS = ("grpo", "sdpo")
 TRAINED, EXPLAINED = ("ours", *RIVALS), ("explanations",)
 IN_CONTEXT = {"explanations": "told", "ours": "written"}  # dreams: the arm that has their text in context
-DREAM = {"dream_questions": 1000, "n_label": 4, "own_answers": 1, "replay": 0.15, "kl_coef": 0.02}
+DREAM = {"dream_questions": 1000, "n_label": 4, "own_answers": 1, "rehearse": 16}
 SETTINGS = {
     "grpo": {"lr": 4e-4},
     "sdpo": {"lr": 4e-4, "reveal": "explanation"},
-    # Every exchange is dreamt: itself, with its answer, and in few variants; other clusters are held as they were.
+    # Every exchange is dreamt: itself, with its answer, and in few variants; made-up conversations are held.
     "explanations": DREAM,
     "ours": DREAM,
 }
@@ -50,7 +44,7 @@ SLOWLY = {"lr": 2e-4, "kl_coef": 0.02}  # as dreams do
 FROZEN = {  # after k exchanges; other k take those of the next one that was tuned, or of 16
     "grpo": {1: {"steps": 40} | SLOWLY, 4: {"steps": 280} | SLOWLY, 16: {"steps": 280}},
     "sdpo": {1: {"steps": 20}, 4: {"steps": 60}, 16: {"steps": 100}},
-    "explanations": {1: {"steps": 320}, 4: {"steps": 320}, 16: {"steps": 360}},
+    "explanations": {k: {"steps": 340} for k in (1, 4, 16)},
 }
 FROZEN["ours"] = FROZEN["explanations"]
 BEST = {1: "sdpo", 4: "grpo", 16: "grpo"}  # the rival that was best where it was tuned, which ours is held against
@@ -64,33 +58,18 @@ def tuned(k: int) -> int:
 TRIALS: dict[str, dict[str, dict]] = {
     "grpo": {"lr 4e-4": {"steps": 320}, "kl 0.08": {"steps": 240, "kl_coef": 0.08}},
     "sdpo": {"lr 4e-4": {"steps": 120}, "lr 2e-4": {"steps": 120, "lr": 2e-4}},
-    "explanations": {
-        "replay 0.15": {"steps": 360, "own_answers": 0, "kl_coef": 0.08},
-        "own 1": {"steps": 360, "kl_coef": 0.08},
-        "own 4": {"steps": 360, "kl_coef": 0.08, "own_answers": 4},
-        "own 1 kl 0.02": {"steps": 480},
-        "replay 0": {"steps": 320, "replay": 0},
-    },
+    "explanations": {"rehearse 16": {"steps": 360}},
+    "ours": {"else explanations": {"steps": 360}},
 }
 TRIALS["grpo"]["lr 2e-4 kl 0.02"] = {"steps": 320} | SLOWLY
 
 
 # ---- one run -------------------------------------------------------------------------------------------------------
-def bank_of(asked: Asked, run: dict) -> Path:
-    """The bank of a run, written where it is not there."""
-    part = "tune" if "setting" in run else "test"
-    path = asked.runs / f"exchanges-{WORLD[part]}-{run['k']}.jsonl"
-    if not path.exists():
-        new = [c.name for c in rules.load_clusters().values() if c.split == "test_clusters"]
-        write_lines(path, few(run["k"], TUNED_ON if part == "tune" else new, WORLD[part]))
-    return path
-
-
-def every_exchange(path: Path, texts: dict[str, str] | None = None) -> list[dict]:
-    """A library that says something of every exchange: its explanation as it stands, or its cluster's text."""
+def every_exchange(path: Path, texts: dict[str, str]) -> list[dict]:
+    """A library that says something of every exchange: its cluster's text, or else its own explanation as it stands."""
     empty = dict.fromkeys(library.KEYS) | {"leak": False, "meta_gaming": False, "count": 1, "verified_on": []}
-    taught = [q for q in load_questions(path) if q.split == "train" and (texts is None or q.cluster in texts)]
-    told = [(q, q.explanation if texts is None else texts[q.cluster]) for q in taught]
+    taught = [q for q in load_questions(path) if q.split == "train"]
+    told = [(q, texts.get(q.cluster, q.explanation)) for q in taught]
     return [empty | {"id": q.id, "text": text, "question_id": q.id, "cluster": q.cluster} for q, text in told]
 
 
@@ -117,10 +96,10 @@ def writer_of(asked: Asked, seed: int) -> Path:
     return home / "grpo_introspect/final"
 
 
-def measured(model: Path | str, asked: Asked, path: Path, points: dict[str, str]) -> dict:
-    """Accuracy of a model's first answers to a bank's questions: {split: {cluster: [of each question]}}."""
+def measured(model: Path | str, asked: Asked, points: dict[str, str]) -> dict:
+    """Accuracy of a model's first answers to what is asked in the end: {split: {cluster: [of each question]}}."""
     reader, each = open_reader(str(model), 0, 0, ReaderNumber.ANSWERS), {}
-    questions = load_questions(path)
+    questions = load_questions(questions_to_ask(asked.runs))
     for split in ("test", "canary"):
         part = [q for q in questions if q.split == split]
         accuracies = ask_bank(reader, part, points, 1 if asked.quick else 4)
@@ -149,7 +128,7 @@ def train(asked: Asked, run: dict, home: Path, settings: dict) -> dict:
     made["seconds"] = round(time.perf_counter() - began)
     if "setting" in run:
         return made | {"curve": curve(stage)}
-    return made | measured(stage / "final", asked, bank_of(asked, run), {})
+    return made | measured(stage / "final", asked, {})
 
 
 def settings_of(run: dict, path: Path) -> dict:
@@ -166,31 +145,29 @@ def settings_of(run: dict, path: Path) -> dict:
 
 def work(asked: Asked, run: dict) -> dict:
     """A line: the arms that a run gives."""
-    method, path = run["method"], bank_of(asked, run)
+    method, path = run["method"], bank_of(asked.runs, run["k"], tuning="setting" in run)
     if method == "start":
-        return {"arms": {"start": measured(MODEL, asked, path, {})}}
+        return {"arms": {"start": measured(MODEL, asked, {})}}
     home = asked.runs / "exchanges" / "-".join(str(value) for value in run.values())
     settings = settings_of(run, path)
     if method in RIVALS:
         return rounded({"arms": {method: train(asked, run, home, settings)}})
-    # One text of each cluster, which also stands in context; and what is dreamt of each exchange.
-    points, wrote, began = home.with_suffix(".jsonl"), 0, time.perf_counter()
+    # What is dreamt of each exchange: its cluster's best learning point, its explanation where none was written.
+    points, wrote, best, began = home.with_suffix(".jsonl"), 0, {}, time.perf_counter()
     if method == "ours":
         written = write_points(asked, run, home, path)
         wrote = round(sum(map(sampled_tokens, read_lines(written.with_name("metrics.jsonl")))))
         helped = [r for r in read_lines(written) if r["text"] and r["verified_on"] and library.gain(r) > 0]
-        chosen = {r["cluster"]: r["text"] for r in best_points(helped)}
-        write_lines(points, every_exchange(path, chosen))
-    else:
-        write_lines(points, every_exchange(path))
-        of_cluster = group((r["cluster"], r["text"]) for r in read_lines(points))
-        chosen = {cluster: texts[run.get("seed", 0) % len(texts)] for cluster, texts in of_cluster.items()}
+        best = {r["cluster"]: r["text"] for r in best_points(helped)}
+    write_lines(points, every_exchange(path, best))
+    of_cluster = group((r["cluster"], r["text"]) for r in read_lines(points))
+    chosen = {cluster: texts[run.get("seed", 0) % len(texts)] for cluster, texts in of_cluster.items()}
     wrote_for = time.perf_counter() - began
-    arms = {IN_CONTEXT[method]: measured(MODEL, asked, path, chosen)} if "seed" in run else {}
+    arms = {IN_CONTEXT[method]: measured(MODEL, asked, chosen)} if "seed" in run else {}
     dreamt = train(asked, run, home, settings | {"library": points})
     dreamt["generated_tokens"] += wrote
     dreamt["seconds"] += round(wrote_for)
-    return rounded({"arms": arms | {method: dreamt}})
+    return rounded({"arms": arms | {method: dreamt}, "points": len(best)})
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
@@ -198,10 +175,10 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, colour in the pic
     "start": ("start model", "nothing", None),
     "grpo": ("GRPO", "right or wrong", figures.GREY),
     "sdpo": ("SDPO", "explanation", figures.ORANGE),
-    "explanations": ("dream of the explanations as they stand", "explanation", figures.GREEN),
-    "ours": ("ours: dream of learning points", "explanation", figures.BLUE),
+    "explanations": ("dream of explanations", "explanation", figures.GREEN),
+    "ours": ("ours: points, else explanations", "explanation", figures.BLUE),
     "told": ("in context: an explanation", "explanation", figures.INK),
-    "written": ("in context: ours, the best learning point", "explanation", "#d64570"),
+    "written": ("in context: ours", "explanation", "#d64570"),
 }
 COST = ("generated_tokens", "trained_tokens", "seconds")
 AGAINST = ("grpo", "sdpo", "explanations")  # ours is compared with
@@ -308,8 +285,9 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
     return [
         "# T12: what each method makes of k exchanges of a new rule",
         f"{rows[0]['test']['questions']} questions of {rows[0]['test']['clusters']} clusters that nothing was trained "
-        "on; exchanges and questions of a seed of the world never seen. Steps, 20 at least, are the best on 12 other "
-        "clusters at which the canary was within 0.05 of the start; a dream of few exchanges still rose at 320.",
+        "on; what is asked, the canary too, is of a seed of the world that nobody had seen. Steps, 20 at least, are "
+        "the best on 12 other clusters at which the canary was within 0.05 of the start.",
+        "Ours dreams the best learning point of every cluster, its explanations as they stand where none was written.",
         markdown_table(["revealed", "method", *head], accuracy),
         "Canary, change against the start model:",
         markdown_table(["method", *head], fallen),
@@ -319,7 +297,8 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
         "Primary, named before: ours minus the rival that was best where it was tuned, mean over k = "
         f"{', '.join(map(str, ks))}: {shown_interval(e)}, p = {e['p']:.4f}.{left_out(ks)}",
         "Costs (means over seeds; seconds with other work on the machine; ours with what its pass of stage 1 samples, "
-        "without what that trains, and without its writer's 100 steps on other clusters):",
+        "without what that trains, and without its writer's 100 steps on other clusters; the 16 made-up answers that "
+        "a dream holds in a step are not counted as trained):",
         markdown_table(["method", "k", "steps", "tokens sampled", "tokens trained", "seconds"], costs),
         "95 % intervals over seeds, clusters and questions. The start model is asked once.",
     ]
@@ -350,8 +329,13 @@ def draw(plt, records: dict):
     )
     figure, (axis,) = figures.frame(plt, title, note, height=3.6)
     axis.axhline(start_at["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
-    new = [c for c in rules.load_clusters().values() if c.split == "test_clusters"]
-    axis.plot(ks, [rules.mean_ceiling(new, k) for k in ks], color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
+    axis.plot(
+        ks,
+        [rules.mean_ceiling(new_clusters(), k) for k in ks],
+        color=figures.GREY,
+        linewidth=0.8,
+        linestyle=(0, (1, 3)),
+    )
     for i, (arm, (label, _, color)) in enumerate(ARMS.items()):
         here = [k for k in ks if (arm, k) in at and color]
         if here:

@@ -58,7 +58,7 @@ for seed in $seeds; do
     # One point a cluster.
     python dream_tta.py --config configs/bank.yaml --run-dir "$runs/dreamt-$seed" --resume \
         --set "shared.seed=$seed" --set "library=$chosen" --set dream_questions=100 \
-        --set eval_every=60 --set eval_questions=24 --set n_eval=2 "${dreaming[@]}"
+        --set eval_every=60 --set eval_questions=24 --set n_eval=2 --set rehearse=0 "${dreaming[@]}"
     answers dreamt "$runs/dreamt-$seed/dream_tta/final"
 done
 python -m reproduce.rivals table "$runs" "$out"

@@ -158,7 +158,8 @@ def scripts(home: Path) -> dict[str, Script]:
         "stage 2": (words(["sft_recall.py"], "bank", ideal, "epochs=3", "eval_questions=4", "n_measure=1",
                           "candidates=1"), "sft_recall"),
         "stage 3": (words(["dream_tta.py"], "bank", ideal, "steps=4", "eval_every=2", "save_every=1", "variants=2",
-                          "eval_questions=4", "n_eval=1", "n_label=2", "variants_per_step=2"), "dream_tta"),
+                          "eval_questions=4", "n_eval=1", "n_label=2", "variants_per_step=2", "rehearse=1"),
+                    "dream_tta"),
         "eval": (words(["eval.py"], "bank", *small, "blind=false", "best_of=2", "splits=val,test"), "eval"),
         "rival (grpo)": (words(["-m", "baselines.grpo"], "bank", "steps=4", "save_every=1", "eval_splits=val"), "grpo"),
     }  # fmt: skip

@@ -11,6 +11,7 @@ from common import ROOT, UserError, load_config
 from dream_tta import answer_variants, evaluate, make_targets, reward_answers, vary
 from introspection import library
 from introspection.reader import Reader
+from introspection.rehearsal import alike, to_hold
 from introspection.rundir import Run
 from tasks.bank import load_questions
 
@@ -27,6 +28,7 @@ SMALL = [
     "eval_questions=6",
     "n_eval=2",
     "save_every=2",
+    "rehearse=0",
     "eval_every=2",
 ]
 
@@ -66,59 +68,27 @@ def test_labels_are_the_majority_with_the_point(reader, monkeypatch):
 
     monkeypatch.setattr(dream_tta, "votes", counted)
     questions = [q for q in BANK if q.cluster == "kidney-A" and q.split == "train"][:2]
-    made = make_targets(settings(), reader, questions, ["one", "two"], [])
+    made = make_targets(settings(), reader, questions, ["one", "two"])
     assert asked[0][1] == ["one"] * 4 + ["two"] * 4
     assert len(made) == 4 and all(m["label"] == "B" and m["agreement"] == 0.75 for m in made)  # no answer, no target
     assert {m["point"] for m in made} == {"one", "two"} and all(m["gold"] in "ABCD" for m in made)
 
 
-def test_replay_holds_what_the_start_model_says_about_other_clusters(reader, monkeypatch):
-    asked = []
-
-    def counted(reader, views, points, phase, n):
-        asked.append(list(zip((v.question for v in views), points, strict=True)))
-        return [Counter({"B": 4}) for _ in views]
-
-    monkeypatch.setattr(dream_tta, "votes", counted)
-    questions = [q for q in BANK if q.cluster == "kidney-A" and q.split == "train"][:2]
-    others = [q for q in BANK if q.cluster == "asthma-A" and q.split == "train"]
-    made = make_targets(settings("variants=6", "replay=0.25"), reader, questions, ["one", "two"], others)
-    replayed = [t for t in made if t["point"] is None]
-    assert len(made) == 16 and len(replayed) == 4  # a quarter of all
-    assert {t["cluster"] for t in replayed} == {"asthma-A"} and [q for q, p in asked[0] if p is None] == [
-        q.question for q in others[:4]
-    ]
-    # Rewarded for its own vote even where the others are rewarded for the right answer.
-    asks, said = answer_variants(settings("context=with"), reader, replayed)
-    earned = reward_answers(settings("reward=gold", "vary_with=task"), reader, replayed, asks, said)
-    letters = [dream_tta.letter_in(reader.chat.text(c.ids), replayed[k // 4]["options"]) for k, c in enumerate(said)]
-    assert earned == [float(letter == "B") for letter in letters]
-    assert not any("Learning point" in reader.chat.text(t.prompt_ids) for t in asks)
-
-
 def test_a_questions_own_answer_is_dreamt_as_its_exchange_revealed_it(reader, monkeypatch):
     monkeypatch.setattr(dream_tta, "votes", lambda reader, views, points, phase, n: [Counter({"B": n}) for _ in views])
     questions = [q for q in BANK if q.cluster == "kidney-A" and q.split == "train"][:2]
-    others = [q for q in BANK if q.cluster == "asthma-A" and q.split == "train"]
-    cfg = settings("variants=4", "vary_with=model", "own_answers=2", "replay=0.25")
-    made = make_targets(cfg, reader, questions, ["one", "two"], others)
-    assert len(made) == 8 + 4 + 4  # variants, own ones, and a quarter of all is replayed
+    cfg = settings("variants=4", "vary_with=model", "own_answers=2")
+    made = make_targets(cfg, reader, questions, ["one", "two"])
+    assert len(made) == 8 + 4  # variants, own ones
     own = [t for t in made if t["question"] in {q.question for q in questions}]
     assert [t["question_id"] for t in own] == [q.id for q in questions for _ in range(2)]
     right = {q.id: q.options[q.answer] for q in questions}
     for target in own:
         assert target["options"]["ABCD".index(target["label"])] == right[target["question_id"]]
         assert target["gold"] == target["label"] and target["agreement"] == 1
-    assert len({t["label"] for t in own}) > 1 and all(t["gold"] is None for t in made if t["point"] and t not in own)
-    none = make_targets(settings("variants=4", "vary_with=model"), reader, questions, ["one", "two"], [])
-    assert none == [t for t in made if t["point"] and t not in own]  # they change nothing else
-
-
-def test_what_is_replayed_is_of_other_clusters_and_measured_nowhere():
-    questions, _, others, groups = dream_tta.load_data(settings("dream_split=val", "shared.cluster=gout"))
-    measured = {q.id for part in groups.values() for q in part} | {q.id for q in questions}
-    assert others and not measured & {q.id for q in others} and "gout-A" not in {q.cluster for q in others}
-    assert {q.split for q in others} <= {"train", "val"} and len({q.cluster for q in others[:8]}) > 4
+    assert len({t["label"] for t in own}) > 1 and all(t["gold"] is None for t in made if t not in own)
+    none = make_targets(settings("variants=4", "vary_with=model"), reader, questions, ["one", "two"])
+    assert none == [t for t in made if t not in own]  # they change nothing else
 
 
 def test_rewards_follow_the_label_the_gold_or_the_log_ratio(reader):
@@ -152,7 +122,7 @@ def test_rewards_follow_the_label_the_gold_or_the_log_ratio(reader):
 
 
 def test_tuning_stays_on_val():
-    questions, points, _, groups = dream_tta.load_data(settings("dream_split=val", "shared.cluster=gout"))
+    questions, points, groups = dream_tta.load_data(settings("dream_split=val", "shared.cluster=gout"))
     assert len(questions) == len(points) == 3 and {q.split for q in questions} == {"val"}
     assert {q.split for q in groups["target"] + groups["neighbour"]} == {"val"}
     assert not {q.id for q in questions} & {q.id for q in groups["target"]} and {
@@ -182,12 +152,12 @@ def test_the_best_point_is_judged_by_all_samples_of_its_wording(tmp_path):
     ]
     path = tmp_path / "library.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    _, points, _, _ = dream_tta.load_data(settings(f"library={path}"))
+    _, points, _ = dream_tta.load_data(settings(f"library={path}"))
     assert points == ["good"]
 
 
 def test_all_points_that_are_dreamt_are_read_by_the_target(reader, tmp_path, monkeypatch):
-    questions, _, _, groups = dream_tta.load_data(settings("dream_questions=2"))
+    questions, _, groups = dream_tta.load_data(settings("dream_questions=2"))
     told, cfg = [], settings("dream_questions=2", "variants=1", "n_label=1", "n_eval=1", "vary_with=task")
 
     def votes(reader, views, points, phase, n):
@@ -195,14 +165,14 @@ def test_all_points_that_are_dreamt_are_read_by_the_target(reader, tmp_path, mon
         return [Counter("A") for _ in views]
 
     monkeypatch.setattr(dream_tta, "votes", votes)
-    dream_tta.start_dream(cfg, Run(tmp_path, cfg, False), reader, questions, ["one point", "another"], [], groups)
+    dream_tta.start_dream(cfg, Run(tmp_path, cfg, False), reader, questions, ["one point", "another"], groups)
     assert questions[0].cluster == questions[1].cluster
     assert told[1] == told[2] == [("one point", "another")[i % 2] for i in range(len(groups["target"]))]
 
 
 def test_composites_get_the_points_of_both_clusters():
     cfg = settings("dream_split=composite", "shared.cluster=")
-    questions, points, _, groups = dream_tta.load_data(cfg)
+    questions, points, groups = dream_tta.load_data(cfg)
     for question, point in zip(questions, points, strict=True):
         assert question.split == "composite" and ". " in point
     assert {q.cluster for q in groups["target"]} <= {q.cluster for q in questions}
@@ -211,7 +181,7 @@ def test_composites_get_the_points_of_both_clusters():
 
 
 def test_groups_are_disjoint_and_the_canaries_are_two():
-    questions, _, _, groups = dream_tta.load_data(settings())
+    questions, _, groups = dream_tta.load_data(settings())
     assert {q.split for q in groups["target"]} == {"test"} and {q.cluster for q in groups["target"]} == {"kidney-A"}
     assert "kidney-A" not in {q.cluster for q in groups["neighbour"]}
     assert not {q.id for q in groups["canary"]} & {q.id for q in groups["canary_stop"]}
@@ -219,24 +189,47 @@ def test_groups_are_disjoint_and_the_canaries_are_two():
 
 
 def test_agreement_is_measured_against_the_labels(reader):
-    _, _, _, groups = dream_tta.load_data(settings())
+    _, _, groups = dream_tta.load_data(settings())
     gold = evaluate(settings(), reader, groups, {q.id: q.letter for q in groups["target"]}, 0)
     assert gold["agreement"] == gold["target"]
     assert evaluate(settings(), reader, groups, {q.id: "" for q in groups["target"]}, 0)["agreement"] == 0.0
 
 
-def test_neighbours_are_trained_clusters_where_there_is_replay():
-    first = {"each": {"neighbour": {"a": 0.0, "b": 0.5}}, "clusters": {"neighbour": {"a": "x", "b": "y"}}}
-    last = {"each": {"neighbour": {"a": 0.5, "b": 0.5}}}
-    assert "over 2 clusters never rewarded" in str(dream_tta.change(first, last, "neighbour", 0.0))
-    assert "on these 2 trained clusters" in str(dream_tta.change(first, last, "neighbour", 0.15))
+def test_made_up_conversations_hold_and_are_not_about_what_is_dreamt(reader, tmp_path):
+    cfg = settings("rehearse=1", "variants=24", "n_label=1", "n_eval=1")
+    questions, points, groups = dream_tta.load_data(cfg)
+    run = Run(tmp_path, cfg, False)
+    run.open()
+    dream_tta.start_dream(cfg, run, reader, questions, points, groups)
+    made_up = run.read("rehearsals.jsonl")
+    assert 32 < len({r["turn"] for r in made_up}) == len(made_up) <= dream_tta.POOL
+    asked = [r["turn"] for r in made_up if "What is next?" in r["turn"]]
+    assert len(asked) > 8 and not any("creatinine" in turn.partition("Options")[0] for turn in asked)  # kidney-A
+    for record, trajectory in zip(made_up, to_hold(reader.chat, made_up), strict=True):
+        assert record["turn"] in reader.chat.text(trajectory.prompt_ids)
+        assert reader.chat.text(trajectory.segments[0][0]) == record["answer"] and sum(trajectory.loss_mask) > 0
+
+
+def test_a_turn_is_left_out_that_is_as_near_to_the_variants_as_they_are_to_each_other():
+    variants = {
+        "gout": ["urate 140 and gout, which drug?", "gout with urate 120, which drug?", "urate 150 in gout: a drug?"],
+        "ulcer": ["black stool after aspirin?"],
+    }
+    turns = [
+        "gout, urate 130: which drug helps?",
+        "which drug for fever?",
+        "write a poem",
+        "why black stool after aspirin?",
+    ]
+    assert alike(turns, variants) == [True, False, False, True]
+    assert alike([], variants) == [] and alike(turns, {}) == [False] * 4
 
 
 @pytest.mark.slow
 def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(parrot, tmp_path):
     def command(folder: str, *more: str) -> list[str]:
         words = ["dream_tta.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / folder), "--resume"]
-        return words + overrides(*SMALL, f"shared.model={parrot}", "steps=4", *more)
+        return words + overrides(*SMALL, f"shared.model={parrot}", "steps=4", "rehearse=2", *more)
 
     done = process(*command("whole"))
     assert done.returncode == 0 and "gap closed" in done.stdout, done.stderr
@@ -244,17 +237,19 @@ def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(parrot, tmp_pa
     assert [json.loads(line)["step"] for line in (whole / "eval.jsonl").read_text().splitlines()] == [0, 2, 4]
     broken_off(broken / "metrics.jsonl", 3, *command("broken"))
     assert not (broken / "final").exists() and python(*command("broken")).returncode == 0
-    for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl", "final/model.safetensors"):
+    for name in ("targets.jsonl", "rehearsals.jsonl", "metrics.jsonl", "eval.jsonl", "final/model.safetensors"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
     assert not same_weights(parrot, whole / "final")  # it did dream
-    stopped = python(*command("loud", "lr=0.05", "kl_coef=0"))  # destroys the model, and the canary says so
+    stopped = python(
+        *command("loud", "lr=0.05", "kl_coef=0", "rehearse=0")
+    )  # destroys the model, and the canary says so
     assert stopped.returncode == 0 and "3 steps" not in stopped.stdout
     assert "the stopping canary fell" in stopped.stdout and "back to the weights of step 0" in stopped.stdout
     loud = tmp_path / "loud/dream_tta"  # what made it fall is taken back, and the last record says so
     steps = [json.loads(line)["step"] for line in (loud / "eval.jsonl").read_text().splitlines()]
     assert steps == [0, 2, 0] and same_weights(parrot, loud / "final")
     (loud / "final").rename(tmp_path / "stopped")  # killed before it was saved
-    assert python(*command("loud", "lr=0.05", "kl_coef=0")).returncode == 0
+    assert python(*command("loud", "lr=0.05", "kl_coef=0", "rehearse=0")).returncode == 0
     assert same_weights(tmp_path / "stopped", loud / "final")
 
 
@@ -266,10 +261,10 @@ def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(parrot, tmp_pa
         (["steps=0"], "at least 1"),
         (["eval_questions=0"], "at least 1"),
         (["temperature=0"], "no spread"),
-        (["replay=1"], "below 1"),
         (["max_grad_norm=0"], "above 0"),
         (["max_tokens_per_micro_batch=0"], "at least 1"),
-        (["replay=0.1", "reward=log_ratio"], "no ratio"),
+        (["rehearse=-1"], "at least 0"),
+        (["rehearse=1", "kl_coef=0"], "nothing is held"),
         (["own_answers=-1"], "at least 0"),
         (["own_answers=1", "reward=log_ratio"], "or read"),
         (["own_answers=1", "dream_split=composite"], "none is known"),

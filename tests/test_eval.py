@@ -14,6 +14,7 @@ from conftest import config
 import eval as evaluation
 from common import ROOT, Options, Shared, TablePhase, UserError, load_config
 from introspection import library
+from introspection.bm25 import Bm25
 from introspection.models import load_policy, load_tokenizer, save
 from introspection.reader import Reader
 from introspection.recall import begin_turns, first_logprobs, opening, recall_scores
@@ -325,7 +326,7 @@ def test_every_condition_gives_its_own_text():
 
 def test_bm25_prefers_rare_words_and_short_documents():
     documents = ["the cat sat on the mat", "the dog sat", "the dog sat on the mat and on the mat and on the mat"]
-    bm25 = recall.Bm25(documents)
+    bm25 = Bm25(documents)
     assert bm25.best("dog sat") == 1 and bm25.best("cat on the mat") == 0
 
 

@@ -69,6 +69,15 @@ def test_turns_by_ids_are_the_turns_of_the_template(family):
     assert chat.end in chat.eos_ids and set(ends) <= chat.eos_ids
 
 
+@pytest.mark.parametrize("system", ["", "Say little."])
+def test_a_user_goes_on_from_where_every_first_turn_begins(family, system):
+    chat = chat_of(family[0], system)
+    opening, asked = chat.opening(), chat.first("which one?")
+    assert opening and asked[: len(opening)] == opening
+    rest = chat.tokenizer.decode(asked[len(opening) :], skip_special_tokens=True)
+    assert rest.strip().startswith("which one?")
+
+
 def test_the_end_of_a_turn_is_the_families_own():
     ends = {name: chat_of(name).tokenizer.decode([chat_of(name).end]) for name in RIGHT}
     own = {"gemma2": "<end_of_turn>", "gemma3": "<end_of_turn>", "gemma4": "<turn|>", "phi3": "<|end|>"}

@@ -20,13 +20,13 @@ FLOORS = [
     ["reproduce", "benchmarks"],
 ]
 INSIDE = [
-    "cache chat detectors library losses rundir stats",
+    "bm25 cache chat detectors library losses rundir stats",
     "models replay verdicts",
     "sampling",
     "logprobs",
     "scored",
     "reader",
-    "recall teacher update",
+    "recall rehearsal teacher update",
     "rollouts training",
     "metrics screen tables.units library.__main__",
     "evaluation preflight",

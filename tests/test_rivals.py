@@ -10,10 +10,9 @@ import pytest
 from common import ROOT
 from introspection import library
 from reproduce import answers, exchanges, rivals
-from reproduce.exchanges import TUNED_ON, bank_of, every_exchange
-from reproduce.few import few
+from reproduce.exchanges import every_exchange
+from reproduce.few import TUNED_ON, bank_of, few, questions_to_ask
 from reproduce.records import write_lines
-from reproduce.runs import Asked
 from tasks.bank import load_questions
 
 
@@ -25,17 +24,21 @@ def test_the_exchanges_of_a_small_k_are_the_first_of_a_larger_one():
 
 
 def test_a_bank_of_few_exchanges_shares_no_question_with_its_test_nor_with_what_was_asked_before(tmp_path):
-    path = bank_of(Asked(tmp_path, tmp_path, False, 1), {"k": 32, "method": "grpo", "seed": 0})
+    path = bank_of(tmp_path, 32, tuning=False)
     questions = load_questions(path)
-    by_split = {split: {q.question for q in questions if q.split == split} for split in ("train", "test", "val")}
+    by_split = {split: {q.question for q in questions if q.split == split} for split in ("train", "test")}
     assert len(by_split["train"]) == 12 * 32 and len(by_split["test"]) == 240
     assert not by_split["train"] & by_split["test"] and not any(q.variants for q in questions if q.split == "train")
     published = load_questions(ROOT / "data/bank.jsonl")
     assert not {q.question for q in published} & (by_split["train"] | by_split["test"])
-    # What a dream may replay is of clusters that are not taught here; what settings were tuned on is none of these.
+    # What settings were tuned on is none of these clusters.
     taught = {q.cluster for q in questions if q.split == "train"}
     assert taught == {q.cluster for q in published if q.split == "test_clusters"}
-    assert by_split["val"] and not taught & {q.cluster for q in questions if q.split == "val"}
+    # What is asked in the end is of the same clusters, and nothing that was learnt from or asked before.
+    asked = load_questions(questions_to_ask(tmp_path))
+    texts = {q.question for q in asked if q.split == "test"}
+    assert len(texts) == 240 and {q.cluster for q in asked if q.split == "test"} == taught
+    assert not texts & (by_split["train"] | by_split["test"] | {q.question for q in published})
     assert not taught & set(TUNED_ON) and len(TUNED_ON) == len(taught)
 
 
@@ -80,16 +83,16 @@ def test_a_composite_is_told_the_points_of_both_its_clusters():
 
 
 def test_every_exchange_has_its_explanation_or_its_clusters_text(tmp_path):
-    path = bank_of(Asked(tmp_path, tmp_path, False, 1), {"k": 2, "method": "grpo", "seed": 0})
-    write_lines(tmp_path / "library.jsonl", every_exchange(path))
+    path = bank_of(tmp_path, 2, tuning=False)
+    write_lines(tmp_path / "library.jsonl", every_exchange(path, {}))
     records, taught = (
         library.load_library(tmp_path / "library.jsonl"),
         [q for q in load_questions(path) if q.split == "train"],
     )
     assert [r["text"] for r in records] == [q.explanation for q in taught]
     assert library.point_of(taught[0].id, records) == taught[0].explanation
-    told = every_exchange(path, {taught[0].cluster: "a point"})  # a cluster without a text is not dreamt
-    assert [(r["question_id"], r["text"]) for r in told] == [(q.id, "a point") for q in taught[:2]]
+    told = [r["text"] for r in every_exchange(path, {taught[0].cluster: "a point"})]
+    assert told == ["a point"] * 2 + [q.explanation for q in taught[2:]]
 
 
 def lines_of_two_seeds() -> list[dict]:

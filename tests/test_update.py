@@ -66,6 +66,33 @@ def test_micro_batches_do_not_change_the_gradient(kl_coef):
             assert torch.allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.parametrize("tokens", [1, 10**6])
+def test_what_is_held_has_the_kl_in_the_place_of_what_is_trained(tokens):
+    batch, advantages, held = trajectories(), [0.5, 0.0, 1.0, -0.25, 0.0, 2.0], trajectories(5, seed=1)
+    policy, ref_policy = tiny_llama(dtype=torch.float64), tiny_llama(seed=5, dtype=torch.float64)
+    updater = Updater(
+        policy, optimizer="sgd", lr=1.0, temperature=1.0, max_tokens=tokens, kl_coef=0.5, ref_policy=ref_policy
+    )
+    updater.backward(batch, advantages, held=held)
+    reference = tiny_llama(dtype=torch.float64)
+
+    def logprobs(model, t):
+        ids = torch.tensor([t.ids])
+        logp = torch.log_softmax(model(ids).logits[0, :-1], -1).gather(1, ids[0, 1:, None])[:, 0]
+        return logp[torch.tensor(t.loss_mask[1:], dtype=torch.bool)]
+
+    loss, kl, trained = 0.0, 0.0, sum(sum(t.loss_mask) for t in batch)
+    for t, advantage in zip(batch, advantages, strict=True):
+        loss = loss - advantage * logprobs(reference, t).sum() / trained
+    for t in held:  # sampled by the start policy: E of (pi / ref - 1 - log(pi / ref)) is KL(ref || pi)
+        log_ratio = logprobs(reference, t) - logprobs(ref_policy, t).detach()
+        kl = kl + (log_ratio.exp() - 1 - log_ratio).sum() / sum(sum(t.loss_mask) for t in held)
+    (loss + 0.5 * kl).backward()
+    assert updater.kl == pytest.approx(kl.item())
+    for master, parameter in zip(updater.masters, reference.parameters(), strict=True):
+        assert torch.allclose(master.grad, parameter.grad, atol=1e-6)
+
+
 def test_bf16_gradients_are_summed_in_fp32():
     """Summed in bf16, the gradient would depend on how the batch is cut."""
     batch, advantages, norms = trajectories(32), [1.0] * 32, []

@@ -4,14 +4,12 @@ Every condition gives one record a question, tried with its options in new order
 """
 
 import itertools
-import math
-import re
-from collections import Counter
 
 import numpy as np
 
 from common import RolloutPhase, TablePhase, rng
 from introspection import library, prompts
+from introspection.bm25 import Bm25
 from introspection.reader import Reader
 from introspection.recall import begin_turns, recall_scores
 from introspection.stats import cluster_means, mean
@@ -181,29 +179,6 @@ def parents(question: Question, records: list[dict]) -> list[str]:
         if fitting:
             texts.append(library.best(own or fitting)["text"])
     return texts
-
-
-class Bm25:
-    """Okapi BM25 over documents."""
-
-    def __init__(self, documents: list[str], k1: float = 1.5, b: float = 0.75):
-        self.counts, self.k1 = [Counter(re.findall(r"\w+", d.lower())) for d in documents], k1
-        lengths = np.array([c.total() for c in self.counts])
-        self.length_norm = k1 * (1 - b + b * lengths / max(lengths.mean(), 1)) if documents else lengths
-
-    def scores(self, query: str) -> np.ndarray:
-        """How well each document fits a query, (documents,)."""
-        scores, n = np.zeros(len(self.counts)), len(self.counts)
-        for word in set(re.findall(r"\w+", query.lower())):
-            times = np.array([c[word] for c in self.counts])
-            found = (times > 0).sum()
-            idf = math.log(1 + (n - found + 0.5) / (found + 0.5))
-            scores += idf * times * (self.k1 + 1) / (times + self.length_norm)
-        return scores
-
-    def best(self, query: str) -> int:
-        """Place of the document that fits best."""
-        return int(self.scores(query).argmax())
 
 
 def texts_of(

@@ -1,0 +1,58 @@
+"""Conversations that a model makes up, so that a dream holds what it says elsewhere (pseudorehearsal, Robins 1995).
+
+From where a user's first words would begin, a chat model goes on as a user (Magpie, arXiv 2406.08464), and then answers
+itself. Nothing is asked for beside the weights: no other questions, no labels.
+"""
+
+import numpy as np
+
+from common import DreamPhase
+from introspection.bm25 import Bm25
+from introspection.chat import Chat
+from introspection.reader import Reader
+from introspection.sampling import Trajectory
+
+
+def make_up(reader: Reader, n: int, longest_turn: int, variants: dict[str, list[str]]) -> list[dict]:
+    """Of n made-up user turns those that ended, and are not about what is dreamt, each with its answer (record).
+
+    variants: the questions that are dreamt, by cluster. Answers that were cut off are kept: they are held, not graded.
+    """
+    completions = reader.sample([reader.chat.opening()], DreamPhase.MAKE_UP, n, longest_turn)
+    turns = list(dict.fromkeys(reader.chat.text(c.ids) for c in completions if c.finished))
+    turns = [turn for turn in turns if turn.strip()]
+    # A conversation about what is dreamt would hold what the dream is there to change.
+    turns = [turn for turn, like in zip(turns, alike(turns, variants), strict=True) if not like]
+    answers = reader.sample([reader.chat.first(turn) for turn in turns], DreamPhase.REPLY)
+    return [
+        {"turn": turn, "answer": reader.chat.text(answer.ids), "answer_ids": answer.ids}
+        for turn, answer in zip(turns, answers, strict=True)
+    ]
+
+
+def alike(turns: list[str], variants: dict[str, list[str]]) -> list[bool]:
+    """Whether a turn is nearer to some cluster's variants than to what turns usually are.
+
+    Near is the mean BM25 score; the border lies halfway between the median turn and the median variant, which is held
+    against the others (a single one against itself). Most turns must be about something else.
+    """
+    if not turns:
+        return []
+    different = [list(dict.fromkeys(part)) for part in variants.values()]  # orders of options are no other texts
+    texts = [text for part in different for text in part]
+    bm25 = Bm25([*texts, *turns])  # turns as well: words of many conversations tell little
+    near = np.array([bm25.scores(turn)[: len(texts)] for turn in turns])  # (turns, texts)
+    found, start = np.zeros(len(turns), bool), 0
+    for part in different:
+        of_part = slice(start, start := start + len(part))
+        own = np.array([bm25.scores(text)[of_part] for text in part])  # (variants, variants)
+        if len(part) > 1:
+            np.fill_diagonal(own, np.nan)
+        of_turns = near[:, of_part].mean(axis=1)
+        found |= of_turns > (np.median(of_turns) + np.median(np.nanmean(own, axis=1))) / 2
+    return found.tolist()
+
+
+def to_hold(chat: Chat, records: list[dict]) -> list[Trajectory]:
+    """Made-up conversations, the answers trained."""
+    return [Trajectory(chat.first(r["turn"]), [(r["answer_ids"], True)]) for r in records]
