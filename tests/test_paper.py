@@ -3,11 +3,12 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from common import ROOT
 from introspection import update
-from reproduce import collapse, contributors, exchanges, gaming, minicluster, runs, stability, without_masters
+from reproduce import collapse, contributors, dreaming, exchanges, gaming, minicluster, runs, stability, without_masters
 from reproduce.trained import slope
 
 TABLES = (collapse, stability, minicluster, gaming, contributors, exchanges)
@@ -169,6 +170,23 @@ def test_rows_come_from_their_clusters(name):
         assert again["mean"] == pytest.approx(stated["mean"])
         wide = stated["high"] - stated["low"]
         assert [again["low"], again["high"]] == pytest.approx([stated["low"], stated["high"]], abs=0.02 + 0.1 * wide)
+
+
+def test_every_row_of_dreams_comes_from_its_clusters():
+    rows = json.loads((ROOT / "results/dreaming.json").read_text())
+    assert [r["arm"] for r in rows] == list(dreaming.ARMS)
+    for row in rows:
+        for part in (part for name, part in row.items() if name.startswith(("target", "agreement"))):
+            of_cluster = np.array([np.mean(seeds, axis=0) for seeds in part["by_cluster"].values()])
+            again = dreaming.bootstrap_units(of_cluster, dreaming.gap_closed)
+            assert again == pytest.approx(part["gap_closed"])
+            assert of_cluster.mean(0).tolist() == pytest.approx([part[k] for k in ("before", "after", "with_point")])
+        values = row["canary_change"]["by_cluster"]
+        seeds = [{c: [v[s]] for c, v in values.items()} for s in range(row["seeds"])]
+        again = runs.over_clusters(seeds)
+        assert [again[k] for k in ("mean", "low", "high")] == pytest.approx(
+            [row["canary_change"][k] for k in ("mean", "low", "high")], abs=2e-3
+        )
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.__name__.rpartition(".")[2])
