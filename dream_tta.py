@@ -438,7 +438,8 @@ def summary(run: Run) -> str:
         if name in first:
             lines.append(f"   {name}: {first[name]:.3f} -> {last[name]:.3f}")
             lines.append(f"      change {change(first, last, name)}")
-    files = "targets.jsonl (variants, labels), metrics.jsonl, eval.jsonl, final/ (weights)"
+    held = "rehearsals.jsonl (what is held), " if run.cfg.rehearse else ""
+    files = f"targets.jsonl (variants, labels), {held}metrics.jsonl, eval.jsonl, final/ (weights)"
     lines += ["", f"Everything is in {run.path}: {files}"]
     return "\n".join(lines)
 

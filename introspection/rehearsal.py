@@ -19,8 +19,8 @@ def make_up(reader: Reader, n: int, longest_turn: int, variants: dict[str, list[
     variants: the questions that are dreamt, by cluster. Answers that were cut off are kept: they are held, not graded.
     """
     completions = reader.sample([reader.chat.opening()], DreamPhase.MAKE_UP, n, longest_turn)
-    turns = list(dict.fromkeys(reader.chat.text(c.ids) for c in completions if c.finished))
-    turns = [turn for turn in turns if turn.strip()]
+    turns = [text for c in completions if (text := user_turn(reader.chat, c.ids)) and text.strip()]
+    turns = list(dict.fromkeys(turns))
     # A conversation about what is dreamt would hold what the dream is there to change.
     turns = [turn for turn, like in zip(turns, alike(turns, variants), strict=True) if not like]
     answers = reader.sample([reader.chat.first(turn) for turn in turns], DreamPhase.REPLY)
@@ -28,6 +28,15 @@ def make_up(reader: Reader, n: int, longest_turn: int, variants: dict[str, list[
         {"turn": turn, "answer": reader.chat.text(answer.ids), "answer_ids": answer.ids}
         for turn, answer in zip(turns, answers, strict=True)
     ]
+
+
+def user_turn(chat: Chat, ids: list[int]) -> str | None:
+    """What a made-up user says: up to the first control token, which may be another than ends a model's turn.
+
+    None where nothing ended it.
+    """
+    ends = [k for k, token in enumerate(ids) if token in chat.control_ids | chat.eos_ids]
+    return chat.tokenizer.decode(ids[: ends[0]]) if ends else None
 
 
 def alike(turns: list[str], variants: dict[str, list[str]]) -> list[bool]:

@@ -297,8 +297,8 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
         "Primary, named before: ours minus the rival that was best where it was tuned, mean over k = "
         f"{', '.join(map(str, ks))}: {shown_interval(e)}, p = {e['p']:.4f}.{left_out(ks)}",
         "Costs (means over seeds; seconds with other work on the machine; ours with what its pass of stage 1 samples, "
-        "without what that trains, and without its writer's 100 steps on other clusters; the 16 made-up answers that "
-        "a dream holds in a step are not counted as trained):",
+        "without what that trains, and without its writer's 100 steps on other clusters; the "
+        f"{DREAM['rehearse']} made-up answers that a dream holds in a step are not counted as trained):",
         markdown_table(["method", "k", "steps", "tokens sampled", "tokens trained", "seconds"], costs),
         "95 % intervals over seeds, clusters and questions. The start model is asked once.",
     ]
@@ -329,13 +329,8 @@ def draw(plt, records: dict):
     )
     figure, (axis,) = figures.frame(plt, title, note, height=3.6)
     axis.axhline(start_at["mean"], color=figures.GREY, linewidth=0.8, linestyle=":")
-    axis.plot(
-        ks,
-        [rules.mean_ceiling(new_clusters(), k) for k in ks],
-        color=figures.GREY,
-        linewidth=0.8,
-        linestyle=(0, (1, 3)),
-    )
+    new = new_clusters()
+    axis.plot(ks, [rules.mean_ceiling(new, k) for k in ks], color=figures.GREY, linewidth=0.8, linestyle=(0, (1, 3)))
     for i, (arm, (label, _, color)) in enumerate(ARMS.items()):
         here = [k for k in ks if (arm, k) in at and color]
         if here:

@@ -240,16 +240,15 @@ def test_the_script_dreams_stops_and_a_sudden_end_changes_nothing(parrot, tmp_pa
     for name in ("targets.jsonl", "rehearsals.jsonl", "metrics.jsonl", "eval.jsonl", "final/model.safetensors"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
     assert not same_weights(parrot, whole / "final")  # it did dream
-    stopped = python(
-        *command("loud", "lr=0.05", "kl_coef=0", "rehearse=0")
-    )  # destroys the model, and the canary says so
+    loudly = command("loud", "lr=0.05", "kl_coef=0", "rehearse=0")
+    stopped = python(*loudly)  # destroys the model, and the canary says so
     assert stopped.returncode == 0 and "3 steps" not in stopped.stdout
     assert "the stopping canary fell" in stopped.stdout and "back to the weights of step 0" in stopped.stdout
     loud = tmp_path / "loud/dream_tta"  # what made it fall is taken back, and the last record says so
     steps = [json.loads(line)["step"] for line in (loud / "eval.jsonl").read_text().splitlines()]
     assert steps == [0, 2, 0] and same_weights(parrot, loud / "final")
     (loud / "final").rename(tmp_path / "stopped")  # killed before it was saved
-    assert python(*command("loud", "lr=0.05", "kl_coef=0", "rehearse=0")).returncode == 0
+    assert python(*loudly).returncode == 0
     assert same_weights(tmp_path / "stopped", loud / "final")
 
 

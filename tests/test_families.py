@@ -17,6 +17,7 @@ from introspection.chat import Chat
 from introspection.logprobs import check_scorer, collate, head_of, packable, token_logprobs
 from introspection.losses import policy_gradient
 from introspection.reader import Reader, cut_before_letter, option_probabilities, tokens_alike
+from introspection.rehearsal import user_turn
 from introspection.sampling import Completion, Trajectory, noise, sample
 from introspection.update import Updater
 from tasks.mcq import Question, grade
@@ -76,6 +77,15 @@ def test_a_user_goes_on_from_where_every_first_turn_begins(family, system):
     assert opening and asked[: len(opening)] == opening
     rest = chat.tokenizer.decode(asked[len(opening) :], skip_special_tokens=True)
     assert rest.strip().startswith("which one?")
+
+
+def test_a_made_up_user_is_heard_whatever_thoughts_a_prompt_opens(family):
+    chat = chat_of(family[0])
+    said = chat.content_ids("which one?")
+    assert user_turn(chat, [*said, chat.end]).strip() == "which one?"
+    assert user_turn(chat, said) is None  # cut off
+    for control in chat.control_ids:  # what ends a user's turn, if it is no end of a model's, is not part of it
+        assert user_turn(chat, [*said, control, *said, chat.end]).strip() == "which one?"
 
 
 def test_the_end_of_a_turn_is_the_families_own():

@@ -73,6 +73,8 @@ def test_what_is_held_has_the_kl_in_the_place_of_what_is_trained(tokens):
     updater = Updater(
         policy, optimizer="sgd", lr=1.0, temperature=1.0, max_tokens=tokens, kl_coef=0.5, ref_policy=ref_policy
     )
+    with pytest.raises(ValueError, match="weight is 0"):
+        Updater(policy, optimizer="sgd", lr=1.0, temperature=1.0, max_tokens=9).backward(batch, advantages, held=held)
     updater.backward(batch, advantages, held=held)
     reference = tiny_llama(dtype=torch.float64)
 
