@@ -22,7 +22,7 @@ from reproduce.answers import ask as ask_bank
 from reproduce.answers import open_reader
 from reproduce.few import bank_of, new_clusters, questions_to_ask
 from reproduce.records import group, markdown_table, quantity, read_lines, shown_interval, write_lines
-from reproduce.rivals import best_points, estimate_clusters, sampled_tokens
+from reproduce.rivals import best_points, estimate_clusters, every_exchange, sampled_tokens
 from reproduce.runs import Asked, ask, make_missing, publish, rounded, start
 from tasks.bank import load_questions
 
@@ -65,14 +65,6 @@ TRIALS["grpo"]["lr 2e-4 kl 0.02"] = {"steps": 320} | SLOWLY
 
 
 # ---- one run -------------------------------------------------------------------------------------------------------
-def every_exchange(path: Path, texts: dict[str, str]) -> list[dict]:
-    """A library that says something of every exchange: its cluster's text, or else its own explanation as it stands."""
-    empty = dict.fromkeys(library.KEYS) | {"leak": False, "meta_gaming": False, "count": 1, "verified_on": []}
-    taught = [q for q in load_questions(path) if q.split == "train"]
-    told = [(q, texts.get(q.cluster, q.explanation)) for q in taught]
-    return [empty | {"id": q.id, "text": text, "question_id": q.id, "cluster": q.cluster} for q, text in told]
-
-
 def write_points(asked: Asked, run: dict, home: Path, path: Path) -> Path:
     """The points of one pass of stage 1 over the exchanges (two over a single one, which its own question verifies).
 

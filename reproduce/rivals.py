@@ -1,7 +1,8 @@
-"""What reproduce/rivals.sh needs beside stages and rivals: the point that each cluster is given, and the table (T12 on
-the bank; after a few exchanges of new clusters: exchanges.py).
+"""What reproduce/rivals.sh needs beside stages and rivals: the point that each cluster is given, what a dream is given,
+and the table (T12 on the bank; after a few exchanges of new clusters: exchanges.py).
 
   best LIBRARY OUT    the library's best point of each cluster, by lower bound over all questions that tried a wording
+  every POINTS OUT    a library that has every train question of the bank with its cluster's point, or its explanation
   table RUNS OUT      rivals.json, rivals.md
 
 The unit is the cluster (composites: their parents), averaged over seeds. No contrast of this table is the primary one.
@@ -28,6 +29,7 @@ from reproduce.records import (
 )
 from tasks.bank import load_questions
 
+BANK = Path("data/bank.jsonl")
 ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text stands in context)
     "start": ("start model", "nothing", False),
     "ssd": ("SSD", "nothing", False),
@@ -60,6 +62,14 @@ def best_points(records: list[dict]) -> list[dict]:
     clusters = dict.fromkeys(r["cluster"] for r in pooled)
     chosen = [library.best([r for r in pooled if r["cluster"] == name]) for name in clusters]
     return [{name: value for name, value in r.items() if name != "from"} | {"question_id": r["from"]} for r in chosen]
+
+
+def every_exchange(path: Path, texts: dict[str, str]) -> list[dict]:
+    """A library that says something of every exchange: its cluster's text, or else its own explanation as it stands."""
+    empty = dict.fromkeys(library.KEYS) | {"leak": False, "meta_gaming": False, "count": 1, "verified_on": []}
+    taught = [q for q in load_questions(path) if q.split == "train"]
+    told = [(q, texts.get(q.cluster, q.explanation)) for q in taught]
+    return [empty | {"id": q.id, "text": text, "question_id": q.id, "cluster": q.cluster} for q, text in told]
 
 
 # ---- what was measured ---------------------------------------------------------------------------------------------
@@ -123,7 +133,7 @@ def compare(found: dict[str, list[dict]], arm: str, split: str) -> dict:
 
 def collect(runs: Path) -> list[dict]:
     """A record an arm; ours against the rivals has Holm's p."""
-    cluster_of = {q.id: q.cluster for q in load_questions("data/bank.jsonl")}
+    cluster_of = {q.id: q.cluster for q in load_questions(runs / "asked.jsonl")}
     answers = [(arm, path) for arm in ARMS for path in sorted(runs.glob(f"{arm}-[0-9].json"))]
     found, rows = group((arm, read_seed(path, cluster_of)) for arm, path in answers), []
     for arm, seeds in found.items():
@@ -189,5 +199,7 @@ if __name__ == "__main__":
     if action == "table":
         rows = collect(source)
         write_table(out, "rivals", rows, markdown(rows))
+    elif action == "every":
+        write_lines(out, every_exchange(BANK, {r["cluster"]: r["text"] for r in read_lines(source)}))
     else:
         write_lines(out, best_points(library.load_library(source)))

@@ -10,7 +10,6 @@ import pytest
 from common import ROOT
 from introspection import library
 from reproduce import answers, exchanges, rivals
-from reproduce.exchanges import every_exchange
 from reproduce.few import TUNED_ON, bank_of, few, questions_to_ask
 from reproduce.records import write_lines
 from tasks.bank import load_questions
@@ -84,14 +83,14 @@ def test_a_composite_is_told_the_points_of_both_its_clusters():
 
 def test_every_exchange_has_its_explanation_or_its_clusters_text(tmp_path):
     path = bank_of(tmp_path, 2, tuning=False)
-    write_lines(tmp_path / "library.jsonl", every_exchange(path, {}))
+    write_lines(tmp_path / "library.jsonl", rivals.every_exchange(path, {}))
     records, taught = (
         library.load_library(tmp_path / "library.jsonl"),
         [q for q in load_questions(path) if q.split == "train"],
     )
     assert [r["text"] for r in records] == [q.explanation for q in taught]
     assert library.point_of(taught[0].id, records) == taught[0].explanation
-    told = [r["text"] for r in every_exchange(path, {taught[0].cluster: "a point"})]
+    told = [r["text"] for r in rivals.every_exchange(path, {taught[0].cluster: "a point"})]
     assert told == ["a point"] * 2 + [q.explanation for q in taught[2:]]
 
 
