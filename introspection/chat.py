@@ -138,6 +138,10 @@ class Chat:
         """Ids of a conversation up to the first word of its user: from there a model goes on as one would."""
         return self._encode(self._render(self.system, MARKS[:1]).partition(MARKS[0])[0] + self.data(self.preface))
 
+    def words_after_user(self) -> str:
+        """What stands behind a user's turn before any control token: '[/INST]' in Llama 2's template, none in most."""
+        return self.control.split(self._render(self.system, MARKS[:1]).partition(MARKS[0])[2])[0].strip()
+
     def next(self, completion_ids: list[int], content: str) -> list[int]:
         """Ids between a sampled turn and the next one: its terminator unless it was sampled, the user turn, and the
         generation prompt, as they stand in the rendering of a conversation.

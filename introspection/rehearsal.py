@@ -31,12 +31,16 @@ def make_up(reader: Reader, n: int, longest_turn: int, variants: dict[str, list[
 
 
 def user_turn(chat: Chat, ids: list[int]) -> str | None:
-    """What a made-up user says: up to the first control token, which may be another than ends a model's turn.
+    """What a made-up user says: up to the words that a template has behind it, or the first control token, which may be
+    another than ends a model's turn.
 
     None where nothing ended it.
     """
+    words = chat.words_after_user()
     ends = [k for k, token in enumerate(ids) if token in chat.control_ids | chat.eos_ids]
-    return chat.tokenizer.decode(ids[: ends[0]]) if ends else None
+    text = chat.tokenizer.decode(ids[: ends[0]] if ends else ids)
+    text, ended, _ = text.partition(words) if words else (text, "", "")
+    return text if ends or ended else None
 
 
 def alike(turns: list[str], variants: dict[str, list[str]]) -> list[bool]:

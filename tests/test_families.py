@@ -86,6 +86,8 @@ def test_a_made_up_user_is_heard_whatever_thoughts_a_prompt_opens(family):
     assert user_turn(chat, said) is None  # cut off
     for control in chat.control_ids:  # what ends a user's turn, if it is no end of a model's, is not part of it
         assert user_turn(chat, [*said, control, *said, chat.end]).strip() == "which one?"
+    replied = [*chat.first("which one?")[len(chat.opening()) :], *said, chat.end]  # the model has gone on as itself
+    assert user_turn(chat, replied).strip() == "which one?"
 
 
 def test_the_end_of_a_turn_is_the_families_own():
