@@ -2,6 +2,7 @@
 
     python -m reproduce.cycle rounds --seed 0 --out runs/cycle/0           # round-1.jsonl ..., kept-1.jsonl ...
     python -m reproduce.cycle best LIBRARY --questions BANK --out FILE     # the best point of each cluster in training
+    python -m reproduce.cycle every LIBRARY --questions BANK --exchanges FILE --out FILE   # what a round dreams
     python -m reproduce.cycle table runs/cycle results                     # cycle.json, cycle.md, cycle.svg
 
 Accuracy matrix: accuracy on the test questions of the clusters of each round, after every round. Backward transfer:
@@ -27,13 +28,13 @@ from introspection.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, fram
 from introspection.stats import holm
 from introspection.tables.units import minus
 from reproduce.records import group, markdown_table, read_lines, save_picture, shown_interval, write_lines, write_table
-from reproduce.rivals import best_points, estimate_clusters, group_by_cluster
+from reproduce.rivals import best_points, estimate_clusters, every_exchange, group_by_cluster
 
 ROUNDS = 4
 ARMS = {
     "ours": "ours: stages 1 and 2 on this round's corrections",
     "ours-kept": "ours, old questions kept for stage 2",
-    "ours-dreamt": "ours, and stage 3 on this round's best points",
+    "ours-dreamt": "ours: stages 1 and 3 on this round's corrections",
     "sft": "SFT on this round's corrections",
     "sft-kept": "SFT, old questions kept",
     "grpo": "GRPO",
@@ -46,7 +47,9 @@ PAIRS = [
     ("ours", "resd"),
     ("ours-kept", "sft-kept"),
     ("ours-kept", "grpo-kept"),
-    ("ours-dreamt", "sft"),
+    ("ours-dreamt", "ours"),
+    ("ours-dreamt", "grpo"),
+    ("ours-dreamt", "grpo-kept"),
 ]  # the first: primary, on backward transfer
 WORSE = -0.05
 
@@ -157,8 +160,7 @@ def row(arm: str, seeds: list[Seed]) -> dict:
 
 def collect(runs: Path) -> dict:
     """A row for each arm that is done, and the contrasts of PAIRS."""
-    bank = read_lines(sorted(runs.glob("[0-9]*/kept-1.jsonl"))[0])
-    cluster_of = {r["id"]: r["cluster"] for r in bank if r["split"] in ("test", "canary")}
+    cluster_of = {r["id"]: r["cluster"] for r in read_lines(runs / "asked.jsonl") if r["split"] in ("test", "canary")}
     last = max(path.name for path in runs.glob("[0-9]*/*/answers-*.json"))  # an arm that is not done yet is left out
     done = {arm: sorted(path.parent.parent.name for path in runs.glob(f"[0-9]*/{arm}/{last}")) for arm in ARMS}
     found = {arm: [Seed(runs, seed, arm, cluster_of) for seed in seeds] for arm, seeds in done.items() if seeds}
@@ -255,22 +257,28 @@ def draw(plt, arms: list[dict]):
 def main() -> None:
     parser = argparse.ArgumentParser(description="the continual cycle: banks of its rounds, best points, table")
     actions = parser.add_subparsers(dest="action", required=True)
-    rounds_, best_, table_ = (actions.add_parser(name) for name in ("rounds", "best", "table"))
+    rounds_, best_, every_, table_ = (actions.add_parser(name) for name in ("rounds", "best", "every", "table"))
     rounds_.add_argument("--seed", type=int, required=True)
     rounds_.add_argument("--most", type=int, default=0, help="questions of each cluster and split, 0: all")
-    best_.add_argument("library", type=Path)
-    best_.add_argument("--questions", type=Path, required=True)
-    for part in (rounds_, best_):
+    for part in (best_, every_):
+        part.add_argument("library", type=Path)
+        part.add_argument("--questions", type=Path, required=True)
+    every_.add_argument("--exchanges", type=Path, required=True)
+    for part in (rounds_, best_, every_):
         part.add_argument("--out", type=Path, required=True)
     table_.add_argument("runs", type=Path)
     table_.add_argument("out", type=Path)
     args = parser.parse_args()
     if args.action == "rounds":
         write_banks(read_lines(Path("data/bank.jsonl")), args.seed, args.out, args.most)
-    elif args.action == "best":
+    elif args.action in ("best", "every"):
         trained = {q["cluster"] for q in read_lines(args.questions) if q["split"] == "train"}
-        records = [r for r in library.load_library(args.library) if r["cluster"] in trained]
-        write_lines(args.out, best_points(records))
+        best = best_points([r for r in library.load_library(args.library) if r["cluster"] in trained])
+        if args.action == "every":  # a question that was never answered wrong was not explained
+            corrected = {r["question_id"] for r in read_lines(args.exchanges)}
+            every = every_exchange(args.questions, {r["cluster"]: r["text"] for r in best})
+            best = [r for r in every if r["question_id"] in corrected]
+        write_lines(args.out, best)
     else:
         result = collect(args.runs)
         write_table(args.out, "cycle", result, markdown(result))

@@ -2,8 +2,9 @@
 # Rebuilds results/cycle.json, cycle.md and .svg: the cycle of all stages, clusters arriving in 4 rounds of 5 (T18).
 # A round of ours: deploy and collect wrong answers, stage 1 on them, merge its library with the earlier ones, stage 2;
 # each stage starts from the weights of the one before, so that writing and recalling both go on. What stage 2 leaves
-# is deployed, measured, and collects next (ours-dreamt: what stage 3 leaves, after dreaming of the best point of each
-# of the round's clusters, single facts left out).
+# is deployed, measured, and collects next. In ours-dreamt stage 3 takes the place of stage 2: it dreams of every question
+# that was answered wrong, with its cluster's best point (its explanation where there is none).
+# What is asked is of another seed of the world than anything that was tuned on.
 # Points need questions to be recalled on: ours, sft and grpo have this round's alone and never see an old one again;
 # in ours-kept, sft-kept and grpo-kept the current model is asked all questions so far (stage 2 with the merged
 # library, SFT on what it gets wrong now), for the same number of optimiser steps. From round 2 on a question counts
@@ -17,10 +18,12 @@ seeds="0 1 2" rounds="1 2 3 4" runs=runs/cycle out=results most=0
 arms="ours sft grpo resd ours-kept sft-kept grpo-kept ours-dreamt"
 # answers to each question of a round (a wrong one is a correction), to each test question
 attempts=4 n=8
-# of stage 1; of stage 2 (epochs / round in arms kept); of stage 3
+# of stage 1; of stage 2 (epochs / round in arms kept); of stage 3 (exchanges.py's after 16 exchanges of each of 12
+# clusters; 340 steps for those are 140 for five)
 writing=(--set steps=10 --set group_size=8 --set eval_every=0 --set eval_questions=8 --set show_every=0)
 epochs=36 recalling=(--set n_measure=4 --set eval_split=val --set eval_questions=8)
-dreaming=(--set steps=120 --set eval_every=40 --set eval_questions=24 --set n_eval=2)
+dreaming=(--set dream_questions=1000 --set variants=4 --set n_label=4 --set own_answers=1 --set steps=140)
+dreaming+=(--set stop_drop=1 --set eval_every=1000 --set eval_questions=8 --set n_eval=1)
 # of sft (32 corrections a step), grpo (8 questions, 16 answers: four passes), resd (10 batches of 8, 4 steps on
 # each: one pass)
 steps=40
@@ -28,7 +31,7 @@ if [ "${1:-}" = "--quick" ]; then
     shift
     seeds="0" rounds="1 2" runs=runs/cycle_quick out=runs/cycle_quick most=4 attempts=1 n=1 epochs=2 steps=2
     writing+=(--set steps=2 --set group_size=4) recalling+=(--set n_measure=2 --set candidates=1)
-    dreaming+=(--set steps=2 --set eval_every=2 --set variants=4 --set n_label=2)
+    dreaming+=(--set steps=2 --set dream_questions=8 --set n_label=2)
 fi
 arms=${*:-$arms}
 declare -A own=( # learning rates of reproduce/rivals.sh, not tuned for the cycle
@@ -44,11 +47,12 @@ stage() {
         --set "shared.model=$model" --set max_new_tokens=96 "${@:2}"
 }
 answers() { # model, file, more options of answers.py
-    python -m reproduce.answers "$1" --questions "$new" --n "$n" --out "$2" "${@:3}"
+    python -m reproduce.answers "$1" --questions "$runs/asked.jsonl" --n "$n" --out "$2" "${@:3}"
 }
+mkdir -p "$runs"
+python -m reproduce.recall questions 20261207 "$runs/asked.jsonl"
 for seed in $seeds; do
     python -m reproduce.cycle rounds --seed "$seed" --most "$most" --out "$runs/$seed"
-    new=$runs/$seed/round-1.jsonl
     answers organism/weights "$runs/answers-0.json" --splits test,canary # of every seed
     for arm in $arms; do
         method=${arm%-*} model=organism/weights libraries=()
@@ -63,14 +67,16 @@ for seed in $seeds; do
                     "${writing[@]}"
                 model=$home/grpo_introspect/final libraries+=("$home/grpo_introspect/library.jsonl")
                 python -m introspection.library merge "${libraries[@]}" --out "$home/library.jsonl"
-                stage sft_recall.py --set "shared.questions=$bank" --set "library=$home/library.jsonl" \
-                    --set "epochs=$passes" "${recalling[@]}"
-                model=$home/sft_recall/final
                 if [ "$arm" = ours-dreamt ]; then
-                    python -m reproduce.cycle best "$home/library.jsonl" --questions "$new" --out "$home/best.jsonl"
-                    grep -v -- '"cluster": "[a-z]*-C"' "$home/best.jsonl" > "$home/rules.jsonl"
-                    stage dream_tta.py --set "shared.questions=$new" --set "library=$home/rules.jsonl" "${dreaming[@]}"
+                    python -m reproduce.cycle every "$home/grpo_introspect/library.jsonl" --questions "$new" \
+                        --exchanges "$home/exchanges.jsonl" --out "$home/every.jsonl"
+                    stage dream_tta.py --set "shared.questions=$new" --set "library=$home/every.jsonl" \
+                        "${dreaming[@]}"
                     model=$home/dream_tta/final
+                else
+                    stage sft_recall.py --set "shared.questions=$bank" --set "library=$home/library.jsonl" \
+                        --set "epochs=$passes" "${recalling[@]}"
+                    model=$home/sft_recall/final
                 fi
             else # their own evaluations are not used
                 # shellcheck disable=SC2086
