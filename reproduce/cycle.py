@@ -25,7 +25,7 @@ import numpy as np
 
 from introspection import library
 from introspection.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, frame, legend
-from introspection.stats import holm
+from introspection.stats import cluster_means, holm
 from introspection.tables.units import minus
 from reproduce.records import group, markdown_table, read_lines, save_picture, shown_interval, write_lines, write_table
 from reproduce.rivals import best_points, estimate_clusters, every_exchange, group_by_cluster
@@ -143,7 +143,7 @@ def row(arm: str, seeds: list[Seed]) -> dict:
         "matrix": np.mean([s.matrix() for s in seeds], axis=0).tolist(),
         **{name: estimate_clusters([s.columns[name] for s in seeds]) for name in seeds[0].columns},
         "canary": [
-            float(np.mean([np.mean(list(s.canary[r].values())) for s in seeds])) for r in range(seeds[0].last + 1)
+            float(np.mean([cluster_means([s.canary[r]]).mean() for s in seeds])) for r in range(seeds[0].last + 1)
         ],
         "canary_change": estimate_clusters([minus(s.canary[-1:], s.canary[:1])[0] for s in seeds]),
     }

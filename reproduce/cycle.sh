@@ -2,8 +2,8 @@
 # Rebuilds results/cycle.json, cycle.md and .svg: the cycle of all stages, clusters arriving in 4 rounds of 5 (T18).
 # A round of ours: deploy and collect wrong answers, stage 1 on them, merge its library with the earlier ones, stage 2;
 # each stage starts from the weights of the one before, so that writing and recalling both go on. What stage 2 leaves
-# is deployed, measured, and collects next. In ours-dreamt stage 3 takes the place of stage 2: it dreams of every question
-# that was answered wrong, with its cluster's best point (its explanation where there is none).
+# is deployed, measured, and collects next. In ours-dreamt stage 3 takes the place of stage 2 and dreams of every
+# question that was answered wrong, with its cluster's best point (its explanation where there is none).
 # What is asked is of another seed of the world than anything that was tuned on.
 # Points need questions to be recalled on: ours, sft and grpo have this round's alone and never see an old one again;
 # in ours-kept, sft-kept and grpo-kept the current model is asked all questions so far (stage 2 with the merged
