@@ -9,12 +9,13 @@ MODEL --questions data/bank.jsonl --splits test,canary --out FILE
 import argparse
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 from common import ReaderNumber, ReproducePhase, Shared, rng, write
 from introspection import models
 from introspection.reader import Reader
-from reproduce.records import read_lines
+from reproduce.records import group, read_lines
 from tasks.bank import load_questions
 from tasks.mcq import grade, same_views
 
@@ -37,6 +38,19 @@ def ask(reader: Reader, questions: list, points: dict[str, str], n: int) -> dict
     return {q.id: sum(right[i * n : (i + 1) * n]) / n for i, q in enumerate(questions)}
 
 
+def fingerprint(questions: list) -> str:
+    return hashlib.sha256(repr([(q.id, q.question, q.options, q.answer) for q in questions]).encode()).hexdigest()
+
+
+def read_answers(path: Path, questions: list) -> dict[str, dict[str, list[float]]]:
+    """{split: {cluster: [accuracy of each question]}} of a file that `main` wrote; ends where it was asked others."""
+    found = json.loads(path.read_text())
+    if found["bank"] != fingerprint([q for q in questions if q.split in found["splits"].split(",")]):
+        sys.exit(f"{path}: answers to other questions than are asked now; run the script again for this arm")
+    cluster_of = {q.id: q.cluster for q in questions}
+    return {split: group((cluster_of[q], right) for q, right in part.items()) for split, part in found["each"].items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="first answers of a model, by question")
     parser.add_argument("model")
@@ -49,14 +63,13 @@ def main() -> None:
     points = {r["cluster"]: r["text"] for r in read_lines(args.points)} if args.points else {}
     weights = b"".join(p.read_bytes() for p in sorted(Path(args.model).glob("*.safetensors")))
     questions = [q for q in load_questions(args.questions) if q.split in args.splits.split(",")]
-    bank = repr([(q.id, q.question, q.options, q.answer) for q in questions]).encode()
     asked = {
         "model": args.model,
         "weights": hashlib.sha256(weights).hexdigest(),
         "points": points,
         "n": args.n,
         "splits": args.splits,
-        "bank": hashlib.sha256(bank).hexdigest(),
+        "bank": fingerprint(questions),
     }
     if args.out.exists() and asked.items() <= json.loads(args.out.read_text()).items():
         return

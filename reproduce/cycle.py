@@ -17,7 +17,6 @@ nothing (12 questions, 8 answers each, with and without in the same orders of th
 """
 
 import argparse
-import json
 import random
 from pathlib import Path
 
@@ -27,8 +26,10 @@ from introspection import library
 from introspection.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, frame, legend
 from introspection.stats import cluster_means, holm
 from introspection.tables.units import minus
+from reproduce.answers import read_answers
 from reproduce.records import group, markdown_table, read_lines, save_picture, shown_interval, write_lines, write_table
-from reproduce.rivals import best_points, estimate_clusters, every_exchange, group_by_cluster
+from reproduce.rivals import best_points, estimate_clusters, every_exchange
+from tasks.bank import load_questions
 
 ROUNDS = 4
 ARMS = {
@@ -100,12 +101,11 @@ def transfer_by_cluster(after: list[dict], learned: dict[str, int], backward: bo
 class Seed:
     """What a seed of an arm measured: accuracies by cluster after each round, and its library."""
 
-    def __init__(self, runs: Path, seed: str, arm: str, cluster_of: dict[str, str]):
-        folder, self.after, self.canary = runs / seed / arm, [], []
-        for path in [runs / "answers-0.json", *sorted(folder.glob("answers-*.json"))]:
-            each = json.loads(path.read_text())["each"]
-            self.after.append(group_by_cluster(each["test"], cluster_of))
-            self.canary.append(group_by_cluster(each["canary"], cluster_of))
+    def __init__(self, runs: Path, seed: str, arm: str, questions: list):
+        folder = runs / seed / arm
+        paths = [runs / "answers-0.json", *sorted(folder.glob("answers-*.json"))]
+        each = [read_answers(path, questions) for path in paths]
+        self.after, self.canary = ([splits[name] for splits in each] for name in ("test", "canary"))
         self.last = len(self.after) - 1
         self.learned, self.records, self.gains = {}, [], {}
         for number in range(1, self.last + 1):
@@ -121,8 +121,8 @@ class Seed:
             "backward": transfer_by_cluster(self.after, self.learned, backward=True),
         }
         if (folder / "with-points.json").exists():
-            told = json.loads((folder / "with-points.json").read_text())["each"]["test"]
-            (gains,) = minus([group_by_cluster(told, cluster_of)], self.after[:1])
+            told = read_answers(folder / "with-points.json", questions)["test"]
+            (gains,) = minus([told], self.after[:1])
             self.gains = {r["cluster"]: float(np.mean(gains[r["cluster"]])) for r in read_lines(folder / "best.jsonl")}
 
     def matrix(self) -> np.ndarray:
@@ -160,10 +160,10 @@ def row(arm: str, seeds: list[Seed]) -> dict:
 
 def collect(runs: Path) -> dict:
     """A row for each arm that is done, and the contrasts of PAIRS."""
-    cluster_of = {r["id"]: r["cluster"] for r in read_lines(runs / "asked.jsonl") if r["split"] in ("test", "canary")}
+    questions = load_questions(runs / "asked.jsonl")
     last = max(path.name for path in runs.glob("[0-9]*/*/answers-*.json"))  # an arm that is not done yet is left out
     done = {arm: sorted(path.parent.parent.name for path in runs.glob(f"[0-9]*/{arm}/{last}")) for arm in ARMS}
-    found = {arm: [Seed(runs, seed, arm, cluster_of) for seed in seeds] for arm, seeds in done.items() if seeds}
+    found = {arm: [Seed(runs, seed, arm, questions) for seed in seeds] for arm, seeds in done.items() if seeds}
     contrasts = []
     for ours, theirs in (pair for pair in PAIRS if done[pair[0]] == done[pair[1]] != []):
         for name in ("backward", "final"):

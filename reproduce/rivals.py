@@ -9,7 +9,6 @@ The unit is the cluster (composites: their parents), averaged over seeds. No con
 """
 
 import itertools
-import json
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 from introspection import library
 from introspection.stats import cluster_means, estimate, holm
 from introspection.tables.units import minus
+from reproduce.answers import read_answers
 from reproduce.records import (
     group,
     markdown_table,
@@ -111,11 +111,9 @@ def cost(run: Path) -> dict:
     return found
 
 
-def read_seed(answers: Path, cluster_of: dict[str, str]) -> dict:
+def read_seed(answers: Path, questions: list) -> dict:
     """What a seed of an arm measured: accuracies by split and cluster, and the cost of its run."""
-    each = json.loads(answers.read_text())["each"]
-    splits = {split: group_by_cluster(part, cluster_of) for split, part in each.items()}
-    return {"splits": splits, "cost": cost(answers.with_suffix(""))}
+    return {"splits": read_answers(answers, questions), "cost": cost(answers.with_suffix(""))}
 
 
 def compare(found: dict[str, list[dict]], arm: str, split: str) -> dict:
@@ -133,9 +131,9 @@ def compare(found: dict[str, list[dict]], arm: str, split: str) -> dict:
 
 def collect(runs: Path) -> list[dict]:
     """A record an arm; ours against the rivals has Holm's p."""
-    cluster_of = {q.id: q.cluster for q in load_questions(runs / "asked.jsonl")}
+    questions = load_questions(runs / "asked.jsonl")
     answers = [(arm, path) for arm in ARMS for path in sorted(runs.glob(f"{arm}-[0-9].json"))]
-    found, rows = group((arm, read_seed(path, cluster_of)) for arm, path in answers), []
+    found, rows = group((arm, read_seed(path, questions)) for arm, path in answers), []
     for arm, seeds in found.items():
         splits = {split: compare(found, arm, split) for split in seeds[0]["splits"]}
         rows.append({"arm": arm, "cost": [seed["cost"] for seed in seeds], "splits": splits})

@@ -81,6 +81,16 @@ def test_a_composite_is_told_the_points_of_both_its_clusters():
     assert told == {"kidney-A+celiac-B": "one. two", "kidney-A": "one", "sepsis-A": None}
 
 
+def test_answers_to_other_questions_are_no_evidence(tmp_path):
+    questions = [q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "test"][:2]
+    asked = {"splits": "test", "bank": answers.fingerprint(questions), "each": {"test": {q.id: 0.5 for q in questions}}}
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps(asked))
+    assert answers.read_answers(path, questions) == {"test": {questions[0].cluster: [0.5, 0.5]}}
+    with pytest.raises(SystemExit, match="answers to other questions"):
+        answers.read_answers(path, questions[:1])
+
+
 def test_every_exchange_has_its_explanation_or_its_clusters_text(tmp_path):
     path = bank_of(tmp_path, 2, tuning=False)
     write_lines(tmp_path / "library.jsonl", rivals.every_exchange(path, {}))
