@@ -52,6 +52,7 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "dreamt": ("ours: stage 3, dreamt", "explanation", False),
     "written": ("ours: stage 1, its best point in context", "explanation", True),
 }
+ONCE = ("start", "written")  # the same for all seeds
 AGAINST = ("sdpo", "grpo", "grpo-long")  # every other arm is compared with these
 
 
@@ -154,11 +155,6 @@ def shown(e: dict | None) -> str:
     return shown_interval(e, ".3f", ".2f") if e else ""
 
 
-def first_cells(arm: str) -> list[str]:
-    what, revealed, context = ARMS[arm]
-    return [f"{revealed}, text in context" if context else revealed, what]
-
-
 def mean_cost(costs: list[dict]) -> str:
     """'1,234 k; 56': tokens and seconds, means over seeds, where all of them know."""
     tokens, seconds = ([c.get(name) for c in costs] for name in ("generated_tokens", "seconds"))
@@ -166,20 +162,25 @@ def mean_cost(costs: list[dict]) -> str:
     return told if None in seconds else f"{told}; {np.mean(seconds):.0f}"
 
 
+def cells(row: dict, splits: list[str], most: int) -> list[str]:
+    """An arm's line of the table; most: seeds of a table, which are told where an arm has fewer."""
+    what, revealed, context = ARMS[row["arm"]]
+    if len(row["cost"]) < most and row["arm"] not in ONCE:
+        what = f"{what}, {quantity(len(row['cost']), 'seed')}"
+    accuracies = [shown(row["splits"].get(split)) for split in splits]
+    return [f"{revealed}, text in context" if context else revealed, what, *accuracies, mean_cost(row["cost"])]
+
+
 def markdown(rows: list[dict]) -> str:
     """Accuracy on each split, what the last stage cost, and the contrasts of ours with AGAINST."""
     row_of = {r["arm"]: r for r in rows}
     splits = list(row_of["start"]["splits"])
     seeds = max(len(e["seeds"]) for r in rows for e in r["splits"].values())
-    cells = [
-        [*first_cells(arm), *(shown(row_of[arm]["splits"].get(s)) for s in splits), mean_cost(row_of[arm]["cost"])]
-        for arm in ARMS
-        if arm in row_of
-    ]
+    told = [cells(row_of[arm], splits, seeds) for arm in ARMS if arm in row_of]
     lines = [
         f"The bank: all 16 exchanges of each of its 20 train clusters ({quantity(seeds, 'seed')})",
         "",
-        *markdown_table(["revealed", "method", *splits, "sampled by the last stage; seconds"], cells),
+        *markdown_table(["revealed", "method", *splits, "sampled by the last stage; seconds"], told),
     ]
     for arm, rival in itertools.product(("dreamt", "recalled"), AGAINST):
         e = row_of.get(arm, {"splits": {}})["splits"].get("test", {}).get(f"against {rival}")

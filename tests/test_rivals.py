@@ -151,7 +151,9 @@ def test_ours_is_held_against_rivals_of_the_bank_with_holm():
         )
     found = [r["splits"]["test"]["against sdpo"]["p_holm"] for r in rivals.with_holm(rows)[1:]]
     assert found == [0.02, 0.04]
-    assert "Ours dreamt minus SDPO, +0.500 [+0.400, +0.600], p = 0.0200 (Holm)" in rivals.markdown(rows)
+    page = rivals.markdown(rows)
+    assert "Ours dreamt minus SDPO, +0.500 [+0.400, +0.600], p = 0.0200 (Holm)" in page
+    assert "| nothing | start model |" in page and "| ours: stage 2, recalled, 1 seed |" in page
 
 
 def test_the_cost_of_a_run_is_what_its_log_says(tmp_path):
