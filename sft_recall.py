@@ -130,24 +130,16 @@ def measure(reader: Reader, asked: list[tuple[Question, str | None]], phase: int
 
 
 def candidates_of(question: Question, records: list[dict], n: int) -> list[str]:
-    """The n most promising points for a question, each wording once: first those that were measured on it, by their
-    advantage there (paper: argmax over points of A(i; q)), then others of its cluster, by lower bound.
+    """The n most promising points for a question, each wording once: of its cluster and of what was measured on it, by
+    the lower bound of what they are worth there (paper: argmax over points of A(i; q)).
     """
     sound = [r for r in records if r["text"] and not r["leak"]]
-    here = [(gain_on(question, r), r) for r in sound]
-    own = [r for gain, r in sorted(here, key=lambda pair: -(pair[0] or 0.0)) if gain is not None]
-    near = [r for r in sound if r["cluster"] == question.cluster]
-    near.sort(key=lambda r: -(r["ci95"][0] if r["ci95"] else -1.0))
+    near = [r for r in sound if r["cluster"] == question.cluster or library.was_measured_on(question.id, r)]
+    near.sort(key=lambda r: -library.lower_bound_on(question.id, r))
     best: dict[str, str] = {}
-    for record in own + near:  # a wording ranks by its best record
+    for record in near:  # a wording ranks by its best record
         best.setdefault(library.essence(record["text"]), record["text"])
     return list(best.values())[:n]
-
-
-def gain_on(question: Question, record: dict) -> float | None:
-    """A point's advantage on one question; None where it was not measured there."""
-    part = [v for v in record["verified_on"] or () if v["question_id"] == question.id]
-    return library.gain({"verified_on": part}) if part else None
 
 
 @common.busy("measuring what needs a point")

@@ -135,35 +135,40 @@ def test_recall_is_what_a_turn_begins_with():
         assert prompts.parse_recall(text) is None
 
 
-def test_candidates_are_the_clusters_best_by_lower_bound_without_leaks():
-    def record(text, low, cluster="preeclampsia-A", leak=False):
-        return {
-            "text": text,
-            "ci95": None if low is None else [low, 1.0],
-            "cluster": cluster,
-            "leak": leak,
-            "question_id": "q",
-            "verified_on": [],
-        }
+def candidate(text: str, right: float | None, n: int = 4, on: str = "v", **other) -> dict:
+    verified = [] if right is None else [{"question_id": on, "n": n, "acc_with": right, "acc_without": 0.5}]
+    record = {"text": text, "cluster": "preeclampsia-A", "leak": False, "question_id": "q", "verified_on": verified}
+    return record | other
 
+
+def test_candidates_are_the_clusters_best_by_lower_bound_without_leaks():
     records = [
-        record("unmeasured", None),
-        record("bad", -0.5),
-        record("Good!", 0.2),
-        record("good", 0.4),
-        record("best", 0.5),
-        record("leak", 0.9, leak=True),
-        record("other", 0.9, "x"),
+        candidate("unmeasured", None),
+        candidate("bad", 0.0),
+        candidate("Good!", 0.6),
+        candidate("good", 0.8),
+        candidate("best", 1.0),
+        candidate("leak", 1.0, 99, leak=True),
+        candidate("other", 1.0, 99, cluster="x"),
     ]
-    assert candidates_of(QUESTIONS[0], records, 3) == ["best", "good", "bad"]
-    here = [{"question_id": QUESTIONS[0].id, "n": 4, "acc_with": w, "acc_without": 0.25} for w in (0.5, 0.75)]
-    own = [
-        record("here", -0.5) | {"verified_on": here[:1]},
-        record("here, better", -0.9, "x") | {"verified_on": here[1:]},
+    question = QUESTIONS[0]
+    assert candidates_of(question, records, 9) == ["best", "good", "unmeasured", "bad"]
+    often = [candidate("rare", 0.6), candidate("often", 1.0), candidate("often", 0.0)]
+    assert candidates_of(question, often, 1) == ["often"]  # a wording is as good as its best record
+    # Measured on the question itself: more answers tell more, whatever the cluster is called; one is luck.
+    here = [candidate("here", 1.0, 8, question.id, cluster="x"), candidate("lucky", 1.0, 1, question.id)]
+    assert candidates_of(question, records + here, 3) == ["here", "best", "good"]
+
+
+def test_what_a_point_is_worth_on_its_own_question_tells_nothing_of_another():
+    first, second = QUESTIONS[:2]
+    records = [
+        candidate("first's", 1.0, 8, first.id, question_id=first.id),
+        candidate("second's", 0.8, 8, second.id, question_id=second.id),
+        candidate("any's", 0.75, 8, question_id="q"),
     ]
-    assert candidates_of(QUESTIONS[0], records + own, 3) == ["here, better", "here", "best"]
-    often = [record("rare", 0.5), record("often", 0.9), record("often", -0.9)]
-    assert candidates_of(QUESTIONS[0], often, 1) == ["often"]  # a wording is as good as its best record
+    assert candidates_of(first, records, 3) == ["first's", "any's", "second's"]
+    assert candidates_of(second, records, 3) == ["second's", "any's", "first's"]
 
 
 def test_classes_follow_the_measured_gain_and_the_point_is_measured_where_it_was_not_chosen(reader, monkeypatch):
@@ -181,11 +186,7 @@ def test_classes_follow_the_measured_gain_and_the_point_is_measured_where_it_was
             (s, [(list(q.options), "said")]) for s, (q, _) in zip(scores[phase], asked, strict=True)
         ],
     )
-    records = [
-        {"text": t, "ci95": None, "cluster": q.cluster, "leak": False, "verified_on": []}
-        for q in questions[:1]
-        for t in ("one", "two")
-    ]
+    records = [candidate(text, None, cluster=questions[0].cluster) for text in ("one", "two")]
     made = make_targets(cfg, reader, questions, records)
     assert [m["class"] for m in made] == ["needed", "not needed", "unknown"]
     assert [m["best_point"] for m in made] == ["one", "one", "two"] and [m["recall"] for m in made] == [

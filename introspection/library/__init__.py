@@ -278,3 +278,18 @@ def interval(record: dict, z: float = 1.96) -> list[float]:
         smoothed = (accuracy * n + 1) / (n + 2)
         error += smoothed * (1 - smoothed) / n
     return [with_point - without - z * error**0.5, with_point - without + z * error**0.5]
+
+
+def was_measured_on(question_id: str, record: dict) -> bool:
+    return any(v["question_id"] == question_id for v in record["verified_on"] or ())
+
+
+def lower_bound_on(question_id: str, record: dict) -> float:
+    """Lower bound of a point's advantage on a question, by all that it was measured on; -1 without any.
+
+    What was measured on the point's own question tells nothing of another. One answer to the question itself tells
+    little: ranked by it alone, a library's lucky points stand before its good ones.
+    """
+    own = record["question_id"]
+    part = [v for v in record["verified_on"] or () if own == question_id or v["question_id"] != own]
+    return interval({"verified_on": part})[0] if part else -1.0
