@@ -27,7 +27,16 @@ from introspection.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, fram
 from introspection.stats import cluster_means, holm
 from introspection.tables.units import minus
 from reproduce.answers import read_answers
-from reproduce.records import group, markdown_table, read_lines, save_picture, shown_interval, write_lines, write_table
+from reproduce.records import (
+    group,
+    markdown_table,
+    read_lines,
+    save_picture,
+    shown_accuracy,
+    shown_interval,
+    write_lines,
+    write_table,
+)
 from reproduce.rivals import best_points, estimate_clusters, every_exchange
 from tasks.bank import load_questions
 
@@ -214,8 +223,9 @@ def markdown(result: dict) -> str:
     last = len(arms[0]["canary"]) - 1
     columns = {"final": "all clusters after the last round", "new": "a cluster right after its round"}
     columns |= {"forward": "forward transfer", "backward": "backward transfer", "canary_change": "change of the canary"}
-    forms = {"final": ".3f", "new": ".3f"}  # the others are differences
-    rows = [[r["what"], *(shown_interval(r[k], forms.get(k, "+.3f")) for k in columns)] for r in arms]
+    accuracies = ("final", "new")  # the others are differences
+    shown = [[(shown_accuracy if k in accuracies else shown_interval)(r[k]) for k in columns] for r in arms]
+    rows = [[r["what"], *cells] for r, cells in zip(arms, shown, strict=True)]
     lines = [*markdown_table(["method", *columns.values()], rows), "", *matrix_table(arms, last), ""]
     lines += [*library_table(arms), "", *map(shown_contrast, result["contrasts"])]
     e = arms[0]["final"]

@@ -21,7 +21,7 @@ from organism import rules
 from reproduce.answers import ask as ask_bank
 from reproduce.answers import open_reader
 from reproduce.few import bank_of, new_clusters, questions_to_ask
-from reproduce.records import group, markdown_table, quantity, read_lines, shown_interval, write_lines
+from reproduce.records import group, markdown_table, quantity, read_lines, shown_accuracy, shown_interval, write_lines
 from reproduce.rivals import best_points, estimate_clusters, every_exchange, sampled_tokens
 from reproduce.runs import Asked, ask, make_missing, publish, rounded, start
 from tasks.bank import load_questions
@@ -252,7 +252,7 @@ def blocks(lines: list[dict], records: dict) -> list[str | list[str]]:
         [
             ARMS[arm][1],
             ARMS[arm][0],
-            *(shown_interval(at[arm, k]["test"], ".3f", ".2f") if (arm, k) in at else "" for k in ks),
+            *(shown_accuracy(at[arm, k]["test"], bounds=".2f") if (arm, k) in at else "" for k in ks),
         ]
         for arm in trained
     ]

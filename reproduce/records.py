@@ -89,6 +89,11 @@ def shown_interval(e: dict, form: str = "+.3f", bounds: str = "") -> str:
     return f"{e['mean']:{form}} [{low}, {high}]"
 
 
+def shown_accuracy(e: dict, form: str = ".3f", bounds: str = "") -> str:
+    """The same of an accuracy: Student's intervals know no limit, so what is beyond 0 or 1 is not shown."""
+    return shown_interval(e | {"low": max(e["low"], 0.0), "high": min(e["high"], 1.0)}, form, bounds)
+
+
 def shown_change(part: dict) -> str:
     """'0.123 -> 0.246 (+0.123 [+0.100, +0.146])'"""
     return f"{part['before']['mean']:.3f} -> {part['after']['mean']:.3f} ({shown_interval(part['change'])})"

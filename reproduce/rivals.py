@@ -23,6 +23,7 @@ from reproduce.records import (
     markdown_table,
     quantity,
     read_lines,
+    shown_accuracy,
     shown_interval,
     write_lines,
     write_table,
@@ -152,7 +153,7 @@ def with_holm(rows: list[dict]) -> list[dict]:
 
 # ---- the table -----------------------------------------------------------------------------------------------------
 def shown(e: dict | None) -> str:
-    return shown_interval(e, ".3f", ".2f") if e else ""
+    return shown_accuracy(e, bounds=".2f") if e else ""
 
 
 def mean_cost(costs: list[dict]) -> str:
