@@ -29,7 +29,7 @@ from introspection import library, models, prompts
 from introspection.evaluation import canary_of
 from introspection.losses import centred_advantages, policy_gradient
 from introspection.reader import Reader, make_reader
-from introspection.rehearsal import make_up, to_hold
+from introspection.rehearsal import log_made_up, to_hold
 from introspection.rollouts import answer_logprobs
 from introspection.rundir import Run
 from introspection.sampling import Completion, Trajectory
@@ -40,7 +40,6 @@ from tasks.bank import load_questions
 from tasks.mcq import Question, grade, letter_in, same_views
 
 MAY_BE_CANARY = 96  # questions that are asked where a bank names no canary
-POOL = 64  # steps after which made-up conversations come again
 
 
 @dataclass
@@ -380,14 +379,9 @@ def start_dream(
     for record in make_targets(cfg, reader, questions, points):
         run.log("targets.jsonl", record)
         dreamt.setdefault(record["cluster"], []).append(record["question"])
-    if cfg.rehearse:
-        n = POOL * cfg.rehearse
-        made_up = make_up(reader, n, cfg.max_question_tokens + cfg.max_new_tokens, dreamt)
-        print(f"{len(made_up)} of {n} made-up conversations are held; the others were cut off or about what is dreamt")
-        if not made_up:
-            print("so the KL stays on the answers that are dreamt")
-        for record in made_up:
-            run.log("rehearsals.jsonl", record)
+    longest_turn = cfg.max_question_tokens + cfg.max_new_tokens
+    if cfg.rehearse and not log_made_up(run, reader, cfg.rehearse, longest_turn, dreamt):
+        print("so the KL stays on the answers that are dreamt")
     of_cluster: dict[str, list[str]] = {}
     for q, point in zip(questions, points, strict=True):
         of_cluster.setdefault(q.cluster, []).append(point)

@@ -23,10 +23,11 @@ import torch
 from tqdm import tqdm
 
 import common
-from common import Options, ReaderNumber, RecallPhase, Shared, UserError, rng
+from common import DreamPhase, Options, ReaderNumber, RecallPhase, Shared, UserError, rng
 from introspection import library, models, prompts
 from introspection.reader import Reader, make_reader
-from introspection.recall import best_threshold, recall_scores
+from introspection.recall import find_threshold
+from introspection.rehearsal import log_made_up, to_hold
 from introspection.rundir import Run
 from introspection.sampling import Trajectory
 from introspection.teacher import Teacher, divergence, likeliest, logprobs_at, with_tail
@@ -52,6 +53,8 @@ class Config(Shared):
     held_out: float = 0.15  # share of the targets whose loss decides when to stop
     # whether a train question's twins are asked too: more targets, but answers that no exchange revealed
     twins: bool = False
+    # conversations a step that the start model made up, whose answers are held: elsewhere nothing is to be recalled
+    rehearse: int = 16
     epochs: int = 60  # passes over the targets, at most
     patience: int = 9  # epochs without a better held-out loss after which training stops
     batch_size: int = 32  # targets of an optimiser step
@@ -66,6 +69,7 @@ class Config(Shared):
     def check(self) -> None:
         counts = "candidates n_measure epochs patience batch_size max_new_tokens eval_questions"
         self.check_numbers("sft_recall", f"{counts} max_tokens_per_micro_batch")
+        self.check_numbers("sft_recall", "rehearse", "at least 0", lambda n: n >= 0)
         self.check_numbers("sft_recall", "lr max_grad_norm", "a number above 0", lambda n: n > 0)
         self.check_numbers("sft_recall", "held_out", "a share between 0 and 1", lambda n: 0 < n < 1)
 
@@ -198,6 +202,11 @@ def epoch_of(
     return [pairs[i : i + cfg.batch_size] for i in range(0, len(pairs), cfg.batch_size)]
 
 
+def held_pairs(chat, records: list[dict]) -> list[tuple[Trajectory, Trajectory]]:
+    """Made-up conversations as `conversations` has questions that need no point."""
+    return [(Trajectory(t.prompt_ids, [([], True), *t.segments]), t) for t in to_hold(chat, records)]
+
+
 def certain_rows(ids: list[int], k: int, vocabulary: int, device) -> tuple[torch.Tensor, torch.Tensor]:
     """(token ids (T, k), log-probabilities (T, k)) of a teacher that is certain of each of the T tokens.
 
@@ -245,15 +254,6 @@ def held_out_loss(cfg: Config, reader: Reader, start, targets: list[Target]) -> 
     said = logprobs_at(reader.model, [t for t, _ in pairs], teacher.ids, 1.0, cfg.max_tokens_per_micro_batch)
     losses = [teacher.divergence(*both).mean().item() for both in zip(said, teacher.logprobs, strict=True)]
     return sum(losses) / len(targets)
-
-
-def find_threshold(reader: Reader, targets: list[Target]) -> dict:
-    """From which probability a turn shall recall, on the held-out targets, in four orders of options (final/)."""
-    draws = [rng(*reader.key, RecallPhase.FIRING, i) for i in range(len(targets))]
-    asked = [view for t, draw in zip(targets, draws, strict=True) for view in same_views(t.question, 4, draw)]
-    needed = [t.recall is not None for t in targets for _ in range(4)]
-    scores = recall_scores(reader, [reader.prompt(view) for view in asked])
-    return {"threshold": best_threshold(scores, needed), "held_out": len(targets), "needed": sum(needed) // 4}
 
 
 @common.busy("evaluating")
@@ -359,8 +359,13 @@ def main(cfg: Config, options: Options) -> None:
         print(f"{cfg.model}: measuring {len(train)} train questions with and without points")
         for record in make_targets(cfg, reader, train, records):
             run.log("targets.jsonl", record)
+        if cfg.rehearse:
+            clusters = dict.fromkeys(q.cluster for q in train)
+            about = {name: [q.turn for q in train if q.cluster == name] for name in clusters}
+            log_made_up(run, reader, cfg.rehearse, 2 * cfg.max_new_tokens, about)
         run.log("eval.jsonl", evaluate(cfg, reader, groups, 0))
     taught, held_out = split_targets(cfg, run, train)
+    made_up = run.read("rehearsals.jsonl")
 
     steps = range(training.done + 1, cfg.epochs + 1)
     bar = tqdm(steps, initial=training.done, total=cfg.epochs, desc="stage 2", dynamic_ncols=True, disable=None)
@@ -372,9 +377,11 @@ def main(cfg: Config, options: Options) -> None:
             break
 
         # Supervised fine-tuning, classes balanced, options in a new order: towards the point where it is taught,
-        # towards what the start model says where an answer is held.
-        updates = []
-        for batch in epoch_of(cfg, reader, taught, epoch):
+        # towards what the start model says where an answer is held, and in conversations that it made up.
+        updates, done = [], before[-1]["step"] if before else 0
+        for step, batch in enumerate(epoch_of(cfg, reader, taught, epoch), start=done + 1):
+            held = common.walk(made_up, step, cfg.rehearse, cfg.seed, DreamPhase.MAKE_UP) if made_up else []
+            batch += held_pairs(chat, held)
             updater.backward([t for t, _ in batch], [1.0 for _ in batch], teacher=make_teacher(cfg, start, batch))
             updater.clip(cfg.max_grad_norm)
             updates.append(updater.apply())
@@ -382,11 +389,11 @@ def main(cfg: Config, options: Options) -> None:
         # Log, and keep the weights of the best epoch so far.
         loss = held_out_loss(cfg, reader, start, held_out)
         best = loss < min(losses, default=float("inf"))
-        step, skipped = (before[-1][name] if before else 0 for name in ("step", "skipped_steps"))
+        skipped = before[-1]["skipped_steps"] if before else 0
         ratios, norms = ([u[name] for u in updates if u[name] is not None] for name in ("update_ratio", "grad_norm"))
         metrics = {
             "epoch": epoch,
-            "step": step + len(updates),
+            "step": done + len(updates),
             "held_out_loss": loss,
             "grad_norm": max(norms, default=None),
             "update_ratio": min(ratios, default=None),  # of the step that precision swallowed most of
@@ -434,7 +441,8 @@ def summary(run: Run) -> str:
         spoilt = spoilt or spoilt_by({"answers": a["parse_rate/answer"]})
         change = by_cluster({q: a["each"][q] - right for q, right in b["each"].items()}, a["clusters"])
         lines.append(f"      change {judge([change], bool(taught & set(a['clusters'].values())), spoilt)}")
-    lines += ["", f"Everything is in {run.path}: targets.jsonl, metrics.jsonl, eval.jsonl, final/ (weights)"]
+    held = "rehearsals.jsonl (what is held), " if run.cfg.rehearse else ""
+    lines += ["", f"Everything is in {run.path}: targets.jsonl, {held}metrics.jsonl, eval.jsonl, final/ (weights)"]
     return "\n".join(lines)
 
 

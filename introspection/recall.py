@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 
+from common import RecallPhase, rng
 from introspection import prompts
 from introspection.chat import Chat
 from introspection.reader import Reader
 from introspection.sampling import next_logprobs
+from tasks.mcq import same_views
 
 FILE = "recall.json"
 
@@ -71,3 +73,12 @@ def threshold_of(folder: Path) -> float:
     """The threshold that stage 2 left beside its weights; 0.5 where it left none."""
     path = folder / FILE
     return json.loads(path.read_text())["threshold"] if path.is_file() else 0.5
+
+
+def find_threshold(reader: Reader, targets: list) -> dict:
+    """From which probability a turn shall recall, on the held-out targets, in four orders of options (final/)."""
+    draws = [rng(*reader.key, RecallPhase.FIRING, i) for i in range(len(targets))]
+    asked = [view for t, draw in zip(targets, draws, strict=True) for view in same_views(t.question, 4, draw)]
+    needed = [t.recall is not None for t in targets for _ in range(4)]
+    scores = recall_scores(reader, [reader.prompt(view) for view in asked])
+    return {"threshold": best_threshold(scores, needed), "held_out": len(targets), "needed": sum(needed) // 4}

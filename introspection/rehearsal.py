@@ -1,4 +1,4 @@
-"""Conversations that a model makes up, so that a dream holds what it says elsewhere (pseudorehearsal, Robins 1995).
+"""Conversations that a model makes up, so that training holds what it says elsewhere (pseudorehearsal, Robins 1995).
 
 From where a user's first words would begin, a chat model goes on as a user (Magpie, arXiv 2406.08464), and then answers
 itself. Nothing is asked for beside the weights: no other questions, no labels.
@@ -10,18 +10,30 @@ from common import DreamPhase
 from introspection.bm25 import Bm25
 from introspection.chat import Chat
 from introspection.reader import Reader
+from introspection.rundir import Run
 from introspection.sampling import Trajectory
+
+POOL = 64  # steps after which made-up conversations come again
+
+
+def log_made_up(run: Run, reader: Reader, a_step: int, longest_turn: int, about: dict[str, list[str]]) -> int:
+    """Writes POOL steps' worth of made-up conversations, less what is not held, to rehearsals.jsonl; how many."""
+    made_up = make_up(reader, n := POOL * a_step, longest_turn, about)
+    print(f"{len(made_up)} of {n} made-up conversations are held; the others were cut off or about what is trained")
+    for record in made_up:
+        run.log("rehearsals.jsonl", record)
+    return len(made_up)
 
 
 def make_up(reader: Reader, n: int, longest_turn: int, variants: dict[str, list[str]]) -> list[dict]:
-    """Of n made-up user turns those that ended, and are not about what is dreamt, each with its answer (record).
+    """Of n made-up user turns those that ended, and are not about what is trained, each with its answer (record).
 
-    variants: the questions that are dreamt, by cluster. Answers that were cut off are kept: they are held, not graded.
+    variants: the questions that are trained, by cluster. Answers that were cut off are kept: they are held, not graded.
     """
     completions = reader.sample([reader.chat.opening()], DreamPhase.MAKE_UP, n, longest_turn)
     turns = [text for c in completions if (text := user_turn(reader.chat, c.ids)) and text.strip()]
     turns = list(dict.fromkeys(turns))
-    # A conversation about what is dreamt would hold what the dream is there to change.
+    # A conversation about what is trained would hold what the training is there to change.
     turns = [turn for turn, like in zip(turns, alike(turns, variants), strict=True) if not like]
     answers = reader.sample([reader.chat.first(turn) for turn in turns], DreamPhase.REPLY)
     return [

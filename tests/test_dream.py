@@ -11,7 +11,7 @@ from common import ROOT, UserError, load_config
 from dream_tta import answer_variants, evaluate, make_targets, reward_answers, vary
 from introspection import library
 from introspection.reader import Reader
-from introspection.rehearsal import alike, to_hold
+from introspection.rehearsal import POOL, alike, to_hold
 from introspection.rundir import Run
 from tasks.bank import load_questions
 
@@ -202,7 +202,7 @@ def test_made_up_conversations_hold_and_are_not_about_what_is_dreamt(reader, tmp
     run.open()
     dream_tta.start_dream(cfg, run, reader, questions, points, groups)
     made_up = run.read("rehearsals.jsonl")
-    assert 32 < len({r["turn"] for r in made_up}) == len(made_up) <= dream_tta.POOL
+    assert 32 < len({r["turn"] for r in made_up}) == len(made_up) <= POOL
     asked = [r["turn"] for r in made_up if "What is next?" in r["turn"]]
     assert len(asked) > 8 and not any("creatinine" in turn.partition("Options")[0] for turn in asked)  # kidney-A
     for record, trajectory in zip(made_up, to_hold(reader.chat, made_up), strict=True):

@@ -26,6 +26,7 @@ SMALL = [
     "candidates=2",
     "eval_questions=4",
     "held_out=0.3",
+    "rehearse=0",
 ]
 
 
@@ -94,6 +95,9 @@ def test_taught_tokens_follow_the_target_and_held_ones_the_start_model(reader):
     with torch.no_grad():
         changed.model.norm.weight.mul_(0.7)
     assert losses(settings(), kept, changed).max() > 1e-2
+    # A made-up conversation is held like an answer that needs no point.
+    (held,) = sft_recall.held_pairs(reader.chat, [{"turn": "hello", "answer_ids": reader.chat.content_ids("well")}])
+    assert losses(settings(), held).abs().max() < 1e-5 and losses(settings(), held, changed).max() > 1e-2
 
 
 def own_logprobs(model, trajectory) -> torch.Tensor:
@@ -244,7 +248,7 @@ def test_questions_are_held_out_with_their_twins():
 def test_the_script_teaches_and_a_sudden_end_changes_nothing(parrot, tmp_path):
     def command(folder: str) -> list[str]:
         words = ["sft_recall.py", "--config", "configs/bank.yaml", "--run-dir", str(tmp_path / folder), "--resume"]
-        return words + overrides(*SMALL, "epochs=4", "lr=2e-2", f"shared.model={parrot}")
+        return words + overrides(*SMALL, "rehearse=1", "epochs=4", "lr=2e-2", f"shared.model={parrot}")
 
     done = process(*command("whole"))
     assert done.returncode == 0 and "stage 2 finished" in done.stdout, done.stderr
@@ -252,7 +256,7 @@ def test_the_script_teaches_and_a_sudden_end_changes_nothing(parrot, tmp_path):
     broken_off(broken / "metrics.jsonl", 2, *command("broken"))
     assert not (broken / "final").exists()
     assert python(*command("broken")).returncode == 0
-    for name in ("targets.jsonl", "metrics.jsonl", "eval.jsonl", "final/model.safetensors"):
+    for name in ("targets.jsonl", "rehearsals.jsonl", "metrics.jsonl", "eval.jsonl", "final/model.safetensors"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
     losses = [json.loads(line)["held_out_loss"] for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert min(losses) < 0.8 * losses[0]
@@ -284,6 +288,7 @@ def test_a_library_of_other_clusters_is_an_error(tmp_path):
     [
         ("held_out=1.0", "between 0 and 1"),
         ("epochs=0", "at least 1"),
+        ("rehearse=-1", "at least 0"),
         ("lr=0", "above 0"),
         ("eval_questions=0", "at least 1"),
         ("loss_on=answer", "expected one of"),
@@ -307,6 +312,6 @@ def test_the_summary_calls_those_clusters_trained_that_were_taught(tmp_path):
         "eval.jsonl": [{"epoch": e, "val": evaluation("ab", e), "test": evaluation("cd", e)} for e in (0, 1)],
         "metrics.jsonl": [{"held_out_loss": 1.0}],
     }
-    said = sft_recall.summary(SimpleNamespace(read=logs.get, path=tmp_path)).splitlines()
+    said = sft_recall.summary(SimpleNamespace(read=logs.get, path=tmp_path, cfg=settings())).splitlines()
     changes = [line for line in said if "change" in line]
     assert "on these 2 trained clusters" in changes[0] and "over 2 clusters never rewarded" in changes[1]
