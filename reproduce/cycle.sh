@@ -30,8 +30,8 @@ steps=40
 if [ "${1:-}" = "--quick" ]; then
     shift
     seeds="0" rounds="1 2" runs=runs/cycle_quick out=runs/cycle_quick most=4 attempts=1 n=1 epochs=2 steps=2
-    writing+=(--set steps=2 --set group_size=4) recalling+=(--set n_measure=2 --set candidates=1)
-    dreaming+=(--set steps=2 --set dream_questions=8 --set n_label=2)
+    writing+=(--set steps=2 --set group_size=4) recalling+=(--set n_measure=2 --set candidates=1 --set rehearse=1)
+    dreaming+=(--set steps=2 --set dream_questions=8 --set n_label=2 --set rehearse=1)
 fi
 arms=${*:-$arms}
 declare -A own=( # learning rates of reproduce/rivals.sh, not tuned for the cycle

@@ -8,7 +8,7 @@ seeds="0 1 2" training=() teaching=() measuring=(--set n_verify=4) sources=runs/
 if [ "${1:-}" = "--quick" ]; then
     seeds="0" sources=runs/flagship_quick runs=runs/recall_quick out=runs/recall_quick
     training=(--set steps=2 --set eval_every=0 --set eval_questions=8)
-    teaching=(--set epochs=2 --set n_measure=2 --set candidates=1) measuring=(--set n_verify=2 --set eval_questions=24)
+    teaching=(--set epochs=2 --set n_measure=2 --set candidates=1 --set rehearse=1) measuring=(--set n_verify=2 --set eval_questions=24)
 fi
 libraries=() writers=""
 for seed in $seeds; do
@@ -24,7 +24,7 @@ for seed in $seeds; do
     writers=$writers,$runs/$seed/sft_recall/final
 done
 # Asked are questions of another seed of the world than anything that was tuned on.
-seed=20261208
+seed=20261209
 python -m reproduce.recall questions "$seed" "$runs/asked.jsonl"
 for kind in ideal wrong; do python -m organism.world --seed "$seed" --points "$kind" --out "$runs/$kind.jsonl"; done
 python eval.py --config configs/bank.yaml --run-dir "$runs" --resume --set table=recall --set "writers=${writers#,}" \

@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 seeds=${1:-0 1 2} runs=runs/rivals out=results recalled=runs/recall n=4 more=() dreaming=()
 if [ "${1:-}" = "--quick" ]; then
     seeds="0" runs=runs/rivals_quick out=runs/rivals_quick n=1
-    more=(--set steps=2) dreaming=(--set steps=2 --set dream_questions=8 --set n_label=2)
+    more=(--set steps=2) dreaming=(--set steps=2 --set dream_questions=8 --set n_label=2 --set rehearse=1)
 fi
 if [ ! -f "$recalled/library.jsonl" ]; then
     echo "rivals.sh: no $recalled/library.jsonl; first bash reproduce/recall.sh" >&2
