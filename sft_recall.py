@@ -7,10 +7,10 @@
      loss
 With `loss_on: recall` answers are not taught but held, by their KL to what the start model says with the same point in
 context, or with none: the bank's answers cannot come in by the back door, and a recalled point is read as one that was
-given.
+given. So are answers in conversations that the start model makes up (`rehearse`): elsewhere nothing is recalled.
 
 Inputs:  a library (stage 1), a question bank, the policy to teach (shared.model)
-Outputs: runs/<config>/sft_recall/ with targets.jsonl, metrics.jsonl (one line an epoch), eval.jsonl, final/ weights
+Outputs: runs/<config>/sft_recall/: targets, rehearsals, metrics (one line an epoch), eval (all .jsonl), final/ weights
 Run:     python sft_recall.py --config configs/preeclampsia.yaml
 """
 
