@@ -335,7 +335,13 @@ class DreamPhase:
     """dream_tta.py; each group of questions adds its place to EVALUATE."""
 
     VARY, LABEL, DREAM, ORDER, EVALUATE = range(30, 35)
-    OWN, MAKE_UP, REPLY = 29, 28, 38  # groups of questions end at EVALUATE + 3
+    OWN = 29  # groups of questions end at EVALUATE + 3
+
+
+class RehearsalPhase:
+    """introspection/rehearsal.py, for stages 2 and 3, beside the phases of either."""
+
+    MAKE_UP, REPLY = 28, 38
 
 
 class TablePhase:

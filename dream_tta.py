@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 import common
-from common import DreamPhase, Options, ReaderNumber, Shared, UserError, rng
+from common import DreamPhase, Options, ReaderNumber, RehearsalPhase, Shared, UserError, rng
 from introspection import library, models, prompts
 from introspection.evaluation import canary_of
 from introspection.losses import centred_advantages, policy_gradient
@@ -313,7 +313,7 @@ def main(cfg: Config, options: Options) -> None:
         valid_G = torch.ones(cfg.group_size, dtype=torch.bool)
         advantages = torch.cat([centred_advantages(group, valid_G).clamp(min=0) for group in rewards_QG]).tolist()
         # What the start model says elsewhere is held: a few of its made-up conversations.
-        held = common.walk(made_up, step, cfg.rehearse, cfg.seed, DreamPhase.MAKE_UP) if made_up else []
+        held = common.walk(made_up, step, cfg.rehearse, cfg.seed, RehearsalPhase.MAKE_UP) if made_up else []
         updater.backward(trajectories, advantages, loss=policy_gradient, held=to_hold(chat, held))
         updater.clip(cfg.max_grad_norm)
         update = updater.apply()

@@ -23,11 +23,11 @@ import torch
 from tqdm import tqdm
 
 import common
-from common import DreamPhase, Options, ReaderNumber, RecallPhase, Shared, UserError, rng
+from common import Options, ReaderNumber, RecallPhase, RehearsalPhase, Shared, UserError, rng
 from introspection import library, models, prompts
 from introspection.reader import Reader, make_reader
 from introspection.recall import find_threshold
-from introspection.rehearsal import log_made_up, to_hold
+from introspection.rehearsal import held_pairs, log_made_up
 from introspection.rundir import Run
 from introspection.sampling import Trajectory
 from introspection.teacher import Teacher, divergence, likeliest, logprobs_at, with_tail
@@ -185,6 +185,14 @@ def make_targets(cfg: Config, reader: Reader, questions: list[Question], records
     return made
 
 
+@common.busy("making up conversations")
+def make_up_elsewhere(cfg: Config, run: Run, reader: Reader, train: list[Question]) -> None:
+    about: dict[str, list[str]] = {}
+    for q in train:
+        about.setdefault(q.cluster, []).append(q.turn)
+    log_made_up(run, reader, cfg.rehearse, 2 * cfg.max_new_tokens, about)  # a question may be longer than a turn
+
+
 # ---- training ------------------------------------------------------------------------------------------------------
 def epoch_of(
     cfg: Config, reader: Reader, targets: list[Target], epoch: int
@@ -200,11 +208,6 @@ def epoch_of(
     drawn = [drawn[i] for i in draw.permutation(len(drawn))]
     pairs = [t.conversations(reader, draw) for t in drawn]
     return [pairs[i : i + cfg.batch_size] for i in range(0, len(pairs), cfg.batch_size)]
-
-
-def held_pairs(chat, records: list[dict]) -> list[tuple[Trajectory, Trajectory]]:
-    """Made-up conversations as `conversations` has questions that need no point."""
-    return [(Trajectory(t.prompt_ids, [([], True), *t.segments]), t) for t in to_hold(chat, records)]
 
 
 def certain_rows(ids: list[int], k: int, vocabulary: int, device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -360,9 +363,7 @@ def main(cfg: Config, options: Options) -> None:
         for record in make_targets(cfg, reader, train, records):
             run.log("targets.jsonl", record)
         if cfg.rehearse:
-            clusters = dict.fromkeys(q.cluster for q in train)
-            about = {name: [q.turn for q in train if q.cluster == name] for name in clusters}
-            log_made_up(run, reader, cfg.rehearse, 2 * cfg.max_new_tokens, about)
+            make_up_elsewhere(cfg, run, reader, train)
         run.log("eval.jsonl", evaluate(cfg, reader, groups, 0))
     taught, held_out = split_targets(cfg, run, train)
     made_up = run.read("rehearsals.jsonl")
@@ -378,9 +379,9 @@ def main(cfg: Config, options: Options) -> None:
 
         # Supervised fine-tuning, classes balanced, options in a new order: towards the point where it is taught,
         # towards what the start model says where an answer is held, and in conversations that it made up.
-        updates, done = [], before[-1]["step"] if before else 0
+        updates, (done, skipped) = [], ((before[-1]["step"], before[-1]["skipped_steps"]) if before else (0, 0))
         for step, batch in enumerate(epoch_of(cfg, reader, taught, epoch), start=done + 1):
-            held = common.walk(made_up, step, cfg.rehearse, cfg.seed, DreamPhase.MAKE_UP) if made_up else []
+            held = common.walk(made_up, step, cfg.rehearse, cfg.seed, RehearsalPhase.MAKE_UP) if made_up else []
             batch += held_pairs(chat, held)
             updater.backward([t for t, _ in batch], [1.0 for _ in batch], teacher=make_teacher(cfg, start, batch))
             updater.clip(cfg.max_grad_norm)
@@ -389,7 +390,6 @@ def main(cfg: Config, options: Options) -> None:
         # Log, and keep the weights of the best epoch so far.
         loss = held_out_loss(cfg, reader, start, held_out)
         best = loss < min(losses, default=float("inf"))
-        skipped = before[-1]["skipped_steps"] if before else 0
         ratios, norms = ([u[name] for u in updates if u[name] is not None] for name in ("update_ratio", "grad_norm"))
         metrics = {
             "epoch": epoch,

@@ -6,7 +6,7 @@ itself. Nothing is asked for beside the weights: no other questions, no labels.
 
 import numpy as np
 
-from common import DreamPhase
+from common import RehearsalPhase
 from introspection.bm25 import Bm25
 from introspection.chat import Chat
 from introspection.reader import Reader
@@ -14,10 +14,14 @@ from introspection.rundir import Run
 from introspection.sampling import Trajectory
 
 POOL = 64  # steps after which made-up conversations come again
+ENOUGH = 500  # questions of a cluster that tell what it is about; each is compared with all others
 
 
 def log_made_up(run: Run, reader: Reader, a_step: int, longest_turn: int, about: dict[str, list[str]]) -> int:
-    """Writes POOL steps' worth of made-up conversations, less what is not held, to rehearsals.jsonl; how many."""
+    """Writes POOL steps' worth of made-up conversations, less what is not held, to rehearsals.jsonl; how many.
+
+    about: texts of the questions that are trained, by cluster.
+    """
     made_up = make_up(reader, n := POOL * a_step, longest_turn, about)
     print(f"{len(made_up)} of {n} made-up conversations are held; the others were cut off or about what is trained")
     for record in made_up:
@@ -30,12 +34,12 @@ def make_up(reader: Reader, n: int, longest_turn: int, variants: dict[str, list[
 
     variants: the questions that are trained, by cluster. Answers that were cut off are kept: they are held, not graded.
     """
-    completions = reader.sample([reader.chat.opening()], DreamPhase.MAKE_UP, n, longest_turn)
+    completions = reader.sample([reader.chat.opening()], RehearsalPhase.MAKE_UP, n, longest_turn)
     turns = [text for c in completions if (text := user_turn(reader.chat, c.ids)) and text.strip()]
     turns = list(dict.fromkeys(turns))
     # A conversation about what is trained would hold what the training is there to change.
     turns = [turn for turn, like in zip(turns, alike(turns, variants), strict=True) if not like]
-    answers = reader.sample([reader.chat.first(turn) for turn in turns], DreamPhase.REPLY)
+    answers = reader.sample([reader.chat.first(turn) for turn in turns], RehearsalPhase.REPLY)
     return [
         {"turn": turn, "answer": reader.chat.text(answer.ids), "answer_ids": answer.ids}
         for turn, answer in zip(turns, answers, strict=True)
@@ -63,7 +67,7 @@ def alike(turns: list[str], variants: dict[str, list[str]]) -> list[bool]:
     """
     if not turns:
         return []
-    different = [list(dict.fromkeys(part)) for part in variants.values()]  # orders of options are no other texts
+    different = [list(dict.fromkeys(part))[:ENOUGH] for part in variants.values()]  # orders of options are no others
     texts = [text for part in different for text in part]
     bm25 = Bm25([*texts, *turns])  # turns as well: words of many conversations tell little
     near = np.array([bm25.scores(turn)[: len(texts)] for turn in turns])  # (turns, texts)
@@ -81,3 +85,8 @@ def alike(turns: list[str], variants: dict[str, list[str]]) -> list[bool]:
 def to_hold(chat: Chat, records: list[dict]) -> list[Trajectory]:
     """Made-up conversations, the answers trained."""
     return [Trajectory(chat.first(r["turn"]), [(r["answer_ids"], True)]) for r in records]
+
+
+def held_pairs(chat: Chat, records: list[dict]) -> list[tuple[Trajectory, Trajectory]]:
+    """The same as stage 2 has a question that needs no point: (nothing recalled and the answer, the answer)."""
+    return [(Trajectory(t.prompt_ids, [([], True), *t.segments]), t) for t in to_hold(chat, records)]

@@ -8,6 +8,7 @@ from common import (
     DreamPhase,
     ReaderNumber,
     RecallPhase,
+    RehearsalPhase,
     ReproducePhase,
     RivalPhase,
     RolloutPhase,
@@ -33,7 +34,8 @@ def test_the_integers_are_those_of_every_published_number():
         "AGAIN": 31,
         "FIRING": 29,
     }
-    assert list(numbers(DreamPhase).values()) == [30, 31, 32, 33, 34, 29, 28, 38]
+    assert list(numbers(DreamPhase).values()) == [30, 31, 32, 33, 34, 29]
+    assert numbers(RehearsalPhase) == {"MAKE_UP": 28, "REPLY": 38}
     assert list(numbers(TablePhase).values()) == [40, 41, 42, 43, 44, 45, 50, 60]
     assert list(numbers(RivalPhase).values()) == [
         50,
@@ -76,7 +78,7 @@ SHORT = {
     "stage 2, who is held out": [(SEED, RecallPhase.ORDER, 0, i) for i in SOME],
     "stage 3, questions of an evaluation": [(SEED, 1)],
     "stage 3, order of an epoch": [(SEED, DreamPhase.ORDER, epoch) for epoch in SOME],
-    "stage 3, order of made-up conversations": [(SEED, DreamPhase.MAKE_UP, epoch) for epoch in SOME],
+    "stages 2 and 3, order of made-up conversations": [(SEED, RehearsalPhase.MAKE_UP, epoch) for epoch in SOME],
     "eval, points of another cluster": [(SEED, TablePhase.ELSEWHERE, i) for i in SOME],
     "rivals, order of an epoch": [(SEED, RivalPhase.ORDER, epoch) for epoch in SOME],
     "rivals, options of a problem": [(SEED, RivalPhase.ORDER, 1, place) for place in SOME],

@@ -13,6 +13,7 @@ from common import ROOT, Options, RecallPhase, UserError, load_config, rng
 from introspection import prompts
 from introspection.reader import Reader
 from introspection.recall import best_threshold, threshold_of
+from introspection.rehearsal import held_pairs
 from introspection.teacher import logprobs_at
 from sft_recall import Target, candidates_of, epoch_of, held_out_loss, make_targets, make_teacher
 from tasks.bank import load_questions
@@ -96,7 +97,7 @@ def test_taught_tokens_follow_the_target_and_held_ones_the_start_model(reader):
         changed.model.norm.weight.mul_(0.7)
     assert losses(settings(), kept, changed).max() > 1e-2
     # A made-up conversation is held like an answer that needs no point.
-    (held,) = sft_recall.held_pairs(reader.chat, [{"turn": "hello", "answer_ids": reader.chat.content_ids("well")}])
+    (held,) = held_pairs(reader.chat, [{"turn": "hello", "answer_ids": reader.chat.content_ids("well")}])
     assert losses(settings(), held).abs().max() < 1e-5 and losses(settings(), held, changed).max() > 1e-2
 
 

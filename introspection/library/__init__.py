@@ -281,6 +281,7 @@ def interval(record: dict, z: float = 1.96) -> list[float]:
 
 
 def was_measured_on(question_id: str, record: dict) -> bool:
+    """Whether a question is among those that a point was measured on."""
     return any(v["question_id"] == question_id for v in record["verified_on"] or ())
 
 
