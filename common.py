@@ -365,7 +365,7 @@ class RivalPhase:
 class ReproducePhase:
     """reproduce/answers.py (by hard.py too) and collect.py."""
 
-    VIEWS, ANSWERS, COLLECT_VIEWS, COLLECT_ANSWERS = 90, 91, 92, 93
+    VIEWS, ANSWERS, COLLECT_VIEWS, COLLECT_ANSWERS, FIRST = range(90, 95)
 
 
 # ---- ranks -----------------------------------------------------------------------------------------------------------

@@ -78,12 +78,14 @@ class Config(Shared):
 class Target:
     """What the model shall say to a question.
 
-    `recall` None: nothing is to be recalled; `said`: its own right answers, each (options as they stood, text).
+    `recall` None: nothing is to be recalled; `said`: its own right answers, each (options as they stood, text); `gain`:
+    accuracy with the best point less that without.
     """
 
     question: Question
     recall: str | None
     said: list[tuple[list[str], str]]
+    gain: float = 0.0
 
     @property
     def family(self) -> str:
@@ -313,14 +315,12 @@ def load_data(cfg: Config) -> tuple[list[Question], list[dict], dict[str, list[Q
 
 
 def split_targets(cfg: Config, run: Run, train: list[Question]) -> tuple[list[Target], list[Target]]:
-    """(what is taught, what is held out to decide when to stop).
-
-    A question is held out with its twins. Raises UserError.
-    """
+    """(what is taught, what is held out to decide when to stop: questions with their twins). Raises UserError."""
     where = run.path / "targets.jsonl"
     by_id = {q.id: q for q in train}
     kept = [r for r in run.read("targets.jsonl") if r["class"] != "unknown"]
-    targets = [Target(by_id[r["question_id"]], r["recall"], r["said"]) for r in kept]
+    gains = [(r["accuracy_without"] if (a := r["accuracy_with"]) is None else a) - r["accuracy_without"] for r in kept]
+    targets = [Target(by_id[r["question_id"]], r["recall"], r["said"], g) for r, g in zip(kept, gains, strict=True)]
     if not any(t.recall for t in targets):
         raise UserError(f"{where}: no question needs a point of {cfg.library}; nothing to teach")
     if len(targets) < 2:
@@ -413,7 +413,7 @@ def main(cfg: Config, options: Options) -> None:
     models.restore(policy, updater, run.path / "best")
     best = min(run.read("metrics.jsonl"), key=lambda r: r["held_out_loss"])  # the first of equal ones, as above
     run.log("eval.jsonl", evaluate(cfg, reader, groups, best["epoch"]))
-    training.save_final(recall=find_threshold(reader, held_out))
+    training.save_final(recall=find_threshold(reader, held_out, made_up))
     shutil.rmtree(run.path / "best")
     print(summary(run))
 

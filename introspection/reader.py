@@ -43,16 +43,19 @@ class Reader:
         n: int = 1,
         max_new_tokens: int | None = None,
         numbers: list[tuple[int, ...]] | None = None,
+        temperature: float | None = None,
     ) -> list[Completion]:
         """n completions of each prompt.
 
-        numbers: what a prompt's noise is keyed by, beside key and phase; default its place.
+        numbers: what a prompt's noise is keyed by, beside key and phase; default its place. temperature: default the
+        reader's, 0 the likeliest tokens.
         """
         numbers = numbers or [(i,) for i in range(len(prompt_ids))]
         keys = [(*self.key, phase, *number, i) for number in numbers for i in range(n)]
         length = max_new_tokens or self.max_new_tokens
+        heat = self.temperature if temperature is None else temperature
         ends = sorted(self.chat.eos_ids)
-        completions = sample(self.model, prompt_ids, n, length, self.temperature, ends, keys, kv_gib=self.kv_gib)
+        completions = sample(self.model, prompt_ids, n, length, heat, ends, keys, kv_gib=self.kv_gib)
         self.generated += sum(len(completion.ids) for completion in completions)
         return completions
 

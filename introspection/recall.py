@@ -1,10 +1,12 @@
-"""Whether a turn begins with a recalled point: decided by a threshold on the probability of it.
+"""Recall without chance: a threshold on its probability decides whether a turn begins with a point, the likeliest one.
 
 A sampled turn recalls as often as its probability says, so a question that gives 0.7 goes without in three turns of
-ten. Stage 2 sets the threshold on the targets that it holds out, and keeps it beside the weights (final/recall.json).
+ten; and a sampled point has as many chances to slip as it has tokens. Stage 2 sets the threshold where recall pays on
+the targets that it holds out, and keeps it beside the weights (final/recall.json).
 """
 
 import json
+from bisect import bisect_left
 from pathlib import Path
 
 import torch
@@ -37,21 +39,18 @@ def recall_scores(reader: Reader, asked: list[list[int]]) -> list[float]:
     return first_logprobs(reader, asked)[:, opening(reader.chat)].exp().tolist()
 
 
-def best_threshold(scores: list[float], needed: list[bool]) -> float:
-    """Where to fire: the share that fires where a point is needed, less the share where none is, is largest.
+def best_threshold(scores: list[float], gains: list[float]) -> float:
+    """From which score on it pays most to recall: the sum of the gains there is largest.
 
-    Midway between two scores; 0.5 unless there are questions of both kinds.
+    Midway between two scores; the highest of equally good ones; 0.5 where it never pays.
     """
-    if len(set(needed)) < 2:
-        return 0.5
-    places = sorted({0.0, 1.0, *scores})
-    between = [(a + b) / 2 for a, b in zip(places, places[1:], strict=False)]
-
-    def told_apart(threshold: float) -> float:
-        fires = {kind: [s >= threshold for s, n in zip(scores, needed, strict=True) if n == kind] for kind in (0, 1)}
-        return sum(fires[1]) / len(fires[1]) - sum(fires[0]) / len(fires[0])
-
-    return max(between, key=told_apart)
+    order = sorted(zip(scores, gains, strict=True), reverse=True)
+    best, threshold, paid = 0.0, 0.5, 0.0
+    for (score, gain), (lower, _) in zip(order, [*order, (0.0, 0.0)][1:], strict=True):
+        paid += gain
+        if lower < score and paid > best + 1e-9:
+            best, threshold = paid, (score + lower) / 2
+    return threshold
 
 
 def begin_turns(reader: Reader, asked: list[list[int]], threshold: float, draws: list[float]) -> list[list[int]]:
@@ -69,16 +68,44 @@ def begin_turns(reader: Reader, asked: list[list[int]], threshold: float, draws:
     return [thought + [first if fire else other] for fire, other in zip(fires, others, strict=True)]
 
 
+def recall_likeliest(
+    reader: Reader, asked: list[list[int]], begun: list[list[int]], phase: int, longest: int
+) -> list[list[int]]:
+    """Begun turns, those that recall gone on with their likeliest tokens to the end of the point.
+
+    A turn whose point does not end within `longest` tokens stays as it was begun. The others are for sampling on.
+    """
+    fires = [i for i, ids in enumerate(begun) if ids[-1:] == [opening(reader.chat)]]
+    likeliest = reader.sample([asked[i] + begun[i] for i in fires], phase, 1, longest, temperature=0.0)
+    recalled = list(begun)
+    for i, completion in zip(fires, likeliest, strict=True):
+        turns = [begun[i] + completion.ids[:k] for k in range(len(completion.ids) + 1)]
+        k = bisect_left(turns, True, key=lambda ids: prompts.parse_recall(reader.chat.text(ids)) is not None)
+        recalled[i] = turns[k] if k < len(turns) else begun[i]
+    return recalled
+
+
 def threshold_of(folder: Path) -> float:
     """The threshold that stage 2 left beside its weights; 0.5 where it left none."""
     path = folder / FILE
     return json.loads(path.read_text())["threshold"] if path.is_file() else 0.5
 
 
-def find_threshold(reader: Reader, targets: list) -> dict:
-    """From which probability a turn shall recall, on the held-out targets, in four orders of options (final/)."""
+def find_threshold(reader: Reader, targets: list, made_up: list[dict]) -> dict:
+    """From which probability a turn shall recall (final/).
+
+    A held-out target, in four orders of options, weighs what its point gained when it was measured; all of elsewhere
+    weighs as much as all targets, as answers that recall spoils. Elsewhere are the conversations that were made up;
+    where there are none, the targets that need no point.
+    """
     draws = [rng(*reader.key, RecallPhase.FIRING, i) for i in range(len(targets))]
     asked = [view for t, draw in zip(targets, draws, strict=True) for view in same_views(t.question, 4, draw)]
-    needed = [t.recall is not None for t in targets for _ in range(4)]
     scores = recall_scores(reader, [reader.prompt(view) for view in asked])
-    return {"threshold": best_threshold(scores, needed), "held_out": len(targets), "needed": sum(needed) // 4}
+    weighed = [(score, targets[i // 4].gain) for i, score in enumerate(scores)]
+    if made_up:
+        elsewhere = recall_scores(reader, [reader.chat.first(record["turn"]) for record in made_up])
+    else:
+        elsewhere = [score for i, score in enumerate(scores) if targets[i // 4].recall is None]
+    weighed += [(score, -len(scores) / len(elsewhere)) for score in elsewhere]
+    needed = sum(t.recall is not None for t in targets)
+    return {"threshold": best_threshold(*zip(*weighed, strict=True)), "held_out": len(targets), "needed": needed}

@@ -1,7 +1,8 @@
 """First answers of a model to a bank's questions: what reproduce/ compares methods by, whatever they trained.
 
 Every question is answered n times, its options in another order each time, by the model alone; with --points the
-point of the question's cluster stands in its turn. Answers of the same weights to the same questions with the same
+point of the question's cluster stands in its turn, with --recall the model recalls its likeliest point wherever the
+threshold that stage 2 left is reached. Answers of the same weights to the same questions with the same
 points that are there already are kept, so that a script which stopped goes on. Run: python -m reproduce.answers
 MODEL --questions data/bank.jsonl --splits test,canary --out FILE
 """
@@ -12,9 +13,10 @@ import json
 import sys
 from pathlib import Path
 
-from common import ReaderNumber, ReproducePhase, Shared, rng, write
+from common import ROOT, ReaderNumber, ReproducePhase, Shared, rng, write
 from introspection import models
 from introspection.reader import Reader
+from introspection.recall import begin_turns, recall_likeliest, threshold_of
 from reproduce.records import group, read_lines
 from tasks.bank import load_questions
 from tasks.mcq import grade, same_views
@@ -22,17 +24,23 @@ from tasks.mcq import grade, same_views
 
 def open_reader(model: str, *key: int, longest: int = 96) -> Reader:
     """96 tokens hold a recalled point and an answer."""
-    return Reader(models.load_policy(model, Shared(model=model)), models.load_chat(model), 1.0, longest, key)
+    policy, chat = models.load_policy(model, Shared(model=model)), models.load_chat(model)
+    return Reader(policy, chat, 1.0, longest, key, fire_at=threshold_of(ROOT / model))
 
 
-def ask(reader: Reader, questions: list, points: dict[str, str], n: int) -> dict[str, float]:
+def ask(reader: Reader, questions: list, points: dict[str, str], n: int, recall: bool = False) -> dict[str, float]:
     """Share of right answers of each question.
 
-    points: by cluster; a composite gets those of both; a cluster without one is asked without.
+    points: by cluster; a composite gets those of both; a cluster without one is asked without. recall: by threshold.
     """
     views = [view for i, q in enumerate(questions) for view in same_views(q, n, rng(0, ReproducePhase.VIEWS, i))]
     told = [". ".join(points[c] for c in view.cluster.split("+") if c in points) or None for view in views]
     asked = [reader.prompt(view, point) for view, point in zip(views, told, strict=True)]
+    if recall:
+        draws = [rng(*reader.key, ReproducePhase.FIRST, i).random() for i in range(len(asked))]
+        begun = begin_turns(reader, asked, reader.fire_at, draws)
+        begun = recall_likeliest(reader, asked, begun, ReproducePhase.ANSWERS, reader.max_new_tokens)
+        asked = [prompt + turn for prompt, turn in zip(asked, begun, strict=True)]
     said = [reader.chat.text(c.ids) for c in reader.sample(asked, ReproducePhase.ANSWERS)]
     right = [grade(text, view) for text, view in zip(said, views, strict=True)]
     return {q.id: sum(right[i * n : (i + 1) * n]) / n for i, q in enumerate(questions)}
@@ -57,6 +65,7 @@ def main() -> None:
     parser.add_argument("--questions", type=Path, default=Path("data/bank.jsonl"))
     parser.add_argument("--splits", default="test", help="separated by commas")
     parser.add_argument("--points", type=Path, help="JSONL of records with 'cluster' and 'text'")
+    parser.add_argument("--recall", action="store_true", help="by the threshold that stage 2 left, the likeliest point")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, default=8, help="answers to each question")
     args = parser.parse_args()
@@ -71,11 +80,15 @@ def main() -> None:
         "splits": args.splits,
         "bank": fingerprint(questions),
     }
-    if args.out.exists() and asked.items() <= json.loads(args.out.read_text()).items():
-        return
+    if args.recall:
+        asked["recall"] = threshold_of(ROOT / args.model)
+    if args.out.exists():
+        found = json.loads(args.out.read_text())
+        if asked == {name: value for name, value in found.items() if name not in ("generated_tokens", "each")}:
+            return
     reader = open_reader(args.model, 0, 0, ReaderNumber.ANSWERS)
     each = {
-        split: ask(reader, [q for q in questions if q.split == split], points, args.n)
+        split: ask(reader, [q for q in questions if q.split == split], points, args.n, args.recall)
         for split in args.splits.split(",")
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)

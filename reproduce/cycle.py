@@ -42,8 +42,10 @@ from tasks.bank import load_questions
 
 ROUNDS = 4
 ARMS = {
-    "ours": "ours: stages 1 and 2 on this round's corrections",
-    "ours-kept": "ours, old questions kept for stage 2",
+    "ours": "ours: stages 1 and 2 on this round's corrections, recalled by threshold",
+    "ours-kept": "ours, old questions kept for stage 2, recalled by threshold",
+    "ours-sampled": "ours, turns sampled",
+    "ours-kept-sampled": "ours, old questions kept for stage 2, turns sampled",
     "ours-dreamt": "ours: stages 1 and 3 on this round's corrections",
     "sft": "SFT on this round's corrections",
     "sft-kept": "SFT, old questions kept",
@@ -62,6 +64,17 @@ PAIRS = [
     ("ours-dreamt", "grpo-kept"),
 ]  # the first: primary, on backward transfer
 WORSE = -0.05
+
+
+def asked_of(arm: str) -> tuple[str, str]:
+    """(folder of an arm, how the files of its answers begin): what recalls is asked in two ways (cycle.sh)."""
+    if arm.endswith("-sampled"):
+        return arm.removesuffix("-sampled"), "answers"
+    return arm, "recalled" if arm in ("ours", "ours-kept") else "answers"
+
+
+def has_library(arm: str) -> bool:
+    return arm.startswith("ours") and asked_of(arm)[0] == arm
 
 
 # ---- banks and points ----------------------------------------------------------------------------------------------
@@ -111,8 +124,9 @@ class Seed:
     """What a seed of an arm measured: accuracies by cluster after each round, and its library."""
 
     def __init__(self, runs: Path, seed: str, arm: str, questions: list):
-        folder = runs / seed / arm
-        paths = [runs / "answers-0.json", *sorted(folder.glob("answers-*.json"))]
+        name, begin = asked_of(arm)
+        folder = runs / seed / name
+        paths = [runs / "answers-0.json", *sorted(folder.glob(f"{begin}-*.json"))]
         each = [read_answers(path, questions) for path in paths]
         self.after, self.canary = ([splits[name] for splits in each] for name in ("test", "canary"))
         self.last = len(self.after) - 1
@@ -120,7 +134,7 @@ class Seed:
         for number in range(1, self.last + 1):
             bank = read_lines(runs / seed / f"round-{number}.jsonl")
             self.learned |= {q["cluster"]: number for q in bank if q["split"] == "train"}
-            if arm.startswith("ours"):
+            if has_library(arm):
                 home = folder if number > 1 else runs / seed / "ours"  # round 1 is shared (cycle.sh)
                 self.records.append(len(read_lines(home / str(number) / "library.jsonl")))
         self.columns = {
@@ -156,7 +170,7 @@ def row(arm: str, seeds: list[Seed]) -> dict:
         ],
         "canary_change": estimate_clusters([minus(s.canary[-1:], s.canary[:1])[0] for s in seeds]),
     }
-    if arm.startswith("ours"):  # the start reader, new test questions; lists are by round
+    if has_library(arm):  # the start reader, new test questions; lists are by round
         gains = [[gain for s in seeds for gain in s.gains_of(number)] for number in range(1, seeds[0].last + 1)]
         made["library"] = {
             "records": np.mean([s.records for s in seeds], axis=0).tolist(),
@@ -170,8 +184,11 @@ def row(arm: str, seeds: list[Seed]) -> dict:
 def collect(runs: Path) -> dict:
     """A row for each arm that is done, and the contrasts of PAIRS."""
     questions = load_questions(runs / "asked.jsonl")
-    last = max(path.name for path in runs.glob("[0-9]*/*/answers-*.json"))  # an arm that is not done yet is left out
-    done = {arm: sorted(path.parent.parent.name for path in runs.glob(f"[0-9]*/{arm}/{last}")) for arm in ARMS}
+    last = max(path.stem[-1] for path in runs.glob("[0-9]*/*/answers-*.json"))  # an arm not done yet is left out
+    done = {}
+    for arm in ARMS:
+        folder, begin = asked_of(arm)
+        done[arm] = sorted(path.parent.parent.name for path in runs.glob(f"[0-9]*/{folder}/{begin}-{last}.json"))
     found = {arm: [Seed(runs, seed, arm, questions) for seed in seeds] for arm, seeds in done.items() if seeds}
     contrasts = []
     for ours, theirs in (pair for pair in PAIRS if done[pair[0]] == done[pair[1]] != []):
@@ -251,7 +268,7 @@ def draw(plt, arms: list[dict]):
         sharey=True,
     )
     colors, lines = {"ours": BLUE, "sft": ORANGE, "grpo": GREEN, "resd": PURPLE}, {"": "-", "kept": "--", "dreamt": ":"}
-    for r in arms:
+    for r in (r for r in arms if r["arm"] == asked_of(r["arm"])[0]):
         (base, _, variant), matrix = r["arm"].partition("-"), np.array(r["matrix"])
         style = {"color": colors[base], "linestyle": lines[variant], "marker": "o", "markersize": 3, "linewidth": 1.3}
         axes[0].plot(matrix.mean(axis=1), label=r["arm"], **style)

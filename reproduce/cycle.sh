@@ -86,6 +86,9 @@ for seed in $seeds; do
             fi
             rm -rf "$home"/*/checkpoint-* # of stages that are done: gigabytes
             answers "$model" "$runs/$seed/$arm/answers-$round.json" --splits test,canary
+            if [ "$method" = ours ] && [ "$arm" != ours-dreamt ]; then # its likeliest point wherever the threshold says
+                answers "$model" "$runs/$seed/$arm/recalled-$round.json" --splits test,canary --recall
+            fi
         done
         # is the library right? the start reader, each test question with the best point of its cluster
         if [ "$method" = ours ]; then

@@ -24,7 +24,7 @@ for seed in $seeds; do
     writers=$writers,$runs/$seed/sft_recall/final
 done
 # Asked are questions of another seed of the world than anything that was tuned on.
-seed=20261209
+seed=20261210
 python -m reproduce.recall questions "$seed" "$runs/asked.jsonl"
 for kind in ideal wrong; do python -m organism.world --seed "$seed" --points "$kind" --out "$runs/$kind.jsonl"; done
 python eval.py --config configs/bank.yaml --run-dir "$runs" --resume --set table=recall --set "writers=${writers#,}" \

@@ -49,7 +49,8 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "sdpo-slow": ("SDPO, 600 steps at a quarter of the rate", "explanation", False),
     "resd": ("Resd", "explanation", False),
     "resd-long": ("Resd, 600 steps instead of 120", "explanation", False),
-    "recalled": ("ours: stage 2, recalled", "explanation", False),
+    "recalled": ("ours: stage 2, turns sampled", "explanation", False),
+    "by-threshold": ("ours: stage 2, recalled by threshold", "explanation", False),
     "dreamt": ("ours: stage 3, dreamt", "explanation", False),
     "written": ("ours: stage 1, its best point in context", "explanation", True),
 }
@@ -183,7 +184,7 @@ def markdown(rows: list[dict]) -> str:
         "",
         *markdown_table(["revealed", "method", *splits, "sampled by the last stage; seconds"], told),
     ]
-    for arm, rival in itertools.product(("dreamt", "recalled"), AGAINST):
+    for arm, rival in itertools.product(("dreamt", "by-threshold"), AGAINST):
         e = row_of.get(arm, {"splits": {}})["splits"].get("test", {}).get(f"against {rival}")
         if e:
             lines.append(f"\nOurs {arm} minus {ARMS[rival][0]}, {shown_interval(e)}, p = {e['p_holm']:.4f} (Holm)")

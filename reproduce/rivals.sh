@@ -59,6 +59,7 @@ for seed in $seeds; do
     rival ssd ssd
     rival retry reflect_retry
     answers recalled "$recalled/$seed/sft_recall/final"
+    answers by-threshold "$recalled/$seed/sft_recall/final" --recall
     python dream_tta.py --config configs/bank.yaml --run-dir "$runs/dreamt-$seed" --resume \
         --set "shared.seed=$seed" --set "library=$runs/every.jsonl" --set dream_questions=1000 --set variants=4 \
         --set n_label=4 --set own_answers=1 --set steps=340 --set stop_drop=1 --set save_every=1000 \

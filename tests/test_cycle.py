@@ -11,7 +11,7 @@ from introspection.prompts import question_turn
 from introspection.reader import Reader
 from introspection.stats import cluster_means
 from reproduce.collect import collect_exchanges
-from reproduce.cycle import rounds, transfer_by_cluster, write_banks
+from reproduce.cycle import ARMS, asked_of, has_library, rounds, transfer_by_cluster, write_banks
 from tasks.bank import load_exchanges, load_questions
 
 BANK = [json.loads(line) for line in (ROOT / "data/bank.jsonl").read_text().splitlines()]
@@ -72,3 +72,12 @@ def test_transfer_of_a_hand_made_matrix():
     assert cluster_means([backward]).mean() == pytest.approx(((0.5 - 0.8) + (0.7 - 0.9)) / 2)
     assert cluster_means([forward]).mean() == pytest.approx(((0.25 - 0.2) + (0.5 - 0.3)) / 2)
     assert backward["c"] == forward["a"] == [0.0, 0.0]
+
+
+def test_what_recalls_is_asked_in_two_ways():
+    assert asked_of("ours-kept") == ("ours-kept", "recalled") and asked_of("ours-kept-sampled") == (
+        "ours-kept",
+        "answers",
+    )
+    assert asked_of("ours-dreamt") == ("ours-dreamt", "answers") and asked_of("grpo") == ("grpo", "answers")
+    assert [arm for arm in ARMS if has_library(arm)] == ["ours", "ours-kept", "ours-dreamt"]

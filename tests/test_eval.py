@@ -17,7 +17,8 @@ from introspection import library
 from introspection.bm25 import Bm25
 from introspection.models import load_policy, load_tokenizer, save
 from introspection.reader import Reader
-from introspection.recall import begin_turns, first_logprobs, opening, recall_scores
+from introspection.recall import begin_turns, first_logprobs, opening, recall_likeliest, recall_scores
+from introspection.sampling import Completion
 from introspection.stats import bootstrap_clusters, bootstrap_pairs, cluster_means, estimate, holm, sign_flip
 from introspection.tables import invariance, points, recall, transfer
 from introspection.tables.units import Cast, Condition, gain
@@ -355,6 +356,26 @@ def test_a_turn_begins_with_a_point_where_its_probability_reaches_the_threshold(
     drawn = [begin_turns(readers, asked[:1], 1.1, [(i + 0.5) / 50])[0][0] for i in range(50)]
     share = logprobs.exp() / logprobs.exp().sum()
     assert drawn.count(int(share.argmax())) == pytest.approx(50 * share.max().item(), abs=1.5)
+
+
+def test_a_turn_that_recalls_goes_on_with_its_likeliest_point(readers, monkeypatch):
+    chat, asked, real, said = readers.chat, [], Reader.sample, "<recall>urgent from 150</recall>"
+
+    def sample(self, prompt_ids, phase, n, longest, temperature):
+        asked.append((prompt_ids, temperature))
+        texts = [f"{said}Answer: none (A)", "<recall>no end"]
+        return [Completion(chat.content_ids(t)[1:], [], True) for t in texts]
+
+    first = opening(chat)
+    monkeypatch.setattr(Reader, "sample", sample)
+    begun = recall_likeliest(readers, [[1], [2], [3]], [[first], [9], [first]], 0, 24)
+    assert asked == [([[1, first], [3, first]], 0.0)]  # the turn that does not recall is not asked
+    assert begun == [chat.content_ids(said), [9], [first]]
+    # Nothing of it is chance.
+    monkeypatch.setattr(Reader, "sample", real)
+    views = [readers.prompt(q) for q in load_questions(ROOT / "data/bank.jsonl")[:2]]
+    texts = [[c.ids for c in readers.sample(views, phase, temperature=0.0)] for phase in (1, 2)]
+    assert texts[0] == texts[1]
 
 
 def test_a_recalled_point_is_parsed_forced_or_read_by_the_start_model(readers, monkeypatch):

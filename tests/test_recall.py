@@ -8,11 +8,12 @@ import pytest
 import torch
 from commands import broken_off, overrides, process, python
 
+import introspection.recall
 import sft_recall
 from common import ROOT, Options, RecallPhase, UserError, load_config, rng
 from introspection import prompts
 from introspection.reader import Reader
-from introspection.recall import best_threshold, threshold_of
+from introspection.recall import best_threshold, find_threshold, threshold_of
 from introspection.rehearsal import held_pairs
 from introspection.teacher import logprobs_at
 from sft_recall import Target, candidates_of, epoch_of, held_out_loss, make_targets, make_teacher
@@ -123,10 +124,26 @@ def test_an_answer_is_taught_under_the_order_in_which_it_was_sampled(reader):
     assert len(orders) == 4
 
 
-def test_the_threshold_tells_needed_from_not_needed():
-    scores, needed = [0.9, 0.6, 0.5, 0.2, 0.1], [True, True, False, True, False]
-    assert best_threshold(scores, needed) == pytest.approx(0.55)  # fires on 2 of 3, and on none of 2
-    assert best_threshold([0.3, 0.2], [True, True]) == 0.5 == best_threshold([], [])
+def test_the_threshold_lies_where_recall_pays_most():
+    scores, gains = [0.9, 0.6, 0.5, 0.2, 0.1], [0.8, 0.7, -0.5, 0.4, -0.5]
+    assert best_threshold(scores, gains) == pytest.approx(0.55)
+    assert best_threshold(scores, [0.8, 0.7, -0.3, 0.4, -0.5]) == pytest.approx(0.15)
+    assert best_threshold([0.9, 0.6, 0.5], [0.8, 0.0, 0.0]) == pytest.approx(0.75)  # not where it gains nothing
+    assert best_threshold([0.9, 0.9], [0.8, -0.9]) == 0.5  # of one score both fire or neither
+    assert best_threshold([0.3, 0.2], [-0.1, -0.2]) == 0.5 == best_threshold([], [])
+
+
+def test_the_threshold_weighs_measured_gains_against_what_lies_elsewhere(reader, monkeypatch):
+    """A target counts what its point gained, in four orders; elsewhere all conversations as much as all targets."""
+    worth = [("p", 0.9), ("p", 0.3), (None, 0.0)]
+    targets = [Target(q, point, [], gain) for q, (point, gain) in zip(QUESTIONS[:3], worth, strict=True)]
+    scores = iter([[0.9] * 4 + [0.4] * 4 + [0.3] * 4, [0.5, 0.2, 0.2, 0.1]])
+    monkeypatch.setattr(introspection.recall, "recall_scores", lambda reader, asked: next(scores))
+    made_up = [{"turn": f"hello {i}"} for i in range(4)]
+    # 0.4 and below: 1.2 more in four orders, but a quarter of what lies elsewhere costs 3.
+    assert find_threshold(reader, targets, made_up) == {"threshold": 0.7, "held_out": 3, "needed": 2}
+    scores = iter([[0.9] * 4 + [0.4] * 4 + [0.3] * 4])
+    assert find_threshold(reader, targets, [])["threshold"] == pytest.approx(0.35)  # elsewhere: the last target
 
 
 def test_recall_is_what_a_turn_begins_with():

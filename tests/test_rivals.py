@@ -9,6 +9,7 @@ import pytest
 
 from common import ROOT
 from introspection import library
+from introspection.reader import Reader
 from reproduce import answers, exchanges, rivals
 from reproduce.few import TUNED_ON, bank_of, few, questions_to_ask
 from reproduce.records import write_lines
@@ -144,7 +145,7 @@ def test_numbers_of_exchanges_that_lack_a_seed_wait():
 
 def test_ours_is_held_against_rivals_of_the_bank_with_holm():
     rows = [{"arm": "start", "cost": [{}], "splits": {"test": {"mean": 0.1, "low": 0, "high": 1, "seeds": [0.1]}}}]
-    for arm, p in (("dreamt", 0.01), ("recalled", 0.04)):
+    for arm, p in (("dreamt", 0.01), ("by-threshold", 0.04)):
         e = {"mean": 0.5, "low": 0.4, "high": 0.6, "p": p, "seeds": [0.5, 0.5]}
         rows.append(
             {"arm": arm, "cost": [{"generated_tokens": 2000}], "splits": {"test": e | {"against sdpo": dict(e)}}}
@@ -153,7 +154,7 @@ def test_ours_is_held_against_rivals_of_the_bank_with_holm():
     assert found == [0.02, 0.04]
     page = rivals.markdown(rows)
     assert "Ours dreamt minus SDPO, +0.500 [+0.400, +0.600], p = 0.0200 (Holm)" in page
-    assert "| nothing | start model |" in page and "| ours: stage 2, recalled, 1 seed |" in page
+    assert "| nothing | start model |" in page and "| ours: stage 2, recalled by threshold, 1 seed |" in page
 
 
 def test_the_cost_of_a_run_is_what_its_log_says(tmp_path):
@@ -168,10 +169,10 @@ def test_the_cost_of_a_run_is_what_its_log_says(tmp_path):
 
 def test_answers_are_kept_while_weights_and_points_are_the_same(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(answers, "ask", lambda reader, questions, points, n: asked.append(points) or {"q": 1.0})
+    monkeypatch.setattr(answers, "ask", lambda reader, questions, points, *_: asked.append(points) or {"q": 1.0})
     points = tmp_path / "points.jsonl"
 
-    def run(text: str, n: str = "1") -> int:
+    def run(text: str, n: str = "1", *more: str) -> int:
         points.write_text(json.dumps({"cluster": "kidney-A", "text": text}) + "\n")
         words = [
             "answers.py",
@@ -184,6 +185,7 @@ def test_answers_are_kept_while_weights_and_points_are_the_same(tmp_path, monkey
             str(points),
             "--out",
             str(tmp_path / "a.json"),
+            *more,
         ]
         monkeypatch.setattr(sys, "argv", words)
         answers.main()
@@ -191,3 +193,24 @@ def test_answers_are_kept_while_weights_and_points_are_the_same(tmp_path, monkey
 
     assert [run("one"), run("one"), run("two"), run("two"), run("two", "2")] == [1, 1, 2, 2, 3]
     assert asked[1] == {"kidney-A": "two"}
+    # A model that recalls by its threshold says other things than one whose turns are sampled.
+    assert [run("two", "2", "--recall"), run("two", "2", "--recall"), run("two", "2")] == [4, 4, 5]
+
+
+def test_a_model_that_recalls_by_threshold_goes_on_after_its_likeliest_point(organism):
+    questions = [q for q in load_questions(ROOT / "data/bank.jsonl") if q.split == "test"][:2]
+    reader, asked = Reader(*organism, 1.0, 24, (0, 0, 1), fire_at=0.0), []
+
+    def sample(prompt_ids, phase, *_, temperature=None):
+        asked.append((prompt_ids, temperature))
+        text = "recall>urgent from 150</recall>Answer: x (A)" if temperature == 0.0 else "Answer: none (A)"
+        ids = reader.chat.content_ids(f"<{text}")[1 if temperature == 0.0 else 0 :]
+        return [SimpleNamespace(ids=ids)] * len(prompt_ids)
+
+    reader.sample = sample
+    answers.ask(reader, questions, {}, 2, recall=True)
+    (begun, cold), (gone_on, warm) = asked
+    assert (cold, warm, len(begun), len(gone_on)) == (0.0, None, 4, 4)
+    recalled = reader.chat.content_ids("<recall>urgent from 150</recall>")
+    assert all(ids[-len(recalled) :] == recalled for ids in gone_on)
+    assert [ids[: 1 - len(recalled)] for ids in gone_on] == begun

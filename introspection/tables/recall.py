@@ -11,12 +11,13 @@ from common import RolloutPhase, TablePhase, rng
 from introspection import library, prompts
 from introspection.bm25 import Bm25
 from introspection.reader import Reader
-from introspection.recall import begin_turns, recall_scores
+from introspection.recall import begin_turns, recall_likeliest, recall_scores
 from introspection.stats import cluster_means, mean
 from introspection.tables.units import Cast, Condition, Settings, by_cluster, difference, in_every_unit, units_by_place
 from tasks.mcq import Question, grade, same_views
 
-# What a taught model recalls: as its turns are sampled; wherever its threshold says so; over several turns, always.
+# What a taught model recalls: as its turns are sampled; the likeliest point, wherever its threshold says so; over
+# several sampled turns, always.
 OWN_WORDS = {"recalled": "recalled", "fired": "recalled by threshold", "union": "union of recalls"}
 RECALLED = [
     *(Condition(kind, OWN_WORDS[kind], reader) for kind in ("recalled", "fired") for reader in ("own", "start")),
@@ -111,13 +112,17 @@ def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
 def recalling(
     cfg: Settings, kind: str, recaller: Reader, asked: list[list[int]], views: list[Question], numbers: list[tuple]
 ) -> list[str]:
-    """The recaller's turns: sampled; begun with a point where its threshold is reached (kind fired); always (union)."""
+    """The recaller's turns: sampled; with the likeliest point where its threshold is reached (kind fired); begun with
+    a point always (union).
+    """
     begun, phase = [[] for _ in asked], TablePhase.RECALLING
+    longest = cfg.max_new_tokens + cfg.max_point_tokens
     if kind in ("fired", "union"):
         phase, threshold = TablePhase.BEGUN, recaller.fire_at if kind == "fired" else 0.0
         draws = [rng(*recaller.key, TablePhase.FIRST, *number).random() for number in numbers]
         begun = begin_turns(recaller, asked, threshold, draws)
-    longest = cfg.max_new_tokens + cfg.max_point_tokens
+    if kind == "fired":
+        begun = recall_likeliest(recaller, asked, begun, phase, longest)
     prompt_ids = [prompt + first for prompt, first in zip(asked, begun, strict=True)]
     sampled = recaller.answer(prompt_ids, views, phase, max_new_tokens=longest, numbers=numbers)
     return [recaller.chat.text(first + c.ids) for first, c in zip(begun, sampled, strict=True)]
