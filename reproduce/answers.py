@@ -22,10 +22,10 @@ from tasks.bank import load_questions
 from tasks.mcq import grade, same_views
 
 
-def open_reader(model: str, *key: int, longest: int = 96) -> Reader:
+def open_reader(model: str, *key: int, longest: int = 96, temperature: float = 1.0) -> Reader:
     """96 tokens hold a recalled point and an answer."""
     policy, chat = models.load_policy(model, Shared(model=model)), models.load_chat(model)
-    return Reader(policy, chat, 1.0, longest, key, fire_at=threshold_of(ROOT / model))
+    return Reader(policy, chat, temperature, longest, key, fire_at=threshold_of(ROOT / model))
 
 
 def ask(reader: Reader, questions: list, points: dict[str, str], n: int, recall: bool = False) -> dict[str, float]:
@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument("--splits", default="test", help="separated by commas")
     parser.add_argument("--points", type=Path, help="JSONL of records with 'cluster' and 'text'")
     parser.add_argument("--recall", action="store_true", help="by the threshold that stage 2 left, the likeliest point")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the answers; 0: the likeliest")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n", type=int, default=8, help="answers to each question")
     args = parser.parse_args()
@@ -82,11 +83,13 @@ def main() -> None:
     }
     if args.recall:
         asked["recall"] = threshold_of(ROOT / args.model)
+    if args.temperature != 1:
+        asked["temperature"] = args.temperature
     if args.out.exists():
         found = json.loads(args.out.read_text())
         if asked == {name: value for name, value in found.items() if name not in ("generated_tokens", "each")}:
             return
-    reader = open_reader(args.model, 0, 0, ReaderNumber.ANSWERS)
+    reader = open_reader(args.model, 0, 0, ReaderNumber.ANSWERS, temperature=args.temperature)
     each = {
         split: ask(reader, [q for q in questions if q.split == split], points, args.n, args.recall)
         for split in args.splits.split(",")

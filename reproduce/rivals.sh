@@ -36,6 +36,7 @@ seed=0 chosen=$runs/written.jsonl
 mkdir -p "$runs"
 python -m reproduce.recall questions 20261206 "$runs/asked.jsonl"
 answers start organism/weights
+answers start-greedy organism/weights --temperature 0
 python -m reproduce.rivals best "$recalled/library.jsonl" "$chosen"
 answers written organism/weights --points "$chosen"
 python -m reproduce.rivals every "$chosen" "$runs/every.jsonl"
@@ -65,5 +66,11 @@ for seed in $seeds; do
         --set n_label=4 --set own_answers=1 --set steps=340 --set stop_drop=1 --set save_every=1000 \
         --set eval_every=1000 --set eval_questions=8 --set n_eval=1 "${dreaming[@]}"
     answers dreamt "$runs/dreamt-$seed/dream_tta/final"
+    # A recalled point is not sampled, all else is: what everyone loses by that.
+    for arm in grpo grpo-long sdpo; do
+        answers "$arm-greedy" "$runs/$arm-$seed/${arm%-long}/final" --temperature 0
+    done
+    answers by-threshold-greedy "$recalled/$seed/sft_recall/final" --recall --temperature 0
+    answers dreamt-greedy "$runs/dreamt-$seed/dream_tta/final" --temperature 0
 done
 python -m reproduce.rivals table "$runs" "$out"
