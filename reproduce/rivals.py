@@ -62,6 +62,7 @@ ARMS = {  # arm: (what it is, what is revealed of an exchange, whether a text st
     "dreamt-greedy": ("ours: stage 3, dreamt, likeliest answers", "explanation", False),
 }
 ONCE = ("start", "start-greedy", "written")  # the same for all seeds
+GREEDY = "-greedy"
 AGAINST = ("sdpo", "grpo", "grpo-long")  # every other arm is compared with these
 
 
@@ -127,15 +128,17 @@ def read_seed(answers: Path, questions: list) -> dict:
 
 
 def compare(found: dict[str, list[dict]], arm: str, split: str) -> dict:
-    """An arm's accuracy on a split, and how it differs from the start model and from rivals with as many seeds."""
+    """An arm's accuracy on a split, and how it differs from the start model and from rivals with as many seeds.
+
+    Arms that are asked for their likeliest answers are held against those that are, too.
+    """
+    base, way = arm.removesuffix(GREEDY), GREEDY if arm.endswith(GREEDY) else ""
     part = [seed["splits"][split] for seed in found[arm]]
-    made, others = estimate_clusters(part, split), {"start": found["start"][:1] * len(part)}
-    if arm.endswith("-greedy"):  # another way of asking: not held against answers that were sampled
-        return made
-    if arm not in AGAINST:
-        others |= {rival: found.get(rival, []) for rival in AGAINST}
+    made, others = estimate_clusters(part, split), {"start": found[f"start{way}"][:1] * len(part)}
+    if base not in AGAINST:
+        others |= {rival: found.get(f"{rival}{way}", []) for rival in AGAINST}
     for name, seeds in others.items():
-        if arm != "start" and len(seeds) == len(part):
+        if base != "start" and len(seeds) == len(part):
             difference = minus(part, [seed["splits"][split] for seed in seeds])
             made[f"against {name}"] = estimate_clusters(difference, split)
     return made
@@ -193,10 +196,11 @@ def markdown(rows: list[dict]) -> str:
         "",
         *markdown_table(["revealed", "method", *splits, "sampled by the last stage; seconds"], told),
     ]
-    for arm, rival in itertools.product(("dreamt", "by-threshold"), AGAINST):
-        e = row_of.get(arm, {"splits": {}})["splits"].get("test", {}).get(f"against {rival}")
+    for way, arm, rival in itertools.product(("", GREEDY), ("dreamt", "by-threshold"), AGAINST):
+        e = row_of.get(arm + way, {"splits": {}})["splits"].get("test", {}).get(f"against {rival}")
         if e:
-            lines.append(f"\nOurs {arm} minus {ARMS[rival][0]}, {shown_interval(e)}, p = {e['p_holm']:.4f} (Holm)")
+            what = f"{ARMS[rival][0]}, likeliest answers of both" if way else ARMS[rival][0]
+            lines.append(f"\nOurs {arm} minus {what}, {shown_interval(e)}, p = {e['p_holm']:.4f} (Holm)")
     lines.append(
         f"\nMeans over clusters and {seeds} seeds unless said otherwise, 95 % intervals over both and questions. "
         "The start model is asked once, and so is a context that all seeds share."

@@ -157,6 +157,16 @@ def test_ours_is_held_against_rivals_of_the_bank_with_holm():
     assert "| nothing | start model |" in page and "| ours: stage 2, recalled by threshold, 1 seed |" in page
 
 
+def test_likeliest_answers_are_held_against_likeliest_answers():
+    arms = {"start": 0.0, "start-greedy": 0.1, "grpo": 0.2, "grpo-greedy": 0.6, "dreamt": 0.3, "dreamt-greedy": 0.5}
+    found = {arm: [{"splits": {"test": {c: [right] * 2 for c in "abc"}}}] for arm, right in arms.items()}
+    told = {arm: rivals.compare(found, arm, "test") for arm in arms}
+    assert told["dreamt"]["against grpo"]["mean"] == pytest.approx(0.1)
+    assert told["dreamt-greedy"]["against grpo"]["mean"] == pytest.approx(-0.1)
+    assert told["grpo-greedy"]["against start"]["mean"] == pytest.approx(0.5) and "against grpo" not in told["grpo"]
+    assert not any("against start" in told[arm] for arm in ("start", "start-greedy"))
+
+
 def test_the_cost_of_a_run_is_what_its_log_says(tmp_path):
     (tmp_path / "sdpo").mkdir()
     steps = [
