@@ -6,7 +6,9 @@ the targets that it holds out, and keeps it beside the weights (final/recall.jso
 """
 
 import json
+import re
 from bisect import bisect_left
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from introspection import prompts
 from introspection.chat import Chat
 from introspection.reader import Reader
 from introspection.sampling import next_logprobs
-from tasks.mcq import same_views
+from tasks.mcq import Question, same_views
 
 FILE = "recall.json"
 
@@ -83,6 +85,16 @@ def recall_likeliest(
         k = bisect_left(turns, True, key=lambda ids: prompts.parse_recall(reader.chat.text(ids)) is not None)
         recalled[i] = turns[k] if k < len(turns) else begun[i]
     return recalled
+
+
+def with_each_left_out(question: Question) -> list[Question]:
+    """The question, and where it has several sentences the question without each of them.
+
+    What is left to read decides what is recalled: of a question about two things the likeliest point is about one.
+    """
+    sentences = re.split(r"(?<=[.?!])\s+", question.question)
+    rests = [" ".join(sentences[:k] + sentences[k + 1 :]) for k in range(len(sentences))]
+    return [question, *(replace(question, question=rest) for rest in rests if rest)]
 
 
 def threshold_of(folder: Path) -> float:

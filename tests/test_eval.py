@@ -17,7 +17,14 @@ from introspection import library
 from introspection.bm25 import Bm25
 from introspection.models import load_policy, load_tokenizer, save
 from introspection.reader import Reader
-from introspection.recall import begin_turns, first_logprobs, opening, recall_likeliest, recall_scores
+from introspection.recall import (
+    begin_turns,
+    first_logprobs,
+    opening,
+    recall_likeliest,
+    recall_scores,
+    with_each_left_out,
+)
 from introspection.sampling import Completion
 from introspection.stats import bootstrap_clusters, bootstrap_pairs, cluster_means, estimate, holm, sign_flip
 from introspection.tables import invariance, points, recall, transfer
@@ -331,14 +338,31 @@ def test_bm25_prefers_rare_words_and_short_documents():
     assert bm25.best("dog sat") == 1 and bm25.best("cat on the mat") == 0
 
 
-def test_the_union_of_recalls_keeps_what_comes_up_often():
+def test_the_union_of_recalls_has_one_point_a_cluster_of_the_question_and_its_parts(readers, monkeypatch):
     records = [
         {"text": text, "cluster": cluster, "leak": False}
         for text, cluster in (("urgent from 150", "a"), ("scan with fever", "b"), ("rest at home", "c"))
     ]
-    said = ["urgent from 150", "urgent from 150", "scan with fever", "a scan when fever comes", None, "rest at home"]
-    joined = recall.unions([*said, None, None] + [None] * 8, 8, records)
-    assert joined == ["urgent from 150. scan with fever", None]  # one recall of eight is not often
+    first, second = load_questions(ROOT / "data/bank.jsonl")[:2]
+    two = replace(first, question="Pulse 1.5 times as high. Fever! What now?")
+    parts = [q.question for q in with_each_left_out(two)]
+    assert parts == [two.question, "Fever! What now?", "Pulse 1.5 times as high. What now?", parts[3]]
+    assert parts[3] == "Pulse 1.5 times as high. Fever!"
+    one = replace(second, question="What now?")
+    assert with_each_left_out(one) == [one]
+
+    said = ["<recall>urgent from 150</recall>", "<recall>a scan when fever comes</recall>", "<recall>urgent from 150"]
+    said += ["<recall>Urgent from 150.</recall>", "<recall>no end"]
+    asked = []
+
+    def recalled(recaller, prompts, begun, phase, longest):
+        asked.extend(prompts)
+        return [recaller.chat.content_ids(text) for text in said]
+
+    monkeypatch.setattr(recall, "recall_likeliest", recalled)
+    joined = recall.unions(settings(*RECALL, "writers=x"), readers, [two, one], records)
+    assert joined == ["urgent from 150. a scan when fever comes", None]
+    assert asked == [readers.prompt(q) for q in (*with_each_left_out(two), one)]
 
 
 def test_a_turn_begins_with_a_point_where_its_probability_reaches_the_threshold(readers):

@@ -177,7 +177,7 @@ EXPLAINED = {  # by the beginning of a condition's label: what it controls for
     "BM25": "retrieved by the question's words, nothing is taught",
     "parent": "the point of one of a composite's two clusters",
     "interaction": "beyond the sum of both parents",
-    "union of recalls": "what several turns recalled, of every cluster that came up often",
+    "union of recalls": "what the question recalled as a whole and with each sentence left out, one point a cluster",
 }
 
 

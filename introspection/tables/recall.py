@@ -11,19 +11,18 @@ from common import RolloutPhase, TablePhase, rng
 from introspection import library, prompts
 from introspection.bm25 import Bm25
 from introspection.reader import Reader
-from introspection.recall import begin_turns, recall_likeliest, recall_scores
+from introspection.recall import begin_turns, recall_likeliest, recall_scores, with_each_left_out
 from introspection.stats import cluster_means, mean
 from introspection.tables.units import Cast, Condition, Settings, by_cluster, difference, in_every_unit, units_by_place
 from tasks.mcq import Question, grade, same_views
 
-# What a taught model recalls: as its turns are sampled; the likeliest point, wherever its threshold says so; over
-# several sampled turns, always.
+# What a taught model recalls: as its turns are sampled; the likeliest point, wherever its threshold says so; the
+# likeliest points of the whole question and of its parts, always.
 OWN_WORDS = {"recalled": "recalled", "fired": "recalled by threshold", "union": "union of recalls"}
 RECALLED = [
     *(Condition(kind, OWN_WORDS[kind], reader) for kind in ("recalled", "fired") for reader in ("own", "start")),
     Condition("union", OWN_WORDS["union"], "start"),
 ]
-OFTEN = 0.25  # share of a question's recalls that a cluster needs to stand in their union
 REPLACED = [Condition("replaced", f"recall: {text}", "own", text) for text in ("emptied", "random", "wrong")]
 GIVEN = {  # label: which text the start model is given
     "best point": "best",
@@ -78,10 +77,11 @@ def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
     asked, turns, said = [], [], []
     if condition.kind != "given":
         asked = [recaller.prompt(v) for v in views]
+    if condition.kind == "union":
+        said = [text for text in unions(cfg, recaller, views[::n], cast.records["library"]) for _ in range(n)]
+    elif condition.kind != "given":
         turns = recalling(cfg, condition.kind, recaller, asked, views, numbers)
         said = [prompts.parse_recall(text) for text in turns]
-    if condition.kind == "union":
-        said = [text for text in unions(said, n, cast.records["library"]) for _ in range(n)]
     # Who answers: the recaller, with its own point or with another in its place; or the start model, given one.
     if condition.reader == "own":
         answers = turns
@@ -112,39 +112,39 @@ def measure(cfg: Settings, condition: Condition, cast: Cast) -> list[dict]:
 def recalling(
     cfg: Settings, kind: str, recaller: Reader, asked: list[list[int]], views: list[Question], numbers: list[tuple]
 ) -> list[str]:
-    """The recaller's turns: sampled; with the likeliest point where its threshold is reached (kind fired); begun with
-    a point always (union).
-    """
+    """The recaller's turns: sampled; with the likeliest point where its threshold is reached (kind fired)."""
     begun, phase = [[] for _ in asked], TablePhase.RECALLING
     longest = cfg.max_new_tokens + cfg.max_point_tokens
-    if kind in ("fired", "union"):
-        phase, threshold = TablePhase.BEGUN, recaller.fire_at if kind == "fired" else 0.0
-        draws = [rng(*recaller.key, TablePhase.FIRST, *number).random() for number in numbers]
-        begun = begin_turns(recaller, asked, threshold, draws)
     if kind == "fired":
+        phase = TablePhase.BEGUN
+        draws = [rng(*recaller.key, TablePhase.FIRST, *number).random() for number in numbers]
+        begun = begin_turns(recaller, asked, recaller.fire_at, draws)
         begun = recall_likeliest(recaller, asked, begun, phase, longest)
     prompt_ids = [prompt + first for prompt, first in zip(asked, begun, strict=True)]
     sampled = recaller.answer(prompt_ids, views, phase, max_new_tokens=longest, numbers=numbers)
     return [recaller.chat.text(first + c.ids) for first, c in zip(begun, sampled, strict=True)]
 
 
-def unions(said: list[str | None], n: int, records: list[dict]) -> list[str | None]:
-    """For each question one text: what was recalled of every cluster that its n recalls are often about.
+def unions(cfg: Settings, recaller: Reader, questions: list[Question], records: list[dict]) -> list[str | None]:
+    """For each question one text: its likeliest points, as a whole and with each sentence left out, one a cluster.
 
-    A recalled text is of the cluster whose point it repeats, else of that whose point BM25 finds nearest.
+    Recall always fires. A recalled text is of the cluster whose point it repeats, else of that whose point BM25 finds
+    nearest.
     """
     listed = [r for r in records if r["text"] and not r["leak"]]
     known, nearest = {library.essence(r["text"]): r["cluster"] for r in listed}, Bm25([r["text"] for r in listed])
-    joined = []
-    for k in range(0, len(said), n):
-        of_cluster: dict[str, list[str]] = {}
-        for text in filter(None, said[k : k + n]):
+    parts = [(i, part) for i, question in enumerate(questions) for part in with_each_left_out(question)]
+    asked = [recaller.prompt(part) for _, part in parts]
+    begun = begin_turns(recaller, asked, 0.0, [0.0] * len(asked))
+    longest = cfg.max_new_tokens + cfg.max_point_tokens
+    recalled = recall_likeliest(recaller, asked, begun, TablePhase.BEGUN, longest)
+    of_question: list[dict[str, str]] = [{} for _ in questions]
+    for (i, _), ids in zip(parts, recalled, strict=True):
+        text = prompts.parse_recall(recaller.chat.text(ids))
+        if text is not None:
             cluster = known.get(library.essence(text)) or listed[nearest.best(text)]["cluster"]
-            of_cluster.setdefault(cluster, []).append(text)
-        often = [texts for texts in of_cluster.values() if len(texts) >= OFTEN * n]
-        often.sort(key=len, reverse=True)
-        joined.append(". ".join(texts[0] for texts in often) or None)
-    return joined
+            of_question[i].setdefault(cluster, text)
+    return [". ".join(points.values()) or None for points in of_question]
 
 
 def replace_recalled(
