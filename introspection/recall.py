@@ -107,15 +107,17 @@ def find_threshold(reader: Reader, targets: list, made_up: list[dict]) -> dict:
     """From which probability a turn shall recall (final/).
 
     A held-out target, in four orders of options, weighs what its point gained when it was measured; all of elsewhere
-    weighs as much as all targets, as answers that recall spoils. Elsewhere are the conversations that were made up;
-    where there are none, the targets that need no point.
+    weighs as much as all targets, as answers that recall spoils. Elsewhere are the made-up conversations in which the
+    start model recalled nothing (it may have been taught other points before); where there are none, the targets that
+    need no point.
     """
     draws = [rng(*reader.key, RecallPhase.FIRING, i) for i in range(len(targets))]
     asked = [view for t, draw in zip(targets, draws, strict=True) for view in same_views(t.question, 4, draw)]
     scores = recall_scores(reader, [reader.prompt(view) for view in asked])
     weighed = [(score, targets[i // 4].gain) for i, score in enumerate(scores)]
-    if made_up:
-        elsewhere = recall_scores(reader, [reader.chat.first(record["turn"]) for record in made_up])
+    turns = [r["turn"] for r in made_up if prompts.without_recall(r["answer"]) == r["answer"]]
+    if turns:
+        elsewhere = recall_scores(reader, [reader.chat.first(turn) for turn in turns])
     else:
         elsewhere = [score for i, score in enumerate(scores) if targets[i // 4].recall is None]
     weighed += [(score, -len(scores) / len(elsewhere)) for score in elsewhere]

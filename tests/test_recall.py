@@ -138,10 +138,13 @@ def test_the_threshold_weighs_measured_gains_against_what_lies_elsewhere(reader,
     worth = [("p", 0.9), ("p", 0.3), (None, 0.0)]
     targets = [Target(q, point, [], gain) for q, (point, gain) in zip(QUESTIONS[:3], worth, strict=True)]
     scores = iter([[0.9] * 4 + [0.4] * 4 + [0.3] * 4, [0.5, 0.2, 0.2, 0.1]])
-    monkeypatch.setattr(introspection.recall, "recall_scores", lambda reader, asked: next(scores))
-    made_up = [{"turn": f"hello {i}"} for i in range(4)]
+    asked = []
+    monkeypatch.setattr(introspection.recall, "recall_scores", lambda reader, ids: asked.append(ids) or next(scores))
+    made_up = [{"turn": f"hello {i}", "answer": "Well."} for i in range(4)]
+    made_up.append({"turn": "fever", "answer": "<recall>scan with fever"})  # taught before: not elsewhere
     # 0.4 and below: 1.2 more in four orders, but a quarter of what lies elsewhere costs 3.
     assert find_threshold(reader, targets, made_up) == {"threshold": 0.7, "held_out": 3, "needed": 2}
+    assert asked[1] == [reader.chat.first(f"hello {i}") for i in range(4)]
     scores = iter([[0.9] * 4 + [0.4] * 4 + [0.3] * 4])
     assert find_threshold(reader, targets, [])["threshold"] == pytest.approx(0.35)  # elsewhere: the last target
 
