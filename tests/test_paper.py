@@ -159,7 +159,7 @@ def units(value) -> list[tuple[dict, dict]]:
     return here + [pair for part in value.values() for pair in units(part)]
 
 
-@pytest.mark.parametrize("name", ["recall", "flagship", "handshake", "transfer", "rivals", "relation"])
+@pytest.mark.parametrize("name", ["recall", "flagship", "handshake", "transfer", "rivals", "relation", "cycle"])
 def test_rows_come_from_their_clusters(name):
     """Means exactly; intervals nearly, for the committed ones draw questions too."""
     found = units(json.loads((ROOT / f"results/{name}.json").read_text()))
