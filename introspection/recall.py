@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from common import RecallPhase, rng
+from common import RecallPhase, busy, rng
 from introspection import prompts
 from introspection.chat import Chat
 from introspection.reader import Reader
@@ -103,6 +103,7 @@ def threshold_of(folder: Path) -> float:
     return json.loads(path.read_text())["threshold"] if path.is_file() else 0.5
 
 
+@busy("finding the threshold of recall")
 def find_threshold(reader: Reader, targets: list, made_up: list[dict]) -> dict:
     """From which probability a turn shall recall (final/).
 

@@ -203,7 +203,7 @@ def conditions(plt, name: str, table: list[dict], split: str):
         rows.append((f"{r['writer']}: {r['condition']}{reader}", accuracies, shown))
     gains = {(r["writer"], r["condition"]): r["advantage"]["mean"] for r in part if r["reader"] == "start"}
     first = part[0]
-    told = [key for key in (("trained", "points"), ("trained", "recalled"), *gains) if key in gains]
+    told = [key for key in (("trained", "points"), ("trained", "recalled by threshold"), *gains) if key in gains]
     writer, condition = told[0] if told else (first["writer"], first["condition"])  # of whom the title speaks
     gain = gains.get((writer, condition), first["advantage"]["mean"])
     blind = [gain for key, gain in gains.items() if key[0] == writer and key[1] in BLIND]
